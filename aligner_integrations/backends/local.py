@@ -1,0 +1,330 @@
+"""An aligner on this machine, with transformers and torch. Weights load at the first call and are shared.
+
+What lives elsewhere: loading (`weights.py`), generation (`decoding.py`), the gate's probe (`gate.py`). torch is
+imported when it is needed, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aligner_integrations.backends.base import Completion, Request, Score, completion_limit
+from aligner_integrations.correction import Usage
+from aligner_integrations.encoding import encode_completion, encode_prompt
+from aligner_integrations.errors import (
+    AlignerError,
+    AnswerTooLongError,
+    BackendError,
+    InvalidTextError,
+    TruncatedCorrectionError,
+)
+from aligner_integrations.models import AlignerConfig, config_of, template_of
+from aligner_integrations.templates import Template
+
+if TYPE_CHECKING:
+    from aligner_integrations.backends.weights import Weights
+
+_T = TypeVar("_T")
+
+# No tokenizer needs this many characters a token on real text; longer input is refused before it is tokenised.
+_MAX_CHARACTERS_A_TOKEN = 64
+
+
+class LocalBackend:
+    """Runs an aligner with transformers.
+
+    Args:
+        model: `"embedded"`, a folder, or a Hub id; a whole model or a PEFT adapter.
+        revision: Commit on the Hub; those that this package names are pinned.
+        device: `"cuda"`, `"mps"`, `"cpu"`, `"auto"` (spread by accelerate); the best there is by default.
+        dtype: Name of a torch dtype. Default: bfloat16 on CUDA, float16 on MPS, on a CPU float32 for small models.
+        quantization_config: Passed to transformers; the adapter, if any, is then not merged.
+        generation: Arguments of transformers' `GenerationConfig` for sampling; greedy by default. The paper samples
+            with top_k=10, top_p=0.95, temperature=0.3.
+        batch_tokens: Most padded prompt tokens in one forward pass.
+    """
+
+    can_score = True
+
+    def __init__(
+        self,
+        model: str | Path = "embedded",
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        quantization_config: Any = None,
+        generation: Mapping[str, Any] | None = None,
+        batch_tokens: int = 4096,
+    ) -> None:
+        self.name = str(model)
+        self.revision = revision
+        self.device = device
+        self.dtype = dtype
+        self.quantization_config = quantization_config
+        self.generation = dict(generation or {})
+        self.batch_tokens = batch_tokens
+
+    def __repr__(self) -> str:
+        """Name the model."""
+        return f"LocalBackend({self.name!r})"
+
+    @property
+    def config(self) -> AlignerConfig | None:
+        """What the model's `aligner_config.json` says, if it has one."""
+        return config_of(self.name, self.revision)
+
+    @property
+    def template(self) -> Template:
+        """The template the checkpoint was trained with."""
+        return template_of(self.name, self.revision)
+
+    @property
+    def gate(self) -> float | None:
+        """Threshold of the aligner's own gate."""
+        config = self.config
+        return None if config is None else config.gate
+
+    @property
+    def weights(self) -> Weights:
+        """The loaded weights; loads them at the first call."""
+        from aligner_integrations.backends.weights import load_weights
+
+        return load_weights(self.name, self.revision, self.device, self.dtype, self.quantization_config)
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self.weights.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+        return self.weights.tokenizer
+
+    def load(self) -> None:
+        """Load the weights now."""
+        _ = self.weights
+
+    # Completions ----------------------------------------------------------------------------------------------------
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """Correct a batch: padded together with its likes in length, results in order."""
+        return self._complete(self.weights, requests, threading.Event())
+
+    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """`complete` on the model's own thread; cancelling it ends the generation at the next token."""
+        return await self._in_worker(lambda weights, stop: self._complete(weights, requests, stop))
+
+    def _complete(
+        self, weights: Weights, requests: Sequence[Request], stop: threading.Event
+    ) -> list[Completion | AlignerError]:
+        from aligner_integrations.backends.decoding import decode
+
+        results: list[Completion | AlignerError | None] = [None] * len(requests)
+        prompts: dict[int, list[int]] = {}
+        limits: dict[int, int] = {}
+        for i, request in enumerate(requests):
+            try:
+                prompts[i], limits[i] = self._encode(weights, request)
+            except AlignerError as error:
+                results[i] = error
+        for group in self._groups({i: len(p) for i, p in prompts.items()}, limits, weights.window):
+            try:
+                with weights.lock:
+                    if stop.is_set():
+                        break
+                    rows = decode(
+                        weights, [prompts[i] for i in group], [limits[i] for i in group], stop, self.generation
+                    )
+            except Exception as error:  # noqa: BLE001 - the model may fail in any way; the other groups still run
+                failure = _failure(error)
+                for i in group:
+                    results[i] = failure
+                continue
+            for i, (ids, ended) in zip(group, rows, strict=True):
+                text = weights.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                results[i] = Completion(text, "stop" if ended else "length", Usage(len(prompts[i]), len(ids)))
+        return [BackendError("The correction was cancelled.") if result is None else result for result in results]
+
+    def _encode(self, weights: Weights, request: Request) -> tuple[list[int], int]:
+        """Return prompt tokens and the completion's limit."""
+        if weights.window is not None and len(request.prompt) > weights.window * _MAX_CHARACTERS_A_TOKEN:
+            raise AnswerTooLongError(
+                f"Question and answer have {len(request.prompt):,} characters, far more than fit the aligner's window of "
+                f"{weights.window} tokens. Shorten the answer, or set on_overflow."
+            )
+        try:
+            prompt = encode_prompt(weights.tokenizer, request.prompt)
+            answer = encode_completion(weights.tokenizer, request.completion_prefix, request.answer)
+        except (TypeError, UnicodeError) as error:  # tokenizers say "must be str" to a string with a lone surrogate
+            raise InvalidTextError("The prompt is not text that can be encoded as UTF-8.") from error
+        return prompt, completion_limit(weights.window, len(prompt), len(answer), request.max_new_tokens)
+
+    def _groups(
+        self, lengths: Mapping[int, int], limits: Mapping[int, int] | None = None, window: int | None = None
+    ) -> Iterator[list[int]]:
+        """Split indices into batches of like lengths, longest first, so that the largest memory need shows at once.
+
+        A row that has ended is still fed until its batch has. So no batch may outgrow the window: a model with learnt
+        positions has none to give beyond it.
+        """
+        group: list[int] = []
+        longest = 0
+        for i in sorted(lengths, key=lambda i: -lengths[i]):
+            limit = limits[i] if limits else 0
+            too_wide = bool(group) and lengths[group[0]] * (len(group) + 1) > self.batch_tokens
+            too_long = bool(group) and window is not None and lengths[group[0]] + max(longest, limit) > window
+            if too_wide or too_long:
+                yield group
+                group, longest = [], 0
+            group.append(i)
+            longest = max(longest, limit)
+        if group:
+            yield group
+
+    # Streams --------------------------------------------------------------------------------------------------------
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """Yield text as tokens come; closing the iterator ends the generation."""
+        weights = self.weights
+        pieces: queue.SimpleQueue[str | AlignerError | None] = queue.SimpleQueue()
+        stop = threading.Event()
+        thread = threading.Thread(target=self._produce, args=(weights, request, stop, pieces.put), daemon=True)
+        thread.start()
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, AlignerError):
+                    raise piece
+                yield piece
+        finally:
+            stop.set()
+            thread.join()
+
+    async def astream(self, request: Request) -> AsyncIterator[str]:
+        """`stream` without blocking the event loop."""
+        weights = await asyncio.to_thread(lambda: self.weights)
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | AlignerError | None] = asyncio.Queue()
+        stop = threading.Event()
+
+        def put(piece: str | AlignerError | None) -> None:
+            # The loop may be closed by the time an abandoned generation notices.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        weights.worker.submit(self._produce, weights, request, stop, put)
+        try:
+            while (piece := await pieces.get()) is not None:
+                if isinstance(piece, AlignerError):
+                    raise piece
+                yield piece
+        finally:
+            stop.set()
+
+    def _produce(
+        self,
+        weights: Weights,
+        request: Request,
+        stop: threading.Event,
+        put: Callable[[str | AlignerError | None], None],
+    ) -> None:
+        """Generate one completion and put its text piece by piece, then an error if there was one, then None."""
+        from aligner_integrations.backends.decoding import decode
+
+        written: list[int] = []
+        shown = 0
+
+        def on_token(token: int) -> None:
+            nonlocal shown
+            if token in weights.stop_ids:
+                return
+            written.append(token)
+            text = weights.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            # A character of several tokens shows as U+FFFD until its last one is there.
+            if not text.endswith("�"):
+                put(text[shown:])
+                shown = len(text)
+
+        try:
+            if stop.is_set():
+                return
+            prompt, limit = self._encode(weights, request)
+            with weights.lock:
+                if stop.is_set():
+                    return
+                ((ids, ended),) = decode(weights, [prompt], [limit], stop, self.generation, on_token)
+            text = weights.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            if len(text) > shown:
+                put(text[shown:])
+            if not ended and not stop.is_set():
+                put(
+                    TruncatedCorrectionError(
+                        f"The correction ran into its limit of {limit} tokens and is incomplete. Raise max_new_tokens."
+                    )
+                )
+        except AlignerError as error:
+            put(error)
+        except Exception as error:  # noqa: BLE001 - on a thread of our own; the caller raises it
+            put(_failure(error))
+        finally:
+            put(None)
+
+    # Scores ---------------------------------------------------------------------------------------------------------
+
+    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """Judge each answer in one forward pass of its batch."""
+        return self._score(self.weights, requests, threading.Event())
+
+    async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """`score` on the model's own thread."""
+        return await self._in_worker(lambda weights, stop: self._score(weights, requests, stop))
+
+    def _score(
+        self, weights: Weights, requests: Sequence[Request], stop: threading.Event
+    ) -> list[Score | AlignerError]:
+        from aligner_integrations.backends.scoring import score_batch
+
+        results: list[Score | AlignerError | None] = [None] * len(requests)
+        prompts: dict[int, list[int]] = {}
+        for i, request in enumerate(requests):
+            try:
+                prompts[i], _ = self._encode(weights, request)
+            except AlignerError as error:
+                results[i] = error
+        for group in self._groups({i: len(p) * 2 for i, p in prompts.items()}):
+            if stop.is_set():
+                break
+            try:
+                with weights.lock:
+                    scores = score_batch(weights, [prompts[i] for i in group], [requests[i] for i in group])
+            except Exception as error:  # noqa: BLE001 - as above
+                failure = _failure(error)
+                for i in group:
+                    results[i] = failure
+                continue
+            for i, score in zip(group, scores, strict=True):
+                results[i] = score
+        return [BackendError("Scoring was cancelled.") if result is None else result for result in results]
+
+    async def _in_worker(self, work: Callable[[Weights, threading.Event], _T]) -> _T:
+        weights = await asyncio.to_thread(lambda: self.weights)
+        stop = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(weights.worker, work, weights, stop)
+        finally:
+            stop.set()
+
+
+def _failure(error: BaseException) -> BackendError:
+    failure = BackendError(
+        f"The model failed while running: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+    )
+    failure.__cause__ = error
+    return failure

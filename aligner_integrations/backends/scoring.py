@@ -1,0 +1,102 @@
+"""Judging answers in one forward pass: log-probabilities, gaps and the gate's marks for every token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from aligner_integrations.backends.base import Request, Score, TokenScore
+from aligner_integrations.backends.gate import token_features
+from aligner_integrations.backends.weights import Weights
+from aligner_integrations.encoding import encode_completion
+
+
+def forward_answers(
+    weights: Weights, prompts: Sequence[list[int]], answers: Sequence[list[int]], *, layers: Sequence[int] = ()
+) -> list[tuple[torch.Tensor, torch.Tensor, dict[int, tuple[torch.Tensor, torch.Tensor]]]]:
+    """Run prompts with their answers as completions, each answer with its end token.
+
+    Args:
+        weights: The loaded aligner.
+        prompts: Token ids of each prompt.
+        answers: Token ids of each answer, end token included.
+        layers: Layers whose hidden states are wanted.
+
+    Returns:
+        For each row: log-probabilities in nats, shape (tokens,); gaps in nats, shape (tokens,); and for each layer the
+        hidden states that predict and that have read each token, shape (tokens, hidden), in float32 on the CPU.
+    """
+    rows = [p + a for p, a in zip(prompts, answers, strict=True)]
+    width, longest = max(map(len, rows)), max(map(len, answers))
+    device, pad = weights.model.device, weights.tokenizer.pad_token_id
+    # Padding on the left lines the answers up at the right end, so that logits are made for that part only.
+    ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
+    with torch.inference_mode():
+        output = weights.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            logits_to_keep=longest + 1,
+            output_hidden_states=bool(layers),
+            use_cache=False,
+        )
+        results: list[Any] = []
+        for i, answer in enumerate(answers):
+            n = len(answer)
+            logprobs = output.logits[i, -n - 1 : -1].float().log_softmax(-1)
+            own = logprobs.gather(1, torch.tensor(answer, device=logprobs.device)[:, None])[:, 0]
+            gaps = logprobs.max(-1).values - own
+            states = {
+                layer: (
+                    output.hidden_states[layer][i, -n - 1 : -1].float().cpu(),
+                    output.hidden_states[layer][i, -n:].float().cpu(),
+                )
+                for layer in layers
+            }
+            results.append((own.cpu(), gaps.cpu(), states))
+    return results
+
+
+def score_batch(weights: Weights, prompts: Sequence[list[int]], requests: Sequence[Request]) -> list[Score]:
+    """Return the score of each request's answer; see `Score`."""
+    end = weights.tokenizer.eos_token_id if weights.tokenizer.eos_token_id is not None else weights.stop_ids[0]
+    answers = [[*encode_completion(weights.tokenizer, r.completion_prefix, r.answer.strip()), end] for r in requests]
+    probe = weights.probe
+    rows = forward_answers(weights, prompts, answers, layers=[probe.layer] if probe else [])
+    scores = []
+    for request, (logprobs, gaps, states) in zip(requests, rows, strict=True):
+        marks = probe.marks(token_features(*states[probe.layer], gaps, logprobs)).tolist() if probe else None
+        spans = _spans(weights, request)
+        tokens = tuple(
+            TokenScore(request.answer[start:stop], start, stop, logprob, gap, None if marks is None else marks[i])
+            for i, ((start, stop), logprob, gap) in enumerate(zip(spans, logprobs.tolist(), gaps.tolist(), strict=True))
+        )
+        scores.append(
+            Score(
+                tokens,
+                total=float(logprobs.sum()),
+                mean=float(logprobs.mean()),
+                minimum=float(logprobs.min()),
+                max_gap=float(gaps.max()),
+                gate=None if marks is None else max(marks),
+            )
+        )
+    return scores
+
+
+def _spans(weights: Weights, request: Request) -> list[tuple[int, int]]:
+    """Character span in the answer of each token, and an empty one at its end for the end token."""
+    core = request.answer.strip()
+    lead = len(request.answer) - len(request.answer.lstrip())
+    encoded = weights.tokenizer(
+        request.completion_prefix + core,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+    )
+    prefix = len(request.completion_prefix)
+    end = lead + len(core)
+    return [(max(0, a - prefix) + lead, max(0, b - prefix) + lead) for a, b in encoded["offset_mapping"]] + [(end, end)]

@@ -1,0 +1,235 @@
+"""Loading weights with transformers and PEFT: once per process for each (files, device, dtype, quantisation).
+
+safetensors (or the GGUF of an installed package) only, `trust_remote_code` never.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aligner_integrations.errors import MissingDependencyError, ModelLoadError
+from aligner_integrations.models import SMOLLM2, ModelFiles, locate, locate_base
+
+try:
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+except ImportError as error:
+    raise MissingDependencyError(
+        f"Running an aligner on this machine needs torch, transformers and peft ({error.name} is missing): "
+        "pip install 'aligner-integrations[local]'"
+    ) from error
+
+from aligner_integrations.backends.gate import GateProbe
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger(__name__)
+
+# Above this many bytes of weights a CPU holds them in bfloat16; below, float32 steps are faster and exact.
+_FLOAT32_LIMIT = 4 * 2**30
+
+
+@dataclass(slots=True)
+class Weights:
+    """A loaded aligner, shared by everyone who asked for the same one.
+
+    Attributes:
+        model: An ordinary transformers model, in eval mode; an adapter is merged into it unless it is quantised.
+        tokenizer: Its tokenizer.
+        probe: The gate's probe, if the aligner has one.
+        window: Longest context in tokens; None if the model has no limit.
+        stop_ids: Token ids that end a completion.
+        lock: Held while the model runs: a forward pass already uses all cores.
+        worker: One thread that runs the model for asynchronous callers.
+    """
+
+    model: Any
+    tokenizer: Any
+    probe: GateProbe | None
+    window: int | None
+    stop_ids: list[int]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
+
+
+_loaded: dict[tuple[Any, ...], Weights] = {}
+_locks: dict[tuple[Any, ...], threading.Lock] = {}
+_guard = threading.Lock()
+
+
+def load_weights(
+    name: str, revision: str | None, device: str | None, dtype: str | None, quantization_config: Any
+) -> Weights:
+    """Return the weights of an aligner, loading them if nobody in this process has.
+
+    Raises:
+        ModelError: They cannot be had; see the subclasses.
+    """
+    device = device or default_device()
+    key = (name, revision, device, dtype, repr(quantization_config))
+    with _guard:
+        lock = _locks.setdefault(key, threading.Lock())
+    with lock:
+        if key not in _loaded:
+            _loaded[key] = _load(locate(name, revision), device, dtype, quantization_config)
+        return _loaded[key]
+
+
+def release() -> None:
+    """Forget all loaded weights; memory is freed once no aligner uses them any more."""
+    with _guard:
+        _loaded.clear()
+
+
+def load_base(base: str = SMOLLM2, revision: str | None = None, *, dtype: Any = None) -> tuple[Any, Any]:
+    """Return (model, tokenizer) of a base model as an ordinary transformers model, free of quantisation marks.
+
+    Args:
+        base: Hub id or folder; `"embedded"` is the base of the embedded aligner.
+        revision: Commit of a Hub repository.
+        dtype: A torch dtype; float32 by default.
+    """
+    folder, gguf_file = locate_base(SMOLLM2 if base == "embedded" else base, revision)
+    model = _read_model(folder, gguf_file, torch.float32 if gguf_file else dtype or torch.float32, {})
+    return model.to(dtype) if dtype is not None else model, _read_tokenizer(folder, gguf_file)
+
+
+def default_device() -> str:
+    """CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def default_dtype(device: str, weight_bytes: int) -> Any:
+    """Return a dtype that is fast on the device and fits its memory."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device == "mps":
+        return torch.float16
+    return torch.float32 if weight_bytes <= _FLOAT32_LIMIT else torch.bfloat16
+
+
+def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config: Any) -> Weights:
+    size = sum(p.stat().st_size for p in files.base.glob("*.safetensors"))
+    chosen = default_dtype(device, size) if dtype is None else getattr(torch, dtype, None)
+    if not isinstance(chosen, torch.dtype):
+        raise ModelLoadError(f"dtype is {dtype!r}; it takes a torch dtype's name such as 'float32' or 'bfloat16'.")
+    options: dict[str, Any] = {}
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    if quantization_config is not None or device == "auto":
+        options["device_map"] = device
+    model = _read_model(files.base, files.gguf_file, chosen, options)
+    # The adapter's folder may hold the tokenizer it was trained with; the base's is the same otherwise.
+    own = files.adapter if files.adapter and (files.adapter / "tokenizer.json").exists() else None
+    tokenizer = _read_tokenizer(own or files.base, None if own else files.gguf_file)
+    if files.adapter is not None:
+        model = _add_adapter(model, files.adapter, merge=quantization_config is None)
+    if "device_map" not in options:
+        model = model.to(device)
+    model.eval()
+    model.requires_grad_(False)
+    probe = _read_probe(files, model.config.get_text_config())
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+    if not ids:
+        raise ModelLoadError(f"{files.name} has no end token, so its corrections would never end.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # Sampling settings that a checkpoint carries would be mixed into ours; decoding is configured at the call.
+    model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ids))
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return Weights(model, tokenizer, probe, window, sorted(ids))
+
+
+def _read_probe(files: ModelFiles, config: Any) -> GateProbe | None:
+    layer = None if files.config is None else files.config.gate_layer
+    if layer is None:
+        return None
+    if files.gate is None:
+        # Its threshold is one for the probe's logits; compared with gaps it would keep or correct the wrong answers.
+        raise ModelLoadError(f"{files.name} names a gate in its configuration, but the gate's file is missing.")
+    if not 0 <= layer <= config.num_hidden_layers:
+        raise ModelLoadError(
+            f"The gate of {files.name} reads layer {layer} of a model with {config.num_hidden_layers}."
+        )
+    return GateProbe.load(files.gate, layer, config.hidden_size)
+
+
+def _read_model(folder: Path, gguf_file: str | None, dtype: Any, options: dict[str, Any]) -> Any:
+    source: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
+    model: Any
+    found: dict[str, Any]
+    try:
+        loader: Any = AutoModelForCausalLM
+        model, found = loader.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **source,
+            **options,
+        )
+    except Exception as error:  # broken files fail in any way, also with a plain Exception
+        raise ModelLoadError(
+            f"The weights in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}. If a download was cut, "
+            "delete the folder and fetch again; if a library is missing, install it."
+        ) from error
+    if found["missing_keys"]:
+        # transformers only warns, and fills in random numbers.
+        names = sorted(found["missing_keys"])
+        raise ModelLoadError(
+            f"The weights in {folder} are incomplete: {len(names)} tensors are missing, such as {names[0]}."
+        )
+    if gguf_file:
+        # The tensors are plain numbers by now; the marks would forbid training and saving.
+        model.config.__dict__.pop("quantization_config", None)
+        for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
+            model.__dict__.pop(mark, None)
+    return model
+
+
+def _read_tokenizer(folder: Path, gguf_file: str | None) -> Any:
+    source = {"gguf_file": gguf_file} if gguf_file else {}
+    try:
+        return AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, clean_up_tokenization_spaces=False, **source
+        )
+    except Exception as error:  # as above
+        raise ModelLoadError(
+            f"The tokenizer in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}."
+        ) from error
+
+
+def _add_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
+    path = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+        adapted = PeftModel.from_pretrained(model, folder)
+    except Exception as error:  # as above
+        raise ModelLoadError(
+            f"The adapter {path} cannot be put on {model.config.name_or_path or 'its base'}: {type(error).__name__}: "
+            f"{_first_line(error)}. Check that it belongs to this base and that the file is whole."
+        ) from error
+    # PEFT only warns when names do not match, and an adapter that changes nothing would look like a perfect upstream.
+    if names != set(get_peft_model_state_dict(adapted, save_embedding_layers=False)):
+        raise ModelLoadError(f"The adapter {path} does not fit its base: their layers have different names.")
+    return adapted.merge_and_unload() if merge else adapted
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no details"])[0][:300]
+
+
+__all__ = ["Weights", "default_device", "default_dtype", "load_base", "load_weights", "release"]

@@ -1,0 +1,101 @@
+"""`aligner evaluate quality`: the table of figures from any file of rows. The measures live in `evaluation/quality.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aligner_integrations.cli import options
+from aligner_integrations.cli.console import dump_json, echo, echo_json, note, print_table, progress
+from aligner_integrations.cli.options import Edits, JsonOption, ModelOption, TemplateOption
+from aligner_integrations.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from aligner_integrations.aligner import Aligner
+    from aligner_integrations.evaluation.rows import Row
+
+app = typer.Typer(help="Measure an aligner.", no_args_is_help=False)
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    """Measure an aligner."""
+    if context.invoked_subcommand is None:
+        echo(context.get_help())
+
+
+@app.command("quality")
+def quality(
+    rows: Annotated[Path, typer.Option(help="Rows to measure on, JSON Lines (.gz too).")],
+    model: ModelOption = None,
+    template: TemplateOption = None,
+    gate: Annotated[bool, typer.Option(help="Measure with the aligner's own gate, or without any.")] = True,
+    both: Annotated[bool, typer.Option("--both", help="Measure with and without the gate, side by side.")] = False,
+    marked: Annotated[
+        bool, typer.Option("--marked", help="Also measure with edits taken back where the gate asks for none.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take only the first N rows of each kind.", metavar="N")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the report here: .md as a table, anything else as JSON."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how much stays rude, how much good text is changed, and what is lost around an edit.
+
+    A row is {"kind": "rude" | "good" | "mixed", "source", "question", "answer"}, with "references" (human rewrites) if rude
+    and "inserted" (the rude sentence) if mixed.
+    """
+    from aligner_integrations.evaluation.quality import evaluate, read_rows
+
+    if both and not gate:
+        raise typer.BadParameter("it measures without the gate already.", param_hint="--both")
+    chosen = _first(read_rows(rows), limit)
+    aligners = _settings(model, template, gate=gate or both, no_gate=both or not gate, marked=marked)
+    order = list(aligners)
+    with progress("measuring", len(chosen) * len(order)) as done:
+        report = evaluate(aligners, chosen, on_progress=lambda name, rows: done(order.index(name) * len(chosen) + rows))
+    if output is not None:
+        markdown = output.suffix == ".md"
+        output.write_text(report.to_markdown() if markdown else dump_json(report.to_dict(), indent=2) + "\n", "utf-8")
+    if as_json:
+        echo_json(report.to_dict())
+    else:
+        print_table(report.table(), numbers=True)
+        note("Measured with " + ", ".join(f"{name} {number}" for name, number in report.versions.items()) + ".")
+
+
+def _first(rows: list[Row], limit: int | None) -> list[Row]:
+    if limit is None:
+        return rows
+    chosen: list[Row] = []
+    for row in rows:
+        if sum(one.kind == row.kind for one in chosen) < limit:
+            chosen.append(row)
+    return chosen
+
+
+def _settings(
+    model: str | None, template: str | None, *, gate: bool, no_gate: bool, marked: bool
+) -> dict[str, Aligner]:
+    """Return an aligner for each setting to measure; they share their weights."""
+    aligners = {}
+    if gate:
+        own = options.make_aligner(model, template)
+        if own.backend.gate is not None:
+            aligners["gate"] = own
+        elif no_gate:
+            raise ConfigurationError(
+                "This aligner has no gate of its own, so there is nothing to compare: leave out --both."
+            )
+        else:
+            no_gate = True  # the figures are those without a gate, and are called so
+    if no_gate:
+        aligners["no gate"] = options.make_aligner(model, template, gate=False)
+    if marked:
+        aligners["marked edits"] = options.make_aligner(model, template, gate=gate, edits=Edits.MARKED)
+    return aligners

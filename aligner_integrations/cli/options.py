@@ -1,0 +1,74 @@
+"""What the commands share: their common options, and the one place where they make an `Aligner`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from aligner_integrations.aligner import Aligner
+
+
+class OnError(StrEnum):
+    """Choices of `--on-error`; the policies of `Aligner`."""
+
+    RAISE = "raise"
+    KEEP = "keep"
+    BLOCK = "block"
+
+
+class Edits(StrEnum):
+    """Choices of `--edits`."""
+
+    ALL = "all"
+    MARKED = "marked"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help='Hub id, folder or "embedded". Default: the variable ALIGNER_MODEL, else embedded.',
+        metavar="MODEL",
+    ),
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(help="Prompt template, if not the checkpoint's own (aligner models --templates).", metavar="NAME"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output; errors too.")]
+
+
+def make_aligner(
+    model: str | None,
+    template: str | None = None,
+    *,
+    gate: bool = True,
+    edits: Edits = Edits.ALL,
+    on_error: OnError = OnError.RAISE,
+) -> Aligner:
+    """Return the aligner a command works with. Weights load at its first use.
+
+    Args:
+        model: Hub id, folder, "embedded", or None for the default.
+        template: Template name or text, or None for the checkpoint's own.
+        gate: Whether the aligner's own gate is on.
+        edits: Which edits are taken over.
+        on_error: What is shown when there is no correction, be it by an error or because the answer is too long.
+
+    Raises:
+        AlignerError: The options do not fit, or the model cannot be had.
+    """
+    from aligner_integrations.aligner import Aligner
+
+    return Aligner(
+        model,
+        template=template,
+        gate=None if gate else False,
+        edits=edits.value,
+        on_error=on_error.value,
+        on_overflow=on_error.value,
+    )

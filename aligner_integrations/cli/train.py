@@ -1,0 +1,75 @@
+"""`aligner train`: an aligner from Q-A-C triples, or the embedded one from its data folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aligner_integrations.cli.console import echo, echo_json
+from aligner_integrations.cli.options import JsonOption
+from aligner_integrations.errors import ConfigurationError, MissingDependencyError
+
+
+def train(
+    data: Annotated[str, typer.Option(help="JSONL or Parquet file, a folder of them, or a data set on the Hub.")],
+    output: Annotated[Path, typer.Option(help="Folder of the result; a killed run goes on from its checkpoints.")],
+    recipe: Annotated[str, typer.Option(help='"paper" (its hyper-parameters) or "embedded".')] = "paper",
+    base: Annotated[str | None, typer.Option(help="Base model: Hub id or folder.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of the base on the Hub.")] = None,
+    template: Annotated[str, typer.Option(help="Template to train with.")] = "aligner-7b",
+    method: Annotated[str | None, typer.Option(help='"full" or "lora", instead of the recipe\'s.')] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Longest row in tokens, instead of the recipe's.")] = None,
+    identity_share: Annotated[
+        float | None, typer.Option(help="Size of the identity warm-up as a share of the rows.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an aligner. For several GPUs: `accelerate launch --config_file ... -m aligner_integrations.cli train ...`."""
+    try:
+        from aligner_integrations.training import embedded_run, run
+        from aligner_integrations.training.data import read_triples
+        from aligner_integrations.training.sft import RECIPES
+    except ImportError as error:
+        raise MissingDependencyError("Training needs: pip install 'aligner-integrations[train]'") from error
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if recipe not in RECIPES:
+        raise ConfigurationError(f"There is no recipe {recipe!r}. Recipes: {', '.join(RECIPES)}.")
+    changes: dict[str, Any] = {
+        "method": method,
+        "epochs": epochs,
+        "max_length": max_length,
+        "identity_share": identity_share,
+        "seed": seed,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if recipe == "embedded":
+        if changes or base:
+            raise ConfigurationError(
+                f"The embedded recipe is fixed; drop {', '.join([*changes, *(['base'] if base else [])])}."
+            )
+        embedded_run.train_embedded(Path(data), output)
+    else:
+        if base is None:
+            raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
+        from aligner_integrations.templates import get_template
+
+        run.train_aligner(
+            read_triples(data),
+            base=base,
+            revision=revision,
+            template=get_template(template),
+            recipe=dataclasses.replace(RECIPES[recipe], **changes),
+            output=output,
+            data=data,
+        )
+    report = run.read_report(output)
+    if as_json:
+        echo_json({"output": str(output), "training": report.to_dict()})
+    else:
+        echo(f"Trained on {report.rows:,} rows in {report.seconds / 60:.0f} minutes. Use it: Aligner({str(output)!r})")

@@ -1,0 +1,205 @@
+"""The result of one correction, and what changed in it. Frozen values only."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import html
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+from aligner_integrations.errors import ConfigurationError
+
+Outcome = Literal["kept", "corrected", "rejected", "skipped", "failed"]
+"""kept: the aligner leaves the answer alone. corrected: `text` is the correction. rejected: `accept` refused it.
+skipped: the answer must not be aligned. failed: an error, answered by `on_error` or `on_overflow`."""
+
+_WORDS = re.compile(r"\s+|\w+|[^\w\s]")
+# The same with the white space after each word: every other item would be a space otherwise, each of which difflib
+# compares with each, and 4,000 words would take 20 seconds.
+_SPACED_WORDS = re.compile(r"\w+\s*|[^\w\s]\s*|\s+")
+# difflib is quadratic at worst; beyond this many words the common head and tail are cut off and the rest is one change.
+_MAX_DIFF_WORDS = 10_000
+# Of more equal pairs of words than this, the frequent words alone begin no match.
+_MAX_PAIRS = 100_000
+# A change of more words than this is shown as one, not word by word.
+_MAX_CHANGE_WORDS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One piece of a diff: text that stayed (`"equal"`), went (`"delete"`) or came (`"insert"`)."""
+
+    kind: Literal["equal", "delete", "insert"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What changed between an answer and its correction, by words."""
+
+    edits: tuple[Edit, ...]
+
+    def __iter__(self) -> Iterator[Edit]:
+        """Iterate over the edits in reading order."""
+        return iter(self.edits)
+
+    def __str__(self) -> str:
+        """Render as plain text: `[-gone-]`, `{+new+}`."""
+        marks = {"equal": "{}", "delete": "[-{}-]", "insert": "{{+{}+}}"}
+        return "".join(marks[edit.kind].format(edit.text) for edit in self.edits)
+
+    def to_html(self) -> str:
+        """Render as escaped HTML with `<del>` and `<ins>`."""
+        marks = {"equal": "{}", "delete": "<del>{}</del>", "insert": "<ins>{}</ins>"}
+        return "".join(marks[edit.kind].format(html.escape(edit.text)) for edit in self.edits)
+
+    @property
+    def changed_share(self) -> float:
+        """Share of characters that went or came, from 0 (equal) to 1 (nothing in common)."""
+        total = sum(len(e.text) * (2 if e.kind == "equal" else 1) for e in self.edits)
+        changed = sum(len(e.text) for e in self.edits if e.kind != "equal")
+        return changed / total if total else 0.0
+
+
+def diff_words(before: str, after: str) -> Diff:
+    """Return the difference of two texts by words, white space and punctuation marks."""
+    if before == after:
+        return Diff((Edit("equal", before),) if before else ())
+    a, b = _SPACED_WORDS.findall(before), _SPACED_WORDS.findall(after)
+    head = 0
+    while head < min(len(a), len(b)) and a[head] == b[head]:
+        head += 1
+    tail = 0
+    while tail < min(len(a), len(b)) - head and a[-1 - tail] == b[-1 - tail]:
+        tail += 1
+    middle_a, middle_b = a[head : len(a) - tail], b[head : len(b) - tail]
+    pieces = [_Piece("equal", a[:head]), *_compare(middle_a, middle_b), _Piece("equal", a[len(a) - tail :])]
+    return Diff(tuple(_joined(pieces)))
+
+
+class _Piece(NamedTuple):
+    kind: Literal["equal", "delete", "insert"]
+    words: list[str]
+
+
+def _compare(a: list[str], b: list[str]) -> Iterator[_Piece]:
+    """Compare by words with their white space, then each change by words and white space alone."""
+    if len(a) + len(b) > _MAX_DIFF_WORDS:
+        yield from (_Piece("delete", a), _Piece("insert", b))
+        return
+    counts = Counter(b)
+    for piece in _opcodes(a, b, autojunk=sum(counts[word] for word in a) > _MAX_PAIRS):
+        if isinstance(piece, _Piece):
+            yield piece
+        elif sum(map(len, piece)) > _MAX_CHANGE_WORDS:
+            yield from (_Piece("delete", piece[0]), _Piece("insert", piece[1]))
+        else:
+            gone, new = (_WORDS.findall("".join(words)) for words in piece)
+            for part in _opcodes(gone, new, autojunk=False):
+                yield from (
+                    (part,) if isinstance(part, _Piece) else (_Piece("delete", part[0]), _Piece("insert", part[1]))
+                )
+
+
+def _opcodes(a: list[str], b: list[str], *, autojunk: bool) -> Iterator[_Piece | tuple[list[str], list[str]]]:
+    """Yield equal pieces, and (gone, new) between them."""
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=autojunk).get_opcodes():
+        yield _Piece("equal", a[i1:i2]) if tag == "equal" else (a[i1:i2], b[j1:j2])
+
+
+def _joined(pieces: Iterable[_Piece]) -> Iterator[Edit]:
+    """Drop empty pieces and join neighbours of one kind."""
+    for kind, group in itertools.groupby((piece for piece in pieces if piece.words), key=lambda piece: piece.kind):
+        yield Edit(kind, "".join(word for piece in group for word in piece.words))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens the aligner read and wrote over all rounds."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        """Add two counts."""
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One question, one answer, and what the aligner made of it.
+
+    Attributes:
+        question: The user's words.
+        answer: The upstream's answer, as it came.
+        text: The text to show from now on.
+        outcome: What happened; see `Outcome`.
+        reason: Why the answer was kept, skipped, rejected or failed; None for a plain correction.
+        rounds: How many corrections the aligner wrote (0 if the gate or a skip answered first).
+        usage: Tokens read and written.
+        seconds: Wall-clock time of this correction; in a batch, of the whole batch.
+    """
+
+    question: str
+    answer: str
+    text: str
+    outcome: Outcome
+    reason: str | None = None
+    rounds: int = 0
+    usage: Usage = Usage()
+    seconds: float = 0.0
+
+    @property
+    def changed(self) -> bool:
+        """Whether the text differs from the answer."""
+        return self.text != self.answer
+
+    def diff(self) -> Diff:
+        """Return what changed, by words."""
+        return diff_words(self.answer, self.text)
+
+    def record(self, *, include_original: bool = False) -> dict[str, Any]:
+        """Return the record that travels with a message: never the original text unless asked for."""
+        reason = self.reason
+        if self.outcome == "failed" and reason and not include_original:
+            reason = reason.partition(":")[0]  # the error's class; its message may quote what it failed on
+        data: dict[str, Any] = {
+            "outcome": self.outcome,
+            "reason": reason,
+            "changed_share": round(self.diff().changed_share, 4),
+            "rounds": self.rounds,
+            "seconds": round(self.seconds, 4),
+        }
+        if include_original:
+            data["original"] = self.answer
+        return data
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Correction:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ConfigurationError: A field is missing, unknown or of the wrong kind.
+        """
+        try:
+            values = dict(data)
+            values["usage"] = Usage(**values.get("usage", {}))
+            correction = cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"This is not a stored correction: {error}") from error
+        if not all(isinstance(text, str) for text in (correction.question, correction.answer, correction.text)):
+            raise ConfigurationError("This is not a stored correction: question, answer and text must be strings.")
+        if correction.outcome not in get_args(Outcome):
+            raise ConfigurationError(
+                f"A correction's outcome is one of {get_args(Outcome)}, got {correction.outcome!r}."
+            )
+        return correction

@@ -1,0 +1,31 @@
+"""From text to tokens: the one encoder that training and inference share.
+
+A prompt is encoded as one string, because piece by piece gives other tokens. Special-token strings in it
+(`</s>`, `<|im_end|>`) are text that a user or a model wrote, so they are split like any other text and never become
+control tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Return the token ids of a rendered prompt; ordinary text gives exactly `tokenizer(prompt)`."""
+    ids: list[int] = tokenizer(prompt, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, prefix: str, text: str) -> list[int]:
+    """Return the token ids of a correction, without the end token.
+
+    Args:
+        tokenizer: The aligner's tokenizer.
+        prefix: The template's `completion_prefix`.
+        text: The correction, or an answer that is scored as if it were its own correction.
+    """
+    ids: list[int] = tokenizer(prefix + text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids

@@ -1,0 +1,108 @@
+"""Every error of this package, in one tree.
+
+    AlignerError
+    ├── ConfigurationError (ValueError)      an option, a template or a recipe does not fit
+    │   └── UnknownTemplateError             no template is known for this model
+    ├── MissingDependencyError (ImportError) an extra is not installed; the message names it
+    ├── ModelError                           weights cannot be had
+    │   ├── ModelNotFoundError               no such repository, folder, revision or file
+    │   ├── ModelAccessError                 gated or private, and no permission
+    │   ├── ModelDownloadError               network or disk failed while fetching
+    │   ├── UnsafeWeightsError               pickled weights, or code to execute: refused
+    │   └── ModelLoadError                   corrupt, incomplete, or base and adapter do not fit
+    ├── InputError (ValueError)              this question or answer cannot be used
+    │   ├── InvalidTextError                 not text, or text that cannot be encoded
+    │   ├── QuestionNotFoundError            a pipe in which the question cannot be found
+    │   └── AnswerTooLongError               question and answer do not fit the aligner's window
+    └── CorrectionError                      the aligner ran and gave nothing usable
+        ├── EmptyCorrectionError
+        ├── TruncatedCorrectionError         cut at the token limit
+        ├── RejectedCorrectionError          `accept` refused it and on_reject="raise"
+        └── BackendError                     the backend failed while running
+
+`retryable` says whether the same call may succeed later.
+"""
+
+
+class AlignerError(Exception):
+    """Root of all errors raised by this package."""
+
+    retryable: bool = False
+
+
+class ConfigurationError(AlignerError, ValueError):
+    """An option, a template or a recipe does not fit."""
+
+
+class UnknownTemplateError(ConfigurationError):
+    """No prompt template is known for a model; a wrong one would silently ruin its corrections."""
+
+
+class MissingDependencyError(AlignerError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+
+class ModelError(AlignerError):
+    """Weights cannot be had."""
+
+
+class ModelNotFoundError(ModelError):
+    """There is no such repository, folder, revision or file."""
+
+
+class ModelAccessError(ModelError):
+    """The repository is gated or private, and this machine has no permission."""
+
+
+class ModelDownloadError(ModelError):
+    """The network or the disk failed while weights were fetched."""
+
+    retryable = True
+
+
+class UnsafeWeightsError(ModelError):
+    """The weights are pickled, or the repository asks to execute its code. Neither is ever done."""
+
+
+class ModelLoadError(ModelError):
+    """The weights are corrupt or incomplete, or base and adapter do not fit."""
+
+
+class InputError(AlignerError, ValueError):
+    """This question or answer cannot be used."""
+
+
+class InvalidTextError(InputError):
+    """Not a string, or a string that cannot be encoded (lone surrogates)."""
+
+
+class QuestionNotFoundError(InputError):
+    """The question that led to an answer cannot be found."""
+
+
+class AnswerTooLongError(InputError):
+    """Question and answer leave no room for a correction in the aligner's window."""
+
+
+class CorrectionError(AlignerError):
+    """The aligner ran and gave nothing usable."""
+
+
+class EmptyCorrectionError(CorrectionError):
+    """The aligner wrote nothing."""
+
+
+class TruncatedCorrectionError(CorrectionError):
+    """The aligner ran into its token limit; a cut text is never passed off as a correction."""
+
+
+class RejectedCorrectionError(CorrectionError):
+    """`accept` refused the correction and `on_reject` is "raise"."""
+
+
+class BackendError(CorrectionError):
+    """The backend failed while running. `retryable` is set by whoever raises it."""
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable

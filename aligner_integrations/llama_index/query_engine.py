@@ -1,0 +1,164 @@
+"""`AlignerQueryEngine`: a query engine whose answers are corrected.
+
+What lives elsewhere: how a response is aligned (`response.py`), and the policy (`Aligner`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
+from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
+
+from aligner_integrations.aligner import Aligner
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.llama_index.response import aalign_response, align_response
+
+
+class AlignerQueryEngine(BaseQueryEngine):
+    """Wraps a query engine and corrects its answers, in sync, async and streaming calls alike.
+
+    The question is what this engine is asked, so it belongs outside of engines that rewrite the question (retry,
+    query transformations). Source nodes, metadata and the type of the response stay; the record of the correction is
+    `response.metadata["aligner"]`. The wrapped engine's prompts are reached through this engine under the same names.
+
+    LlamaIndex traces both engines: the inner end event holds the upstream's answer, the outer one the corrected.
+
+    Example:
+        >>> engine = AlignerQueryEngine(index.as_query_engine(similarity_top_k=3))
+        >>> response = engine.query("Which plants are toxic to cats?")
+        >>> response.metadata["aligner"]["outcome"]
+        'corrected'
+
+    Args:
+        engine: The query engine that answers.
+        aligner: Corrects its answers. Default: `Aligner(**options)`.
+        include_original: Also put the upstream's text into the record.
+        callback_manager: Default: that of `engine`.
+        **options: For `Aligner`, instead of `aligner`.
+
+    Raises:
+        ConfigurationError: Both an aligner and options, or something that is no query engine.
+    """
+
+    def __init__(
+        self,
+        engine: BaseQueryEngine,
+        aligner: Aligner | None = None,
+        *,
+        include_original: bool = False,
+        callback_manager: CallbackManager | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(engine, BaseQueryEngine):
+            raise ConfigurationError(
+                f"AlignerQueryEngine wraps a query engine, got {type(engine).__name__}. "
+                "An index gives one with index.as_query_engine()."
+            )
+        if aligner is not None and options:
+            raise ConfigurationError(
+                f"Give either an aligner or options for one, not both: an aligner was passed with {sorted(options)}."
+            )
+        self._engine = engine
+        self._aligner = Aligner(**options) if aligner is None else aligner
+        self._include_original = include_original
+        super().__init__(engine.callback_manager if callback_manager is None else callback_manager)
+
+    @property
+    def aligner(self) -> Aligner:
+        """What corrects the answers."""
+        return self._aligner
+
+    # Answers ----------------------------------------------------------------------------------------------------------
+
+    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        question = query_bundle.query_str
+        with self.callback_manager.event(CBEventType.QUERY, payload={EventPayload.QUERY_STR: question}) as event:
+            # query() and not _query(): CustomQueryEngine has only the former, and the inner engine keeps its own trace.
+            response = self._align(question, self._engine.query(query_bundle))
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        return response
+
+    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        question = query_bundle.query_str
+        with self.callback_manager.event(CBEventType.QUERY, payload={EventPayload.QUERY_STR: question}) as event:
+            response = await self._aalign(question, await self._engine.aquery(query_bundle))
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        return response
+
+    def synthesize(
+        self,
+        query_bundle: QueryBundle,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+    ) -> RESPONSE_TYPE:
+        """Answer from given nodes, corrected; for engines that can."""
+        response = self._engine.synthesize(query_bundle, nodes, additional_source_nodes)
+        return self._align(_words(query_bundle), response)
+
+    async def asynthesize(
+        self,
+        query_bundle: QueryBundle,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+    ) -> RESPONSE_TYPE:
+        """`synthesize` without blocking the event loop."""
+        response = await self._engine.asynthesize(query_bundle, nodes, additional_source_nodes)
+        return await self._aalign(_words(query_bundle), response)
+
+    def _align(self, question: str, response: RESPONSE_TYPE) -> RESPONSE_TYPE:
+        return align_response(self._aligner, question, response, include_original=self._include_original)
+
+    async def _aalign(self, question: str, response: RESPONSE_TYPE) -> RESPONSE_TYPE:
+        return await aalign_response(self._aligner, question, response, include_original=self._include_original)
+
+    # What is the wrapped engine's, as it is ---------------------------------------------------------------------------
+
+    @property
+    def retriever(self) -> BaseRetriever:
+        """The wrapped engine's retriever; an AttributeError if it has none."""
+        engine: Any = self._engine  # not a member of BaseQueryEngine, though most engines have it
+        retriever: BaseRetriever = engine.retriever
+        return retriever
+
+    def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        """Retrieve nodes with the wrapped engine, if it can."""
+        return self._engine.retrieve(query_bundle)
+
+    async def aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        """`retrieve` without blocking the event loop, if the wrapped engine can.
+
+        Raises:
+            NotImplementedError: It cannot, as BaseQueryEngine says of `retrieve`.
+        """
+        aretrieve = getattr(self._engine, "aretrieve", None)
+        if aretrieve is None:
+            raise NotImplementedError(f"{type(self._engine).__name__} does not support aretrieve, use aquery directly")
+        nodes: list[NodeWithScore] = await aretrieve(query_bundle)
+        return nodes
+
+    # PromptMixin would name the prompts "engine:response_synthesizer:text_qa_template", and cannot update names with two
+    # colons. So this engine adds no level of its own.
+
+    def get_prompts(self) -> dict[str, BasePromptTemplate]:
+        """Return the wrapped engine's prompts under its own names."""
+        return self._engine.get_prompts()
+
+    def update_prompts(self, prompts_dict: PromptDictType) -> None:
+        """Update the wrapped engine's prompts."""
+        self._engine.update_prompts(prompts_dict)
+
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return self._engine._get_prompt_modules()
+
+
+def _words(query: QueryType) -> str:
+    """The user's words: LlamaIndex's own engines also take a plain string where they declare a QueryBundle."""
+    return query if isinstance(query, str) else query.query_str

@@ -1,0 +1,1 @@
+"""Training aligners: data, supervised training, the gate, and the embedded aligner's recipe."""

@@ -1,0 +1,114 @@
+"""The model card beside a trained aligner: what it is, what it was trained on, and its figures.
+
+Written from the files that training and measuring leave in the folder, so it can be written again at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aligner_integrations.evaluation.report import QualityReport
+from aligner_integrations.models import SMOLLM2, AlignerConfig
+
+if TYPE_CHECKING:
+    from aligner_integrations.training.sft import Recipe
+
+QUALITY_FILE = "quality.json"
+CURVE_FILE = "loss.png"
+
+
+def base_name(base: str) -> str:
+    """The name of a base as it is written into configurations: a Hub id rather than a place on this machine."""
+    return SMOLLM2 if base == "embedded" else base
+
+
+def write(
+    output: Path, *, title: str, data: Sequence[str], recipe: Recipe, notes: Sequence[str] = (), licence: str = ""
+) -> None:
+    """Write `README.md` and the loss curve into a trained aligner's folder.
+
+    Args:
+        output: The folder.
+        title: First line of the card.
+        data: One line for each source, with licence and checksum where known.
+        recipe: What it was trained with.
+        notes: Further paragraphs, such as intended use and limits.
+        licence: Licence of the weights for the card's header.
+    """
+    config = AlignerConfig.read(output / "aligner_config.json")
+    training = _read(output / "training.json") or {}
+    gate = _read(output / "gate.json")
+    header = ["---", "library_name: peft" if config.base else "library_name: transformers"]
+    header += [f"base_model: {config.base}"] if config.base else []
+    header += [f"license: {licence}"] if licence else []
+    header += ["tags: [aligner, correction]", "---", ""]
+    lines = [*header, f"# {title}", ""]
+    lines += [
+        "An [aligner](https://arxiv.org/abs/2402.02416): it reads a question and an answer and writes a corrected answer.",
+        "",
+        "```python",
+        "from aligner_integrations import Aligner",
+        "",
+        'Aligner("FOLDER").correct(question, answer).text',
+        "```",
+        "",
+    ]
+    for note in notes:
+        lines += [note, ""]
+    lines += ["## Training", "", *(f"- {source}" for source in data)]
+    lines += [f"- base: {config.base or 'whole model'}" + (f" at {config.revision}" if config.revision else "")]
+    lines += [f"- template `{config.template.name}`: `{config.template.text!r}`"]
+    lines += [f"- {_recipe(recipe)}"]
+    if training:
+        lines += [
+            f"- {training['rows']:,} rows, {training['tokens']:,} tokens, {training['steps']} steps; "
+            f"{training['refused']} rows refused because they are longer than {recipe.max_length} tokens",
+            f"- {training['seconds'] / 60:.0f} minutes on {training.get('machine', 'an unnamed machine')}",
+        ]
+        _plot(output / CURVE_FILE, training["curve"])
+        lines += ["", f"![Loss and learning rate]({CURVE_FILE})"]
+    lines += ["", "## Gate", ""]
+    if gate:
+        lines += [
+            f"A linear probe on the hidden states of layer {gate['layer']} with threshold {gate['threshold']:.3f}, learnt "
+            f"from {gate['training_examples']} answers. On {gate['tuning_examples']} others it keeps "
+            f"{gate['good_kept']:.1%} of the good ones and flags {gate['bad_flagged']:.1%} of those that need a correction."
+        ]
+    else:
+        lines += ["None: too few corrected or identical answers to learn one from."]
+    for path in sorted(output.glob("quality*.json")):
+        report = QualityReport.from_dict(json.loads(path.read_text()))
+        label = path.stem.removeprefix("quality").strip("_").replace("_", " ")
+        lines += ["", f"## Quality{f': {label}' if label else ''}", "", report.to_markdown()]
+    (output / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _recipe(recipe: Recipe) -> str:
+    batch = f"{recipe.batch_tokens} tokens" if recipe.batch_tokens else f"{recipe.batch_rows} rows"
+    method = f"LoRA of rank {recipe.lora_rank}" if recipe.method == "lora" else "full parameters"
+    return (
+        f"{method}, {recipe.epochs} pass(es), learning rate {recipe.learning_rate:g} (cosine, {recipe.warmup_ratio:.0%} warm-up), "
+        f"batches of {batch} x {recipe.gradient_accumulation}, identity warm-up {recipe.identity_share:.0%}, seed {recipe.seed}"
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _plot(path: Path, curve: Sequence[Sequence[float]]) -> None:
+    if not curve:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), dpi=100, layout="constrained")
+    left = figure.add_subplot()
+    left.plot([p[0] for p in curve], [p[1] for p in curve], color="tab:blue", linewidth=1)
+    left.set(xlabel="step", ylabel="loss (nats a token)", yscale="log")
+    right = left.twinx()
+    right.plot([p[0] for p in curve], [p[2] for p in curve], color="tab:gray", linewidth=1, linestyle="--")
+    right.set(ylabel="learning rate")
+    figure.savefig(path, metadata={"Software": None})

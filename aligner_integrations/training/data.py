@@ -1,0 +1,179 @@
+"""Q-A-C triples: reading them, encoding them, and laying out batches in training order.
+
+What lives elsewhere: which rows the embedded aligner learns from (`embedded.py`), the training itself (`sft.py`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aligner_integrations.encoding import encode_completion, encode_prompt
+from aligner_integrations.errors import ConfigurationError, InvalidTextError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from aligner_integrations.templates import Template
+
+
+class Triple(NamedTuple):
+    """One question, one answer and its correction (Q-A-C). An identity pair repeats the answer as the correction."""
+
+    question: str
+    answer: str
+    correction: str
+
+
+class EncodedTriple(NamedTuple):
+    """Token ids of one triple: `prompt` carries no loss, `completion` (with its end token) does."""
+
+    prompt: list[int]
+    completion: list[int]
+
+    def __len__(self) -> int:
+        """Tokens in all."""
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTriples:
+    """Encoded rows and how many were refused because they are longer than the window."""
+
+    rows: list[EncodedTriple]
+    refused: int
+
+
+def read_triples(source: str | Path, *, split: str = "train") -> list[Triple]:
+    """Read triples from JSONL (also .gz), Parquet, a folder of either, or a data set on the Hub.
+
+    Rows are `{"question", "answer", "correction"}`, or preference pairs `{"prompt", "chosen", "rejected"}`, of which
+    the rejected answer is the answer and the chosen one its correction (paper, table 3).
+
+    Args:
+        source: A path, or a Hub id such as `aligner/aligner-20K`.
+        split: Split to read.
+
+    Raises:
+        ConfigurationError: There is no such file, or a row has neither form; the message names the row.
+        MissingDependencyError: `datasets` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Reading training data needs: pip install 'aligner-integrations[train]'"
+        ) from error
+    path = Path(source)
+    if path.exists():
+        files = sorted(str(p) for p in path.iterdir()) if path.is_dir() else [str(path)]
+        files = [f for f in files if f.endswith((".jsonl", ".jsonl.gz", ".json", ".parquet"))]
+        if not files:
+            raise ConfigurationError(f"{path} holds no .jsonl, .jsonl.gz, .json or .parquet file to train on.")
+        kind = "parquet" if files[0].endswith(".parquet") else "json"
+        try:
+            table = datasets.load_dataset(kind, data_files={split: files}, split=split)
+        except Exception as error:  # its own kinds, and those of the readers below it
+            cause = error.__cause__ or error
+            raise ConfigurationError(
+                f"{path} cannot be read as {kind} rows: {type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
+            ) from error
+    else:
+        try:
+            table = datasets.load_dataset(str(source), split=split)
+        except Exception as error:
+            raise ConfigurationError(
+                f"{str(source)!r} is neither a file here nor a data set that could be read from the Hub: {error}"
+            ) from error
+    return [_triple(row, number) for number, row in enumerate(table)]
+
+
+def _triple(row: Mapping[str, Any], number: int) -> Triple:
+    if {"question", "answer", "correction"} <= row.keys():
+        values = [row["question"], row["answer"], row["correction"]]
+    elif {"chosen", "rejected"} <= row.keys():
+        prompt = row.get("prompt") or row.get("question") or row.get("dialogue")
+        values = [_last_text(prompt), _last_text(row["rejected"]), _last_text(row["chosen"])]
+    else:
+        raise ConfigurationError(
+            f"Row {number} has the columns {sorted(row)}; a row needs question, answer and correction, "
+            "or prompt, chosen and rejected."
+        )
+    if not all(isinstance(value, str) for value in values):
+        raise ConfigurationError(f"Row {number} holds something other than text in its question, answer or correction.")
+    return Triple(*values)
+
+
+def _last_text(value: Any) -> Any:
+    """Text of a conversational field: the last message's content; anything else as it is."""
+    if isinstance(value, list) and value and isinstance(value[-1], Mapping):
+        return value[-1].get("content")
+    return value
+
+
+def identity_pairs(triples: Iterable[Triple]) -> list[Triple]:
+    """Q-A-A rows from the answers of Q-A-C rows, for the warm-up stage (paper, section 3)."""
+    return [Triple(t.question, t.answer, t.answer) for t in triples]
+
+
+def encode_triples(
+    triples: Sequence[Triple], tokenizer: PreTrainedTokenizerBase, template: Template, max_length: int
+) -> EncodedTriples:
+    """Encode triples; a row of more than `max_length` tokens is refused and counted, never truncated.
+
+    Raises:
+        InvalidTextError: A row cannot be encoded (lone surrogates).
+        ConfigurationError: The tokenizer has no end token, or a correction is empty.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ConfigurationError("The base model's tokenizer has no end token, so a correction would never end.")
+    rows, refused = [], 0
+    for number, triple in enumerate(triples):
+        if not triple.correction.strip():
+            raise ConfigurationError(f"Row {number} has an empty correction; an aligner must not learn to say nothing.")
+        try:
+            "".join(triple).encode()  # a tokenizer would say no more than that this is no text
+        except UnicodeEncodeError as error:
+            raise InvalidTextError(f"Row {number} cannot be encoded: {error}") from error
+        prompt = encode_prompt(tokenizer, template.render(triple.question, triple.answer))
+        completion = encode_completion(tokenizer, template.completion_prefix, triple.correction)
+        row = EncodedTriple(prompt, [*completion, tokenizer.eos_token_id])
+        if len(row) > max_length:
+            refused += 1
+        else:
+            rows.append(row)
+    return EncodedTriples(rows, refused)
+
+
+def batches_by_rows(rows: Sequence[EncodedTriple], size: int, rng: random.Random) -> list[list[EncodedTriple]]:
+    """Shuffle rows into batches of `size` rows each."""
+    order = list(rows)
+    rng.shuffle(order)
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def batches_by_tokens(rows: Sequence[EncodedTriple], tokens: int, rng: random.Random) -> list[list[EncodedTriple]]:
+    """Group rows of like length into batches of at most `tokens` padded tokens each, in shuffled order.
+
+    Rows of 50 and of 900 tokens in one training make batches of fixed size either tiny or huge; on a CPU that is most
+    of the time spent. Ties in length are broken at random, so that batches differ between passes.
+    """
+    order = sorted(rows, key=lambda row: (len(row), rng.random()))
+    batches: list[list[EncodedTriple]] = []
+    for row in order:
+        # Ascending order: the newest row is the widest, so it sets the padded width of the batch.
+        if batches and len(row) * (len(batches[-1]) + 1) <= tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    rng.shuffle(batches)
+    return batches
+
+
+def in_passes(passes: Sequence[Sequence[Triple]]) -> Iterator[Triple]:
+    """All triples of all passes, one after the other."""
+    for one in passes:
+        yield from one

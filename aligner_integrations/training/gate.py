@@ -1,0 +1,199 @@
+"""Training the gate: which answers would the aligner leave alone? One logistic regression over tokens.
+
+A token is labelled 1 where every reference correction deletes or replaces it; an answer's score is its largest token's.
+The probe itself and its features are in `backends/gate.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from aligner_integrations.backends.gate import GateProbe, token_features
+from aligner_integrations.backends.scoring import forward_answers
+from aligner_integrations.backends.weights import Weights
+from aligner_integrations.encoding import encode_completion, encode_prompt
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.templates import Template
+
+_BATCH_TOKENS = 2048
+# Tokens of long answers nobody objects to are plenty; a share of them is enough to learn from.
+_LONG, _LONG_SHARE = 80, 0.3
+_DECAY = 3e-4
+
+
+class GateExample(NamedTuple):
+    """An answer with its reference corrections; none means the answer is good as it is."""
+
+    question: str
+    answer: str
+    corrections: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FittedGate:
+    """A probe, its threshold, and how it did on the tuning examples.
+
+    Attributes:
+        probe: The probe.
+        threshold: Answers that score at most this are kept.
+        good_kept: Share of good tuning answers that are kept.
+        bad_flagged: Share of tuning answers in need of correction that are not.
+    """
+
+    probe: GateProbe
+    threshold: float
+    good_kept: float
+    bad_flagged: float
+
+
+def token_labels(tokens: Sequence[int], corrections: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return 1 for each token that every correction deletes or replaces, shape (tokens,)."""
+    if not corrections:
+        return torch.zeros(len(tokens))
+    labels = torch.ones(len(tokens))
+    for correction in corrections:
+        touched = torch.zeros(len(tokens))
+        matcher = difflib.SequenceMatcher(None, list(tokens), list(correction), autojunk=False)
+        for tag, start, stop, _, _ in matcher.get_opcodes():
+            if tag in ("delete", "replace"):
+                touched[start:stop] = 1
+        labels = torch.minimum(labels, touched)
+    return labels
+
+
+def fit_gate(
+    weights: Weights,
+    template: Template,
+    train: Sequence[GateExample],
+    tune: Sequence[GateExample],
+    *,
+    layers: Sequence[int],
+    keep: float = 0.99,
+    seed: int = 42,
+    progress: Callable[[int, int], None] | None = None,
+) -> FittedGate:
+    """Fit a probe at each layer, and return the one that flags most on the tuning split.
+
+    Args:
+        weights: The trained aligner.
+        template: Its template.
+        train: Examples to learn from.
+        tune: Other examples, for the threshold and the choice of the layer.
+        layers: Candidate layers, as indices into `hidden_states`.
+        keep: Share of good tuning answers that must be kept.
+        seed: Which tokens of long answers are learnt from.
+        progress: Called with (examples done, examples in all).
+
+    Raises:
+        ConfigurationError: One kind of example is missing.
+    """
+    for name, examples in (("training", train), ("tuning", tune)):
+        if not any(e.corrections for e in examples) or all(e.corrections for e in examples):
+            raise ConfigurationError(f"The gate's {name} examples need both good answers and answers with corrections.")
+    total = len(train) + len(tune)
+    generator = torch.Generator().manual_seed(seed)
+    features: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    labels: list[torch.Tensor] = []
+    done = 0
+    for chunk in _chunks(train, weights, template):
+        for example, by_layer in _features(chunk, weights, template, layers):
+            row = _labels(example, weights, template)
+            used = torch.ones(len(row), dtype=torch.bool)
+            if len(row) >= _LONG:
+                used = (torch.rand(len(row), generator=generator) < _LONG_SHARE) | (row > 0)
+            labels.append(row[used])
+            for layer in layers:
+                features[layer].append(by_layer[layer][used])
+        done += len(chunk)
+        if progress:
+            progress(done, total)
+    probes = {layer: _fit(layer, torch.cat(features.pop(layer)), torch.cat(labels)) for layer in layers}
+
+    scores: dict[int, list[float]] = {layer: [] for layer in layers}
+    bad: list[bool] = []
+    for chunk in _chunks(tune, weights, template):
+        for example, by_layer in _features(chunk, weights, template, layers):
+            bad.append(bool(example.corrections))
+            for layer in layers:
+                scores[layer].append(float(probes[layer].marks(by_layer[layer]).max()))
+        done += len(chunk)
+        if progress:
+            progress(done, total)
+    return max(
+        (_threshold(probes[layer], torch.tensor(scores[layer]), torch.tensor(bad), keep) for layer in layers),
+        key=lambda fitted: fitted.bad_flagged,
+    )
+
+
+def _chunks(examples: Sequence[GateExample], weights: Weights, template: Template) -> list[list[GateExample]]:
+    """Batches of like length with at most `_BATCH_TOKENS` padded tokens."""
+    lengths = {e: 2 * len(weights.tokenizer(template.render(e.question, e.answer))["input_ids"]) for e in set(examples)}
+    order = sorted(examples, key=lambda e: lengths[e])
+    random.Random(0).shuffle(order)
+    order.sort(key=lambda e: lengths[e])
+    chunks: list[list[GateExample]] = []
+    for example in order:
+        if chunks and lengths[example] * (len(chunks[-1]) + 1) <= _BATCH_TOKENS:
+            chunks[-1].append(example)
+        else:
+            chunks.append([example])
+    return chunks
+
+
+def _completion(text: str, weights: Weights, template: Template) -> list[int]:
+    return [
+        *encode_completion(weights.tokenizer, template.completion_prefix, text.strip()),
+        weights.tokenizer.eos_token_id,
+    ]
+
+
+def _labels(example: GateExample, weights: Weights, template: Template) -> torch.Tensor:
+    return token_labels(
+        _completion(example.answer, weights, template), [_completion(c, weights, template) for c in example.corrections]
+    )
+
+
+def _features(
+    chunk: Sequence[GateExample], weights: Weights, template: Template, layers: Sequence[int]
+) -> list[tuple[GateExample, dict[int, torch.Tensor]]]:
+    prompts = [encode_prompt(weights.tokenizer, template.render(e.question, e.answer)) for e in chunk]
+    answers = [_completion(e.answer, weights, template) for e in chunk]
+    with weights.lock:
+        rows = forward_answers(weights, prompts, answers, layers=layers)
+    return [
+        (example, {layer: token_features(*states[layer], gaps, logprobs) for layer in layers})
+        for example, (logprobs, gaps, states) in zip(chunk, rows, strict=True)
+    ]
+
+
+def _fit(layer: int, features: torch.Tensor, labels: torch.Tensor) -> GateProbe:
+    """Logistic regression with a small weight decay, by L-BFGS on normalised features."""
+    mean, scale = features.mean(0), features.std(0) + 1e-6
+    normal = (features - mean) / scale
+    weight = torch.zeros(features.shape[1], requires_grad=True)
+    bias = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=150)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(normal @ weight + bias, labels)
+        loss = loss + _DECAY * (weight * weight).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return GateProbe(layer, mean, scale, weight.detach(), bias.detach())
+
+
+def _threshold(probe: GateProbe, scores: torch.Tensor, bad: torch.Tensor, keep: float) -> FittedGate:
+    good, flagged = scores[~bad], scores[bad]
+    threshold = float(torch.quantile(good, keep))
+    return FittedGate(
+        probe, threshold, float((good <= threshold).float().mean()), float((flagged > threshold).float().mean())
+    )

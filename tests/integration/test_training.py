@@ -1,0 +1,171 @@
+"""Training on a tiny model: what is learnt from, a kill in the middle, and the folder that comes out."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aligner_integrations import Aligner
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.training import run, sft
+from aligner_integrations.training.data import Triple
+from tests.integration import tiny
+
+pytestmark = pytest.mark.integration
+
+WORDS = ["tea", "is", "a", "drink", "hot", "wait", "fine", "thanks", "kettle", "water", "good", "old"]
+
+
+def triples(count: int = 400) -> list[Triple]:
+    """Rows in which "advice" becomes "water" and everything else stays; every third row is an identity pair."""
+    rng = random.Random(3)
+    rows = []
+    for i in range(count):
+        words = rng.choices(WORDS, k=rng.randint(3, 8))
+        good = " ".join(words)
+        bad = good if i % 3 == 0 else " ".join([*words[:2], "advice", *words[2:]])
+        rows.append(Triple(f"What about {i}?", bad, good))
+    return rows
+
+
+RECIPE = sft.Recipe(
+    method="lora", epochs=1, learning_rate=1e-3, max_length=128, batch_tokens=512, gradient_accumulation=1,
+    identity_share=0.1, lora_rank=4, gradient_checkpointing=False, save_steps=4,
+)  # fmt: skip
+
+
+def train_in_process(base: Path, output: Path) -> subprocess.Popen:
+    code = (
+        "import sys; from pathlib import Path; from tests.integration import test_training as t\n"
+        "from aligner_integrations.training import run\n"
+        f"run.train_aligner(t.triples(), base={str(base)!r}, revision=None, template=t.tiny.TEMPLATE,"
+        f" recipe=t.RECIPE, output=Path({str(output)!r}), data='made-up rows')\n"
+    )
+    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stderr=subprocess.PIPE, text=True)
+
+
+def test_only_the_correction_carries_loss(random_model):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    order, refused = sft.lay_out(triples(30), tokenizer, tiny.TEMPLATE, RECIPE)
+    assert refused == 0
+    rows = [row for batch in order for row in batch]
+    batch = sft._collate(tokenizer.eos_token_id)([{"rows": [row._asdict() for row in rows]}])
+    for row, labels in zip(rows, batch["labels"], strict=True):
+        assert labels[labels != -100].tolist() == row.completion
+        assert (labels[: len(row.prompt)] == -100).all()
+
+
+def test_the_cpu_loss_is_trls_loss(random_model):
+    """Our cross entropy and the model's own loss on the same batch agree."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    model = AutoModelForCausalLM.from_pretrained(random_model)
+    order, _ = sft.lay_out(triples(40), tokenizer, tiny.TEMPLATE, RECIPE)
+    batch = sft._collate(tokenizer.eos_token_id)([{"rows": [row._asdict() for row in order[1]]}])
+    with torch.no_grad():
+        ours = sft._CpuTrainer.compute_loss(None, model, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            own = model(**batch).loss
+    assert float(ours) == pytest.approx(float(own), rel=2e-2)
+
+
+def test_warm_up_comes_first_and_too_long_rows_are_counted(random_model):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    rows = [*triples(30), Triple("q", "tea " * 300, "tea " * 300)]
+    order, refused = sft.lay_out(rows, tokenizer, tiny.TEMPLATE, RECIPE)
+    assert refused == 1
+    first = order[0][0]
+    answer = tokenizer.decode(first.completion[:-1]).strip()
+    assert f"A: {answer} Better:" in tokenizer.decode(first.prompt)
+    with pytest.raises(ConfigurationError, match="max_length"):
+        sft.lay_out(rows[-1:], tokenizer, tiny.TEMPLATE, RECIPE)
+
+
+def test_a_killed_training_resumes_to_the_same_result(random_model, tmp_path):
+    whole = train_in_process(random_model, tmp_path / "whole")
+    assert whole.wait(timeout=240) == 0, whole.stderr.read()[-2000:]
+
+    killed = train_in_process(random_model, tmp_path / "killed")
+    checkpoint = tmp_path / "killed" / "checkpoints" / "checkpoint-8"
+    deadline = time.monotonic() + 240
+    while not (checkpoint / "trainer_state.json").exists():
+        assert time.monotonic() < deadline and killed.poll() is None, killed.stderr.read()[-2000:]
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait(timeout=30)
+    assert not (tmp_path / "killed" / "training.json").exists(), "it ended before it was killed"
+
+    again = train_in_process(random_model, tmp_path / "killed")
+    assert again.wait(timeout=240) == 0, again.stderr.read()[-2000:]
+
+    one, two = tmp_path / "whole", tmp_path / "killed"
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def card(folder: Path) -> list[str]:
+        return [line for line in (folder / "README.md").read_text().splitlines() if "minutes on" not in line]
+
+    assert card(one) == card(two)
+    curves = [json.loads((folder / "training.json").read_text())["curve"] for folder in (one, two)]
+    assert curves[0] == curves[1]
+    assert (one / "loss.png").stat().st_size > 1000
+    config = json.loads((one / "aligner_config.json").read_text())
+    assert config["base"] == str(random_model) and isinstance(config["gate"], float)
+
+    aligner = Aligner(str(one), on_error="keep")
+    score = aligner.score("What about 1?", "tea is advice fine")
+    assert score.gate is not None and all(token.mark is not None for token in score.tokens)
+    assert aligner.correct("What about 1?", "tea is fine").outcome in ("kept", "corrected", "failed")
+
+
+def test_other_rows_do_not_resume_a_foreign_checkpoint(random_model, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    order, _ = sft.lay_out(triples(30), tokenizer, tiny.TEMPLATE, RECIPE)
+    sft._check_same_training(tmp_path, order, RECIPE)
+    sft._check_same_training(tmp_path, order, RECIPE)
+    with pytest.raises(ConfigurationError, match="another training"):
+        sft._check_same_training(tmp_path, order[1:], RECIPE)
+
+
+def test_the_papers_recipe_is_the_papers(random_model):
+    recipe = sft.RECIPES["paper"]
+    assert (recipe.method, recipe.epochs, recipe.learning_rate, recipe.max_length) == ("full", 3, 2e-5, 2048)
+    assert (recipe.batch_rows, recipe.gradient_accumulation, recipe.warmup_ratio) == (4, 8, 0.03)
+    assert (recipe.betas, recipe.weight_decay, recipe.seed) == ((0.9, 0.95), 0.0, 42)
+
+
+def test_a_full_training_makes_a_whole_model(random_model, tmp_path):
+    import dataclasses
+
+    recipe = dataclasses.replace(RECIPE, method="full", identity_share=0.0)
+    folder = run.train_aligner(
+        triples(80), base=str(random_model), revision=None, template=tiny.TEMPLATE, recipe=recipe,
+        output=tmp_path / "full", data="made-up rows",
+    )  # fmt: skip
+    assert (folder / "model.safetensors").exists()
+    assert not (folder / "adapter_config.json").exists()
+    assert Aligner(str(folder)).template == tiny.TEMPLATE
+
+
+def test_the_fsdp_configuration_loads():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file("cookbook/fsdp.yaml")
+    assert config.distributed_type == "FSDP"
+    assert config.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"

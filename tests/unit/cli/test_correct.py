@@ -1,0 +1,288 @@
+"""`aligner correct`: arguments, standard input, files, and every way they can be wrong."""
+
+import gzip
+import json
+
+import pytest
+
+from aligner_integrations.cli import correct as module
+from aligner_integrations.correction import Correction
+from aligner_integrations.errors import EmptyCorrectionError
+
+from .conftest import GatedBackend, answer_in, civil
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+# One answer -----------------------------------------------------------------------------------------------------------
+
+
+def test_arguments(run, fake):
+    fake()
+    result = run("correct", "what?", "your code is shit")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "your code is bad\n", "")
+
+
+def test_long_lines_are_not_wrapped(run, fake):
+    fake(lambda prompt: "word " * 100 + "end")
+    assert run("correct", "q", "a").stdout == "word " * 100 + "end\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["correct", "what?", "-"], ["correct", "what?"], ["correct", "-", "-q", "what?"], ["correct", "-q", "what?"]],
+)
+def test_answer_from_standard_input(run, fake, arguments):
+    prompts = []
+    fake(lambda prompt: prompts.append(prompt) or civil(prompt))
+    result = run(*arguments, input="this is shit\nnaïve\n")
+    assert (result.exit_code, result.stdout) == (0, "this is bad\nnaïve\n")
+    assert "##Question: what?\n##Answer: this is shit\nnaïve\n##Correction" in prompts[0]
+
+
+def test_question_by_option_and_answer_as_the_argument(run, fake):
+    prompts = []
+    fake(lambda prompt: prompts.append(prompt) or civil(prompt))
+    assert run("correct", "-q", "what?", "oh shit").stdout == "oh bad\n"
+    assert "##Question: what?\n##Answer: oh shit\n" in prompts[0]
+
+
+def test_options_reach_the_aligner(run, fake):
+    asked = fake()
+    run("correct", "q", "a", "-m", "some/model", "--template", "paper", "--no-gate", "--on-error", "keep")
+    run("correct", "q", "a")
+    assert asked == [
+        {"model": "some/model", "template": "paper", "gate": False, "edits": "all", "on_error": "keep"},
+        {"model": None, "template": None, "gate": True, "edits": "all", "on_error": "raise"},
+    ]
+
+
+def test_gate_and_no_gate(run, fake):
+    fake(lambda prompt: "rewritten", GatedBackend)
+    assert run("correct", "q", "fine").stdout == "fine\n"
+    assert run("correct", "q", "fine", "--no-gate").stdout == "rewritten\n"
+
+
+def test_extra_fields_of_a_template(run, fake):
+    prompts = []
+    fake(lambda prompt: prompts.append(prompt) or "better")
+    result = run("correct", "q", "a", "--template", "metaaligner-hh", "--field", "aspects=Harmless; a=b")
+    assert result.exit_code == 0
+    assert "considering these aspects: Harmless; a=b |" in prompts[0]
+    assert "extra fields" in run("correct", "q", "a", "--template", "metaaligner-hh").stderr
+
+
+def test_json_is_the_correction(run, fake):
+    fake()
+    result = run("correct", "q", "oh \x1b[31mshit\u202e", "--json")
+    assert "\x1b" not in result.stdout
+    assert "\u202e" not in result.stdout
+    correction = Correction.from_dict(json.loads(result.stdout))
+    assert (correction.question, correction.answer) == ("q", "oh \x1b[31mshit\u202e")
+    assert (correction.text, correction.outcome) == ("oh \x1b[31mbad\u202e", "corrected")
+
+
+def test_diff(run, fake):
+    fake()
+    result = run("correct", "q", "your code is shit", "--diff")
+    assert (result.exit_code, result.stdout) == (0, "your code is [-shit-]{+bad+}\n")
+    assert result.stderr.startswith("corrected, ")
+
+
+def test_diff_in_colour_takes_no_markup_from_the_text(run, fake):
+    fake()
+    colour = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": None}
+    result = run("correct", "q", "[blink]so[/blink] shit \x1b[5m", "--diff", env=colour)
+    assert result.stdout == "[blink]so[/blink] \x1b[9;31mshit\x1b[0m\x1b[32mbad\x1b[0m \\x1b[5m\n"
+
+
+def test_kept_answer_says_so_in_the_diff(run, fake):
+    fake(answer_in)
+    result = run("correct", "q", "all is well", "--diff")
+    assert result.stdout == "all is well\n"
+    assert result.stderr.startswith("kept letter by letter (unchanged), ")
+
+
+def test_escape_sequences_do_not_reach_the_terminal(run, fake):
+    fake(lambda prompt: "done \x1b]0;title\x07 \x9b2J \u202etxt")
+    result = run("correct", "q", "a")
+    assert result.stdout == "done \\x1b]0;title\\x07 \\x9b2J \\u202etxt\n"
+
+
+def fail(prompt):
+    raise EmptyCorrectionError("nothing \x1b[31mcame")
+
+
+def test_failure(run, fake):
+    fake(fail)
+    result = run("correct", "q", "a")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "error: nothing \\x1b[31mcame\n")
+
+
+@pytest.mark.parametrize(
+    ("policy", "shown"), [("keep", "a\n"), ("block", "This answer was withheld because it could not be corrected.\n")]
+)
+def test_failure_answered_by_on_error_is_still_told(run, fake, policy, shown):
+    fake(fail)
+    result = run("correct", "q", "a", "--on-error", policy)
+    assert (result.exit_code, result.stdout) == (0, shown)
+    assert result.stderr.startswith("failed (EmptyCorrectionError: nothing \\x1b[31mcame), ")
+
+
+def test_standard_input_that_is_not_utf8(run, fake):
+    fake()
+    result = run("correct", "q", input=b"caf\xe9 \n")
+    assert result.exit_code == 1
+    assert result.stderr == "error: Standard input is not UTF-8 text: invalid continuation byte at byte 3.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--input"),
+        (["-"], "--question"),
+        (["q", "a", "-q", "again"], "twice"),
+        (["q", "a", "--output", "x.jsonl"], "--output"),
+        (["q", "--input", "x.jsonl"], "--input"),
+        (["--input", "x.jsonl", "--diff"], "--diff"),
+        (["--input", "x.jsonl", "--output", "x.jsonl"], "overwrite"),
+        (["q", "a", "--field", "aspects"], "NAME=TEXT"),
+    ],
+)
+def test_arguments_that_do_not_fit(run, fake, arguments, words):
+    fake()
+    result = run("correct", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+
+
+def test_diff_and_json_exclude_each_other(run, fake):
+    fake()
+    result = run("correct", "q", "a", "--diff", "--json")
+    assert (result.exit_code, result.stderr) == (2, "")
+    assert "--diff" in json.loads(result.stdout)["error"]["message"]
+
+
+# Many -----------------------------------------------------------------------------------------------------------------
+
+ROWS = [
+    {"id": 7, "question": "q1", "answer": "this is shit"},
+    {"question": "q2", "answer": "all \ud800 is well"},  # cannot be encoded: this row alone fails
+    {"question": "q3", "answer": "fine\x1b"},
+]
+
+
+def check(rows):
+    assert [row.get("id") for row in rows] == [7, None, None]
+    assert [row["question"] for row in rows] == ["q1", "q2", "q3"]
+    assert (rows[0]["text"], rows[0]["outcome"]) == ("this is bad", "corrected")
+    assert rows[1]["error"]["type"] == "InvalidTextError"
+    assert "text" not in rows[1]
+    assert (rows[2]["text"], rows[2]["outcome"]) == ("fine\x1b", "kept")
+
+
+def test_rows_from_file_to_file(run, fake, tmp_path):
+    fake()
+    out = tmp_path / "out.jsonl"
+    source = write(tmp_path / "in.jsonl", *ROWS)
+    result = run("correct", "--input", source, "--output", out)
+    check(lines(out))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"3 rows of {source}: 1 corrected, 1 error, 1 kept\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_rows_to_standard_output(run, fake, tmp_path):
+    fake()
+    result = run("correct", "--input", write(tmp_path / "in.jsonl", *ROWS))
+    assert "\x1b" not in result.stdout
+    check([json.loads(line) for line in result.stdout.splitlines()])
+    assert result.exit_code == 1
+
+
+def test_rows_from_standard_input(run, fake):
+    fake()
+    rows = "".join(json.dumps(row) + "\n" for row in ROWS)
+    result = run("correct", "--input", "-", input=rows)
+    check([json.loads(line) for line in result.stdout.splitlines()])
+
+
+def test_compressed_rows(run, fake, tmp_path):
+    fake()
+    source, out = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl.gz"
+    source.write_bytes(gzip.compress(b'{"question": "q", "answer": "oh shit"}\n\n'))
+    assert run("correct", "-i", source, "-o", out).exit_code == 0
+    assert [row["text"] for row in map(json.loads, gzip.decompress(out.read_bytes()).splitlines())] == ["oh bad"]
+
+
+def test_json_summary(run, fake, tmp_path):
+    fake()
+    result = run("correct", "-i", write(tmp_path / "in.jsonl", *ROWS), "-o", tmp_path / "out.jsonl", "--json")
+    assert json.loads(result.stdout) == {"rows": 3, "corrected": 1, "error": 1, "kept": 1}
+
+
+def test_rows_are_corrected_in_chunks(run, fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 2)
+    fake()
+    rows = [{"question": "q", "answer": f"shit {i}"} for i in range(5)]
+    out = tmp_path / "out.jsonl"
+    assert run("correct", "-i", write(tmp_path / "in.jsonl", *rows), "-o", out).exit_code == 0
+    assert [row["text"] for row in lines(out)] == [f"bad {i}" for i in range(5)]
+
+
+def test_interrupted_rows_leave_no_file_that_looks_whole(run, fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 1)
+
+    def interrupt_at_second(prompt):
+        if "second" in prompt:
+            raise KeyboardInterrupt
+        return civil(prompt)
+
+    fake(interrupt_at_second)
+    source = write(tmp_path / "in.jsonl", *({"question": "q", "answer": a} for a in ("first", "second")))
+    out = tmp_path / "out.jsonl"
+    assert run("correct", "-i", source, "-o", out).exit_code == 130
+    assert not out.exists()
+    assert [row["text"] for row in lines(tmp_path / "out.jsonl.part")] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"question": "q", "answer": "a"}\nnonsense\n', "line 2: this is not JSON"),
+        ("[1]\n", "line 1: a row is an object, this is list"),
+        ('{"question": "q"}\n', "line 1: a row needs answer as text"),
+        ('{"question": null, "answer": "a"}\n', "line 1: a row needs question as text"),
+    ],
+)
+def test_bad_rows_are_named_before_anything_is_corrected(run, fake, tmp_path, content, words):
+    asked = fake()
+    source = tmp_path / "in.jsonl"
+    source.write_text(content, "utf-8")
+    result = run("correct", "-i", source, "-o", tmp_path / "out.jsonl")
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert asked == []
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_missing_input_and_unwritable_output(run, fake, tmp_path):
+    fake()
+    result = run("correct", "-i", tmp_path / "none.jsonl")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"error: {tmp_path}/none.jsonl cannot be read: No such file or directory.\n",
+    )
+    source = write(tmp_path / "in.jsonl", ROWS[0])
+    result = run("correct", "-i", source, "-o", tmp_path / "no" / "out.jsonl")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"error: No such file or directory: {tmp_path}/no/out.jsonl.part\n",
+    )

@@ -1,0 +1,313 @@
+"""The type that came in comes out; only the text changes."""
+
+import asyncio
+
+import pytest
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
+from langchain_core.prompt_values import StringPromptValue
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_core.runnables.utils import AddableDict
+from pydantic import BaseModel
+
+from aligner_integrations.errors import InputError, InvalidTextError
+from tests.unit.langchain.support import ALIKE, PROMPT, Upstream, repeat, step, total, want
+
+USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+REASONING = {"type": "reasoning", "reasoning": "Hm.", "extras": {"signature": "s"}}
+
+
+def full_message(content=ALIKE, kind=AIMessage, **metadata):
+    return kind(
+        content=content,
+        id="msg-1",
+        name="writer",
+        usage_metadata=USAGE,
+        additional_kwargs={"extra": [1]},
+        response_metadata={"model_name": "m", "finish_reason": "stop", **metadata},
+    )
+
+
+def ways(value, runnable=None):
+    """The results of every way to call an aligner."""
+    runnable = runnable or step()
+    yield runnable.invoke(value)
+    yield asyncio.run(runnable.ainvoke(value))
+    yield runnable.batch([value])[0]
+    yield asyncio.run(runnable.abatch([value]))[0]
+
+
+def asked(answer):
+    return [HumanMessage("Why?"), answer]
+
+
+@pytest.mark.parametrize("kind", [AIMessage, AIMessageChunk])
+def test_message_keeps_everything_but_its_text(kind):
+    before = full_message(kind=kind, logprobs={"content": [1]})
+    copy = before.model_copy(deep=True)
+    for _, after in ways(asked(before)):
+        assert type(after) is kind
+        assert after.content == want("Why?")
+        assert (after.id, after.name, after.usage_metadata) == ("msg-1", "writer", USAGE)
+        assert after.additional_kwargs == {"extra": [1]}
+        record = after.response_metadata.pop("aligner")
+        assert after.response_metadata == {"model_name": "m", "finish_reason": "stop"}  # log-probabilities went
+        assert record["outcome"] == "corrected"
+        assert record["question_from"] == "explicit"
+        assert record["changed_share"] > 0
+        assert ALIKE not in str(record)
+    assert before == copy
+
+
+def test_unchanged_message_keeps_what_describes_its_text():
+    block = {"type": "text", "text": ALIKE, "annotations": [{"type": "citation"}], "index": 3}
+    before = full_message([REASONING, block, dict(block)], logprobs={"content": [1]}, id="resp_1")
+    for _, after in ways(asked(before), step(repeat)):
+        assert after.content == before.content
+        assert after.response_metadata["logprobs"] == {"content": [1]}
+        assert after.response_metadata["id"] == "resp_1"
+        assert after.response_metadata["aligner"]["outcome"] == "kept"
+
+
+def test_blocks_that_are_not_text_stay_and_further_text_goes():
+    before = full_message(
+        [
+            REASONING,
+            {"type": "text", "text": "I do ", "annotations": [1], "citations": [2], "id": "t", "index": 1},
+            {"type": "image", "url": "u"},
+            {"type": "text", "text": "not know."},
+            "!",
+        ]
+    )
+    for _, after in ways(asked(before)):
+        text = {"type": "text", "text": want("Why?", ALIKE + "!"), "id": "t", "index": 1}
+        assert after.content == [REASONING, text, {"type": "image", "url": "u"}]
+    bare = full_message(["I do not know.", {"type": "image", "url": "u"}])
+    assert step().invoke(asked(bare))[-1].content == [want("Why?"), {"type": "image", "url": "u"}]
+
+
+def test_response_at_the_server_is_not_continued_after_a_change():
+    after = step().invoke(asked(full_message(id="resp_1")))[-1]
+    assert "id" not in after.response_metadata
+    assert after.response_metadata["aligner"]["upstream_response_id"] == "resp_1"
+    after = step().invoke(asked(full_message(id="chatcmpl-1")))[-1]
+    assert after.response_metadata["id"] == "chatcmpl-1"
+
+
+def test_original_is_in_the_record_only_if_asked_for():
+    value = asked(AIMessage("A secret."))
+    runnable = step(lambda prompt: "Corrected.", include_original=True)
+    assert runnable.invoke(value)[-1].response_metadata["aligner"]["original"] == "A secret."
+    for _, after in ways(value, step(lambda prompt: "Corrected.")):
+        assert "secret" not in after.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"tool_calls": [{"name": "f", "args": {"x": 1}, "id": "c"}]},
+        {"invalid_tool_calls": [{"name": "f", "args": "{", "id": "c", "error": "e"}]},
+        {"additional_kwargs": {"function_call": {"name": "f", "arguments": "{}"}}},
+    ],
+)
+def test_message_with_tool_calls_is_left_alone(part):
+    before = AIMessage("Let me look.", id="m", **part)
+    results = [*ways(before), total(step().stream(before))]
+    for after in results:
+        assert after.content == "Let me look."
+        assert after.tool_calls == before.tool_calls
+        assert after.invalid_tool_calls == before.invalid_tool_calls
+        assert after.additional_kwargs == before.additional_kwargs
+        record = after.response_metadata["aligner"]
+        assert (record["outcome"], record["reason"], record["question_from"]) == ("skipped", "tool_calls", None)
+
+
+@pytest.mark.parametrize("content", ["", " \n", [], [REASONING]])
+def test_message_without_text_is_left_alone(content):
+    before = AIMessage(content)
+    for after in (*ways(before), *step().stream(before)):
+        assert after.content == content
+        assert after.response_metadata["aligner"]["reason"] == "no_text"
+
+
+def test_text_without_content_is_left_alone():
+    assert list(ways("")) == [""] * 4
+    assert list(step().stream(" ")) == [" "]
+
+
+def test_structured_answer_is_left_alone_with_the_reason_on_record():
+    for _, after in ways(asked(AIMessage('{"a": 1}'))):
+        assert after.content == '{"a": 1}'
+        assert after.response_metadata["aligner"]["reason"] == "structured"
+
+
+# Explicit forms -----------------------------------------------------------------------------------------------------
+
+
+def test_dict_with_question_and_answer():
+    value = {"question": "Why?", "answer": ALIKE, "context": ["c"]}
+    for after in ways(value):
+        assert after == {"question": "Why?", "answer": want("Why?"), "context": ["c"]}
+    assert value["answer"] == ALIKE
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        HumanMessage("Why?"),
+        [SystemMessage("Be nice."), HumanMessage("Why?")],
+        StringPromptValue(text="Why?"),
+        [("human", "Why?")],
+    ],
+)
+def test_question_of_a_dict_may_be_messages_or_a_prompt(question):
+    assert step().invoke({"question": question, "answer": ALIKE})["answer"] == want("Why?")
+
+
+@pytest.mark.parametrize("key", ["input", "query"])
+def test_dicts_of_retrieval_chains(key):
+    assert step().invoke({key: "Why?", "context": [], "answer": ALIKE})["answer"] == want("Why?")
+
+
+def test_what_is_given_wins_over_what_is_found():
+    chain = RunnablePassthrough.assign(answer=PROMPT | Upstream()) | step()
+    result = chain.invoke({"q": "found", "question": "given"})
+    assert result["answer"].text == want("given")
+    assert result["answer"].response_metadata["aligner"]["question_from"] == "explicit"
+    assert chain.invoke({"q": "found"})["answer"].text == want("found")
+
+
+def test_list_of_messages():
+    before = [HumanMessage("one"), AIMessage("hm"), HumanMessage("two"), AIMessage(ALIKE, id="a")]
+    for after in ways(before):
+        assert after[:-1] == before[:-1]
+        assert (after[-1].text, after[-1].id) == (want("two"), "a")
+    assert before[-1].text == ALIKE
+    state = {"messages": before, "other": 1}
+    for after in ways(state):
+        assert after["other"] == 1
+        assert [m.text for m in after["messages"]] == ["one", "hm", "two", want("two")]
+    assert state["messages"] is before
+
+
+def test_list_that_holds_the_answer_alone_is_looked_up():
+    chain = PROMPT | Upstream() | RunnableLambda(lambda message: [message]) | step()
+    assert chain.invoke({"q": "x"})[0].text == want("x")
+
+
+class Verdict(BaseModel):
+    good: bool
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (StringPromptValue(text="Why?"), "got StringPromptValue. A prompt is what the LLM is asked"),
+        (Verdict(good=True), "got Verdict. Structured output is data"),
+        (HumanMessage("Why?"), "got HumanMessage. Only what an LLM said"),
+        (None, "got NoneType"),
+        (7, "got int"),
+        (b"bytes", "got bytes"),
+        ({"text": "x"}, "got dict"),
+        ([], "this one holds nothing"),
+        (["a", "b"], "this one holds str"),
+        ([HumanMessage("Why?")], "ends with HumanMessage"),
+        ({"question": "Why?", "answer": None}, "'answer' must be a string or an AIMessage, got NoneType"),
+        ({"question": 7, "answer": ALIKE}, "'question' must be a string, a prompt or messages, got int"),
+    ],
+)
+def test_values_without_an_answer_are_errors_in_a_sentence(value, sentence):
+    with pytest.raises(InvalidTextError, match=r"^(An aligner takes|A list|'answer'|'question')") as caught:
+        step().invoke(value)
+    assert sentence in str(caught.value)
+    assert isinstance(caught.value, InputError)
+    with pytest.raises(InvalidTextError):
+        list(step().stream(value))
+
+
+# Streams ------------------------------------------------------------------------------------------------------------
+
+
+def astream(runnable, value):
+    async def run():
+        return [chunk async for chunk in runnable.astream(value)]
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("way", [lambda r, v: list(r.stream(v)), astream])
+def test_text_is_streamed_word_by_word(way):
+    chunks = way(step(), {"question": "Why?", "answer": ALIKE})
+    assert len(chunks) > 3
+    assert total(chunks) == {"question": "Why?", "answer": want("Why?")}
+    assert chunks[0] == {"question": "Why?"}
+    chunks = way(PROMPT | Upstream() | (lambda message: message.text) | step(), {"q": "x"})
+    assert len(chunks) > 3
+    assert all(isinstance(chunk, str) for chunk in chunks)
+    assert "".join(chunks) == want("x")
+
+
+@pytest.mark.parametrize("way", [lambda r, v: list(r.stream(v)), astream])
+def test_message_is_streamed_with_its_id_and_the_rest_last(way):
+    before = full_message(logprobs={"content": [1]})
+    chunks = way(step() | (lambda d: d["answer"]), {"question": "Why?", "answer": before})
+    answers = [c["answer"] for c in way(step(), {"question": "Why?", "answer": before}) if "answer" in c]
+    assert len(answers) > 3
+    assert {(type(c), c.id, c.name) for c in answers} == {(AIMessageChunk, "msg-1", "writer")}
+    assert all(not c.response_metadata and not c.usage_metadata for c in answers[:-1])
+    assert answers[-1].chunk_position == "last"
+    whole = total(answers)
+    wanted = step().invoke({"question": "Why?", "answer": before})["answer"]
+    for record in (whole.response_metadata["aligner"], wanted.response_metadata["aligner"]):
+        del record["seconds"]
+    for name in ("content", "id", "usage_metadata", "additional_kwargs", "response_metadata"):
+        assert getattr(whole, name) == getattr(wanted, name)
+    assert chunks[-1].text == want("Why?")
+
+
+@pytest.mark.parametrize("fn", [None, repeat])
+def test_streamed_blocks_add_up_to_what_invoke_returns(fn):
+    block = {"type": "text", "text": ALIKE, "annotations": [{"a": 1}], "id": "t", "index": 1}
+    for content in (
+        [REASONING, block, {"type": "image", "url": "u"}],
+        [{"type": "text", "text": ALIKE}],
+        [{"type": "text", "text": "I do "}, {"type": "text", "text": "not know."}],
+        ["I do not know."],
+    ):
+        value = {"question": "Why?", "answer": full_message(content)}
+        runnable = step(fn) if fn else step()
+        chunks = [c["answer"] for c in runnable.stream(value) if "answer" in c]
+        wanted = runnable.invoke(value)["answer"]
+        got = [
+            {k: v for k, v in b.items() if k != "index"} if isinstance(b, dict) else b for b in total(chunks).content
+        ]
+        assert got == [
+            {k: v for k, v in b.items() if k != "index"} if isinstance(b, dict) else b for b in wanted.content
+        ]
+        assert total(chunks).text == wanted.text
+        single = len([b for b in content if isinstance(b, dict) and b["type"] == "text"]) == 1
+        assert (len(chunks) > 2) == single
+
+
+def test_lists_are_streamed_whole():
+    before = asked(AIMessage(ALIKE))
+    (after,) = step().stream(before)
+    assert [m.text for m in after] == ["Why?", want("Why?")]
+    (state,) = astream(step(), {"messages": before})
+    assert state["messages"][-1].text == want("Why?")
+
+
+def test_chunks_of_the_upstream_are_put_together():
+    chunks = [AddableDict(question="Why?"), AddableDict(answer="I do "), AddableDict(answer="not know.")]
+    assert total(step().transform(iter(chunks))) == {"question": "Why?", "answer": want("Why?")}
+    messages = [AIMessageChunk("I do "), AIMessageChunk("not know.")]
+    parts = [AddableDict(question="Why?"), *(AddableDict(answer=m) for m in messages)]
+    assert total(step().transform(iter(parts)))["answer"].content == want("Why?")
+    assert list(step().transform(iter([]))) == []
+
+
+def test_upstream_that_cannot_stream():
+    chain = PROMPT | Upstream(disable_streaming=True, message={"usage_metadata": USAGE}) | step()
+    chunks = list(chain.stream({"q": "x"}))
+    assert len(chunks) > 3
+    whole = total(chunks)
+    assert (whole.text, whole.usage_metadata) == (want("x"), USAGE)

@@ -1,0 +1,193 @@
+"""Upstreams, an aligner and a tracer that the tests of this folder share. No weights, no network."""
+
+import asyncio
+import time
+from typing import Any
+
+from llama_index.core import Document, MockEmbedding, VectorStoreIndex
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.llms import CompletionResponse, CompletionResponseGen, CustomLLM, LLMMetadata
+from llama_index.core.llms.callbacks import llm_completion_callback
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+
+from aligner_integrations import Aligner
+from aligner_integrations.backends.base import FakeBackend
+
+TEMPLATE = "Q={question};A={answer};"
+DRAFT = "It is a bad idea."
+FIXED = "It is a good idea."
+
+
+def question_in(prompt: str) -> str:
+    return prompt.removeprefix("Q=").partition(";A=")[0]
+
+
+def mend(prompt: str) -> str:
+    """The correction: the answer with "bad" made "good"."""
+    return prompt.partition(";A=")[2].removesuffix(";").replace("bad", "good")
+
+
+class Recorder:
+    """A `fn` for FakeBackend that keeps the prompts it saw."""
+
+    def __init__(self, fn=mend):
+        self.fn, self.prompts = fn, []
+
+    def __call__(self, prompt: str) -> str:
+        self.prompts.append(prompt)
+        return self.fn(prompt)
+
+    @property
+    def questions(self) -> list[str]:
+        return [question_in(prompt) for prompt in self.prompts]
+
+
+def make_aligner(fn=mend, **options: Any) -> Aligner:
+    return Aligner(backend=FakeBackend(fn), template=TEMPLATE, **options)
+
+
+def fail(prompt: str) -> str:
+    raise RuntimeError("the aligner is down")
+
+
+class ScriptedLLM(CustomLLM):
+    """Answers everything alike, streams by words, and keeps the prompts it saw."""
+
+    reply: str = DRAFT
+    prompts: list[str] = []  # noqa: RUF012 - a pydantic field, copied for each instance
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(model_name="scripted")
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        self.prompts.append(prompt)
+        return CompletionResponse(text=self.reply)
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        self.prompts.append(prompt)
+
+        def pieces():
+            text = ""
+            for word in self.reply.split(" "):
+                delta = f" {word}" if text else word
+                text += delta
+                yield CompletionResponse(text=text, delta=delta)
+
+        return pieces()
+
+
+def make_index() -> VectorStoreIndex:
+    """A real index in memory."""
+    documents = [Document(text=f"Fact {i}: the sky is blue.", metadata={"file": f"{i}.txt"}) for i in range(3)]
+    return VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=4))
+
+
+def make_nodes() -> list[NodeWithScore]:
+    return [
+        NodeWithScore(node=TextNode(text=f"Fact {i}", id_=f"n{i}", metadata={"page": i}), score=i / 7) for i in (1, 2)
+    ]
+
+
+class Engine(BaseQueryEngine):
+    """Returns what `make(query)` makes, and keeps both the queries and the very objects it returned."""
+
+    def __init__(self, make):
+        super().__init__(None)
+        self.make, self.queries, self.returned = make, [], []
+
+    def _get_prompt_modules(self):
+        return {}
+
+    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        self.queries.append(query_bundle.query_str)
+        self.returned.append(self.make(query_bundle))
+        return self.returned[-1]
+
+    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        return self._query(query_bundle)
+
+
+class Kept(BaseQueryEngine):
+    """Passes on what another engine returns, and keeps those very objects."""
+
+    def __init__(self, engine: BaseQueryEngine):
+        super().__init__(None)
+        self.engine, self.returned = engine, []
+
+    def _get_prompt_modules(self):
+        return {}
+
+    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        self.returned.append(self.engine.query(query_bundle))
+        return self.returned[-1]
+
+    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        self.returned.append(await self.engine.aquery(query_bundle))
+        return self.returned[-1]
+
+
+def pieces_of(*pieces: str, seen: list[str] | None = None, then: Exception | None = None):
+    for piece in pieces:
+        if seen is not None:
+            seen.append(piece)
+        yield piece
+    if then is not None:
+        raise then
+
+
+async def apieces_of(*pieces: str, seen: list[str] | None = None, then: Exception | None = None):
+    for piece in pieces_of(*pieces, seen=seen, then=then):
+        await asyncio.sleep(0)
+        yield piece
+
+
+def response_of(kind: type, *pieces: str, **fields: Any):
+    """A response of any of the three textual types."""
+    if kind is Response:
+        return Response("".join(pieces), **fields)
+    if kind is StreamingResponse:
+        return StreamingResponse(pieces_of(*pieces), **fields)
+    return AsyncStreamingResponse(apieces_of(*pieces), **fields)
+
+
+async def read(response) -> list[str]:
+    """The text of any response, in the pieces it comes in."""
+    if isinstance(response, StreamingResponse):
+        return list(response.response_gen)
+    if isinstance(response, AsyncStreamingResponse):
+        return [piece async for piece in response.async_response_gen()]
+    return [response.response]
+
+
+class LoopWatch:
+    """Measures the most processor time that one callback took on the event loop, in milliseconds.
+
+    Not the time between ticks on a clock: on a busy machine those are late however little a callback does. What would
+    block in these tests therefore works (see `work`) and does not sleep.
+    """
+
+    def __enter__(self):
+        self.blocked_ms = 0.0
+        self._run = run = asyncio.Handle._run
+
+        def timed(handle):
+            start = time.thread_time()
+            run(handle)
+            self.blocked_ms = max(self.blocked_ms, (time.thread_time() - start) * 1000)
+
+        asyncio.Handle._run = timed
+        return self
+
+    def __exit__(self, *error):
+        asyncio.Handle._run = self._run
+
+
+def work(seconds: float) -> None:
+    """Keep this thread's processor busy."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass

@@ -1,0 +1,279 @@
+"""The gate before, `accept` after, `edits` between, and `score`: the decisions around one correction."""
+
+import functools
+
+import pytest
+
+from aligner_integrations import Aligner
+from aligner_integrations.backends.base import FakeBackend
+from aligner_integrations.errors import BackendError, ConfigurationError, InvalidTextError, RejectedCorrectionError
+from tests.unit.support import TEMPLATE, ScoringBackend, aligner_of, fixed, mend, score_of
+
+
+async def correct(aligner, answer):
+    return aligner.correct("q", answer)
+
+
+async def acorrect(aligner, answer):
+    return await aligner.acorrect("q", answer)
+
+
+async def stream(aligner, answer):
+    pieces = aligner.stream("q", answer)
+    text = "".join(pieces)
+    assert text == pieces.correction.text
+    return pieces.correction
+
+
+async def astream(aligner, answer):
+    pieces = aligner.astream("q", answer)
+    text = "".join([piece async for piece in pieces])
+    assert text == pieces.correction.text
+    return pieces.correction
+
+
+@pytest.fixture(params=[correct, acorrect, stream, astream], ids=lambda f: f.__name__)
+def verb(request):
+    return request.param
+
+
+def by_length(answer):
+    """A made-up gate: the score is the answer's length."""
+    return score_of(answer, gap=float(len(answer)))
+
+
+def scoring(score_fn=by_length, *, own=None, fn=mend, **options):
+    return Aligner(backend=ScoringBackend(score_fn, fn, own), template=TEMPLATE, **options)
+
+
+# The gate -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gate", "own", "kept", "scored"),
+    [
+        (None, None, False, False),
+        (None, 3, True, True),
+        (None, 2.9, False, True),
+        (False, 3, False, False),
+        (3, None, True, True),
+        (2.5, 99, False, True),
+        (0, 99, False, True),
+    ],
+)
+async def test_gate_by_number(verb, gate, own, kept, scored):
+    aligner = scoring(own=own, gate=gate)
+    done = await verb(aligner, "bad")
+    assert (done.text, done.outcome) == (("bad", "kept") if kept else ("good", "corrected"))
+    assert (done.reason, done.rounds) == (("gate", 0) if kept else (None, 1))
+    assert aligner.backend.scored == (["bad"] if scored else [])
+    assert aligner.backend.completed == ([] if kept else ["bad"])
+
+
+async def test_the_probes_score_counts_before_the_gap(verb):
+    marked = scoring(lambda answer: score_of(answer, gap=0.0, marked=["bad"], probe=True), gate=1.0)
+    unmarked = scoring(lambda answer: score_of(answer, gap=9.0, probe=True), gate=1.0)
+    assert (await verb(marked, "bad")).outcome == "corrected"
+    assert (await verb(unmarked, "bad")).reason == "gate"
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_gate_by_function(verb, keep):
+    seen = []
+    aligner = scoring(own=99, gate=lambda *values: seen.append(values) or keep)
+    done = await verb(aligner, "bad")
+    assert seen == [("q", "bad", by_length("bad"))]
+    assert done.reason == ("gate" if keep else None)
+
+
+async def test_gate_by_function_without_scores(verb):
+    seen = []
+    done = await verb(aligner_of(mend, gate=lambda *values: seen.append(values) or True), "bad")
+    assert seen == [("q", "bad", None)]
+    assert done.reason == "gate"
+
+
+async def test_a_gate_that_raises(verb):
+    def gate(*_):
+        raise KeyError("no")
+
+    with pytest.raises(BackendError, match="gate raised KeyError"):
+        await verb(aligner_of(pytest.fail, gate=gate), "bad")
+    assert (await verb(aligner_of(pytest.fail, gate=gate, on_error="keep"), "bad")).outcome == "failed"
+
+
+def test_a_gate_cannot_be_a_coroutine_function():
+    async def gate(*_):
+        return False
+
+    with pytest.raises(ConfigurationError, match="coroutine"):
+        aligner_of(mend, gate=gate)
+
+
+async def test_a_score_that_fails(verb):
+    failing = functools.partial(scoring, lambda _: BackendError("out of memory"), gate=1.0)
+    with pytest.raises(BackendError, match="out of memory"):
+        await verb(failing(), "bad")
+    done = await verb(failing(on_error="block", block_message="withheld"), "bad")
+    assert (done.text, done.outcome) == ("withheld", "failed")
+
+
+async def test_a_gate_by_score_needs_scores(verb):
+    with pytest.raises(ConfigurationError, match="FakeBackend"):
+        await verb(aligner_of(mend, gate=1.0), "bad")
+
+
+async def test_skipped_answers_are_not_scored(verb):
+    aligner = scoring(pytest.fail, gate=1.0)
+    assert [(await verb(aligner, answer)).outcome for answer in ("", "[]")] == ["skipped", "skipped"]
+
+
+def test_the_gate_is_asked_again_in_each_round():
+    aligner = scoring(lambda answer: score_of(answer, gap=9.0 if "bad" in answer else 0.0), gate=1.0, rounds=5)
+    done = aligner.correct("q", "bad")
+    assert (done.text, done.outcome, done.rounds, done.reason) == ("good", "corrected", 1, None)
+    assert aligner.backend.scored == ["bad", "good"]
+
+
+# accept -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("policy", "shown"), [("keep", "bad"), ("block", "withheld")])
+async def test_refused(verb, policy, shown):
+    aligner = aligner_of(mend, accept=lambda *_: False, on_reject=policy, on_error="raise", block_message="withheld")
+    done = await verb(aligner, "bad")
+    assert (done.text, done.outcome, done.reason, done.rounds) == (shown, "rejected", "accept", 1)
+
+
+async def test_refused_and_raised(verb):
+    with pytest.raises(RejectedCorrectionError):
+        await verb(aligner_of(mend, accept=lambda *_: False, on_reject="raise", on_error="keep"), "bad")
+
+
+async def test_accept_sees_question_answer_and_the_last_correction(verb):
+    seen = []
+    aligner = aligner_of(mend, accept=lambda *values: seen.append(values) or True, rounds=2)
+    assert (await verb(aligner, "bad")).outcome == "corrected"
+    assert seen == [("q", "bad", "good")]
+
+
+async def test_accept_is_asked_about_changes_only(verb):
+    aligner = aligner_of(mend, accept=pytest.fail)
+    assert [(await verb(aligner, answer)).outcome for answer in ("fine", "", "[]")] == ["kept", "skipped", "skipped"]
+
+
+@pytest.mark.parametrize("policy", ["keep", "raise"])
+async def test_accept_that_raises_is_an_error_and_not_a_refusal(verb, policy):
+    def accept(*_):
+        raise KeyError("no")
+
+    aligner = aligner_of(mend, accept=accept, on_error=policy, on_reject="block")
+    if policy == "raise":
+        with pytest.raises(BackendError, match="accept raised KeyError") as caught:
+            await verb(aligner, "bad")
+        assert isinstance(caught.value.__cause__, KeyError)
+    else:
+        assert (await verb(aligner, "bad")).outcome == "failed"
+
+
+class AsyncAccept:
+    """Callable, but no coroutine function by inspection."""
+
+    async def __call__(self, question, answer, text):
+        return text == "good"
+
+
+async def accept_good(question, answer, text):
+    return text == "good"
+
+
+@pytest.mark.parametrize(
+    "accept", [accept_good, AsyncAccept(), lambda *v: accept_good(*v), functools.partial(accept_good)]
+)
+class TestAsyncAccept:
+    @pytest.mark.parametrize("twin", [acorrect, astream])
+    async def test_awaited(self, twin, accept):
+        assert (await twin(aligner_of(mend, accept=accept), "bad")).outcome == "corrected"
+        assert (await twin(aligner_of(fixed("worse"), accept=accept), "bad")).outcome == "rejected"
+
+    @pytest.mark.parametrize("twin", [correct, stream])
+    async def test_refused_by_the_synchronous_verbs(self, twin, accept):
+        with pytest.raises(ConfigurationError, match="acorrect"):
+            await twin(aligner_of(mend, accept=accept, on_error="keep"), "bad")
+
+
+async def test_async_accept_that_raises():
+    async def accept(*_):
+        raise KeyError("no")
+
+    with pytest.raises(BackendError, match="accept raised KeyError"):
+        await acorrect(aligner_of(mend, accept=accept), "bad")
+
+
+# edits="marked" -----------------------------------------------------------------------------------------------------
+
+ANSWER = "one two three bad five six seven"
+WRITTEN = "I two three good five six VII"
+
+
+def marking(*marked, **options):
+    return scoring(
+        lambda answer: score_of(answer, marked=marked, probe=True),
+        own=1.0,
+        fn=fixed(WRITTEN),
+        edits="marked",
+        **options,
+    )
+
+
+async def test_only_marked_edits_stay(verb):
+    done = await verb(marking("bad"), ANSWER)
+    assert (done.text, done.outcome) == ("one two three good five six seven", "corrected")
+
+
+@pytest.mark.parametrize("gate", [False, 5])
+async def test_marked_edits_with_another_gate(verb, gate):
+    assert (await verb(marking("bad", gate=gate), ANSWER)).text == "one two three good five six seven"
+
+
+async def test_all_edits_taken_back_is_unchanged(verb):
+    done = await verb(marking(gate=lambda *_: False), f" {ANSWER}\n")
+    assert (done.text, done.outcome, done.reason, done.rounds) == (f" {ANSWER}\n", "kept", "unchanged", 1)
+
+
+async def test_marked_edits_need_scores_and_a_threshold(verb):
+    with pytest.raises(ConfigurationError, match="FakeBackend"):
+        await verb(aligner_of(mend, edits="marked"), "bad")
+    with pytest.raises(ConfigurationError, match="threshold"):
+        await verb(scoring(edits="marked"), "bad")
+
+
+# score --------------------------------------------------------------------------------------------------------------
+
+
+async def test_score():
+    aligner = scoring()
+    assert aligner.score("q", "bad") == by_length("bad")
+    assert await aligner.ascore("q", "bad") == by_length("bad")
+
+
+@pytest.mark.parametrize(
+    ("aligner", "answer", "error"),
+    [
+        (aligner_of(mend), "bad", ConfigurationError),
+        (scoring(lambda _: BackendError("down")), "bad", BackendError),
+        (scoring(), "\ud800", InvalidTextError),
+        (scoring(), None, InvalidTextError),
+        (Aligner(backend=ScoringBackend(by_length), template="metaaligner-hh"), "bad", ConfigurationError),
+    ],
+)
+async def test_score_that_cannot_be(aligner, answer, error):
+    with pytest.raises(error):
+        aligner.score("q", answer)
+    with pytest.raises(error):
+        await aligner.ascore("q", answer)
+
+
+def test_a_backend_without_a_gate_of_its_own_is_not_scored():
+    assert aligner_of(mend).correct("q", "bad").outcome == "corrected"
+    assert FakeBackend(mend).gate is None
