@@ -26,7 +26,7 @@ from aligner_integrations.cli.console import (
 from aligner_integrations.cli.options import Edits, JsonOption, ModelOption, OnError, TemplateOption
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError, InvalidTextError
-from aligner_integrations.evaluation.rows import parse_jsonl, read_jsonl
+from aligner_integrations.jsonl import parse_jsonl, read_jsonl
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner

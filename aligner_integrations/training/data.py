@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aligner_integrations.encoding import encode_completion, encode_prompt
 from aligner_integrations.errors import ConfigurationError, InvalidTextError, MissingDependencyError
+from aligner_integrations.jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from aligner_integrations.templates import Template
+
+FILE_KINDS = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class Triple(NamedTuple):
@@ -48,50 +51,78 @@ class EncodedTriples:
 
 
 def read_triples(source: str | Path, *, split: str = "train") -> list[Triple]:
-    """Read triples from JSONL (also .gz), Parquet, a folder of either, or a data set on the Hub.
+    """Read triples from JSON Lines (also .gz), Parquet, a folder of these, or a data set on the Hub.
 
     Rows are `{"question", "answer", "correction"}`, or preference pairs `{"prompt", "chosen", "rejected"}`, of which
     the rejected answer is the answer and the chosen one its correction (paper, table 3).
 
     Args:
         source: A path, or a Hub id such as `aligner/aligner-20K`.
-        split: Split to read.
+        split: Split of a Hub data set.
 
     Raises:
-        ConfigurationError: There is no such file, or a row has neither form; the message names the row.
-        MissingDependencyError: `datasets` is not installed.
+        ConfigurationError: There is no such source, or a row has neither form; the message names the row.
+        MissingDependencyError: What reads this kind of source is not installed.
     """
+    path = Path(source)
+    if not path.exists():
+        return [_triple(row, f"{source}, row {number}") for number, row in enumerate(_hub_rows(str(source), split))]
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith(FILE_KINDS))
+    if not files:
+        raise ConfigurationError(f"{path} holds no {', '.join(FILE_KINDS)} file to train on.")
+    triples = [_triple(row, place) for file in files for place, row in _file_rows(file)]
+    if not triples:
+        raise ConfigurationError(f"{path} holds no rows to train on.")
+    return triples
+
+
+def _file_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (place for messages, row)."""
+    if not file.name.endswith(FILE_KINDS):
+        raise ConfigurationError(f"{file} is no {', '.join(FILE_KINDS)} file, so it cannot be trained on.")
+    if file.name.endswith(".parquet"):
+        yield from _parquet_rows(file)
+    else:
+        for number, row in read_jsonl(file):
+            yield f"{file}, line {number}", row
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError("Reading Parquet needs: pip install 'aligner-integrations[train]'") from error
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches():
+                for row in batch.to_pylist():
+                    yield f"{file}, row {number}", row
+                    number += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ConfigurationError(f"{file} cannot be read as Parquet: {error}") from error
+
+
+def _hub_rows(name: str, split: str) -> Iterable[Mapping[str, Any]]:
     try:
         import datasets
     except ImportError as error:
         raise MissingDependencyError(
-            "Reading training data needs: pip install 'aligner-integrations[train]'"
+            "Reading a data set from the Hub needs: pip install 'aligner-integrations[train]'"
         ) from error
-    path = Path(source)
-    if path.exists():
-        files = sorted(str(p) for p in path.iterdir()) if path.is_dir() else [str(path)]
-        files = [f for f in files if f.endswith((".jsonl", ".jsonl.gz", ".json", ".parquet"))]
-        if not files:
-            raise ConfigurationError(f"{path} holds no .jsonl, .jsonl.gz, .json or .parquet file to train on.")
-        kind = "parquet" if files[0].endswith(".parquet") else "json"
-        try:
-            table = datasets.load_dataset(kind, data_files={split: files}, split=split)
-        except Exception as error:  # its own kinds, and those of the readers below it
-            cause = error.__cause__ or error
-            raise ConfigurationError(
-                f"{path} cannot be read as {kind} rows: {type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
-            ) from error
-    else:
-        try:
-            table = datasets.load_dataset(str(source), split=split)
-        except Exception as error:
-            raise ConfigurationError(
-                f"{str(source)!r} is neither a file here nor a data set that could be read from the Hub: {error}"
-            ) from error
-    return [_triple(row, number) for number, row in enumerate(table)]
+    try:
+        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, split=split)
+    except Exception as error:  # its own kinds, and those of the readers below it
+        raise ConfigurationError(
+            f"{name!r} is neither a file here nor a data set that could be read from the Hub: {error}"
+        ) from error
+    return rows
 
 
-def _triple(row: Mapping[str, Any], number: int) -> Triple:
+def _triple(row: Mapping[str, Any], place: str) -> Triple:
     if {"question", "answer", "correction"} <= row.keys():
         values = [row["question"], row["answer"], row["correction"]]
     elif {"chosen", "rejected"} <= row.keys():
@@ -99,11 +130,11 @@ def _triple(row: Mapping[str, Any], number: int) -> Triple:
         values = [_last_text(prompt), _last_text(row["rejected"]), _last_text(row["chosen"])]
     else:
         raise ConfigurationError(
-            f"Row {number} has the columns {sorted(row)}; a row needs question, answer and correction, "
+            f"{place}: it has the columns {sorted(row)}; a row needs question, answer and correction, "
             "or prompt, chosen and rejected."
         )
     if not all(isinstance(value, str) for value in values):
-        raise ConfigurationError(f"Row {number} holds something other than text in its question, answer or correction.")
+        raise ConfigurationError(f"{place}: its question, answer or correction is not text.")
     return Triple(*values)
 
 
@@ -171,9 +202,3 @@ def batches_by_tokens(rows: Sequence[EncodedTriple], tokens: int, rng: random.Ra
             batches.append([row])
     rng.shuffle(batches)
     return batches
-
-
-def in_passes(passes: Sequence[Sequence[Triple]]) -> Iterator[Triple]:
-    """All triples of all passes, one after the other."""
-    for one in passes:
-        yield from one

@@ -20,7 +20,8 @@ from typing import Any
 from better_profanity import profanity
 
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.evaluation.rows import Row, read_jsonl
+from aligner_integrations.evaluation.rows import Row
+from aligner_integrations.jsonl import read_jsonl
 from aligner_integrations.training.data import Triple
 from aligner_integrations.training.gate import GateExample
 
@@ -191,11 +192,11 @@ class Mixture:
         mixed: Good answers with a rude sentence in them.
     """
 
-    rude: int = 8000
-    passage_sentences: int = 3500
+    rude: int = 9500
+    passage_sentences: int = 4500
     civil: int = 1000
-    gsm8k: int = 450
-    mixed: int = 800
+    gsm8k: int = 500
+    mixed: int = 900
 
 
 def training_triples(train: Split, seed: int, mixture: Mixture = Mixture()) -> list[Triple]:
@@ -223,9 +224,9 @@ def _passages(rng: random.Random, pairs: list[tuple[Rude, list[str]]]) -> list[T
         part = [order.pop() for _ in range(min(len(order), rng.randint(2, 5)))]
         answer, correction = [], []
         for rude, refs in part:
-            reference = rng.choice(refs)
-            answer.append(rude.toxic if rng.random() < 0.6 else reference)
-            correction.append(reference)
+            is_rude = rng.random() < 0.6
+            correction.append(refs[0] if is_rude else rng.choice(refs))
+            answer.append(rude.toxic if is_rude else correction[-1])
         rows.append(Triple(rng.choice(QUESTIONS), " ".join(answer), " ".join(correction)))
     return rows
 

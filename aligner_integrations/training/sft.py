@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -106,13 +108,14 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """What happened in a training: counts, seconds over all resumed runs, and (step, loss, learning rate) points."""
+    """What happened in a training: counts, seconds over all resumed runs, where, and (step, loss, learning rate) points."""
 
     rows: int
     refused: int
     steps: int
     tokens: int
     seconds: float
+    machine: str
     curve: list[tuple[int, float, float]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -273,7 +276,8 @@ def train(
             remove_unused_columns=False,
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
-            logging_steps=5,
+            # No interval of the curve may span a checkpoint: a resumed run has forgotten the losses before it.
+            logging_steps=math.gcd(recipe.save_steps, 10),
             save_steps=recipe.save_steps,
             save_total_limit=2,
             report_to=[],
@@ -288,9 +292,19 @@ def train(
         steps=trainer.state.global_step,
         tokens=sum(len(row) for batch in order for row in batch),
         seconds=round(clock.seconds, 1),
+        machine=_machine(),
         curve=log,
     )
     return trainer.accelerator.unwrap_model(trainer.model), report
+
+
+def _machine() -> str:
+    """Say what the training ran on, for the card."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    if torch.backends.mps.is_available():
+        return "an Apple GPU"
+    return f"{os.cpu_count()} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _check_same_training(folder: Path, order: list[list[EncodedTriple]], recipe: Recipe) -> None:

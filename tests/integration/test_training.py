@@ -42,14 +42,33 @@ RECIPE = sft.Recipe(
 )  # fmt: skip
 
 
-def train_in_process(base: Path, output: Path) -> subprocess.Popen:
-    code = (
+class Training:
+    """A training in a process of its own; what it says on stderr goes into a file."""
+
+    def __init__(self, base: Path, output: Path) -> None:
+        self.said = output.with_suffix(".log")
+        with self.said.open("w") as log:
+            self.process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code(base, output)], stderr=log)
+
+    def wait(self) -> None:
+        assert self.process.wait(timeout=240) == 0, self.said.read_text()[-2000:]
+
+    def kill_after(self, file: Path) -> None:
+        deadline = time.monotonic() + 240
+        while not file.exists():
+            assert time.monotonic() < deadline and self.process.poll() is None, self.said.read_text()[-2000:]
+            time.sleep(0.02)
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=30)
+
+
+def code(base: Path, output: Path) -> str:
+    return (
         "import sys; from pathlib import Path; from tests.integration import test_training as t\n"
         "from aligner_integrations.training import run\n"
         f"run.train_aligner(t.triples(), base={str(base)!r}, revision=None, template=t.tiny.TEMPLATE,"
         f" recipe=t.RECIPE, output=Path({str(output)!r}), data='made-up rows')\n"
     )
-    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stderr=subprocess.PIPE, text=True)
 
 
 def test_only_the_correction_carries_loss(random_model):
@@ -95,21 +114,12 @@ def test_warm_up_comes_first_and_too_long_rows_are_counted(random_model):
 
 
 def test_a_killed_training_resumes_to_the_same_result(random_model, tmp_path):
-    whole = train_in_process(random_model, tmp_path / "whole")
-    assert whole.wait(timeout=240) == 0, whole.stderr.read()[-2000:]
+    Training(random_model, tmp_path / "whole").wait()
 
-    killed = train_in_process(random_model, tmp_path / "killed")
-    checkpoint = tmp_path / "killed" / "checkpoints" / "checkpoint-8"
-    deadline = time.monotonic() + 240
-    while not (checkpoint / "trainer_state.json").exists():
-        assert time.monotonic() < deadline and killed.poll() is None, killed.stderr.read()[-2000:]
-        time.sleep(0.02)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait(timeout=30)
-    assert not (tmp_path / "killed" / "training.json").exists(), "it ended before it was killed"
-
-    again = train_in_process(random_model, tmp_path / "killed")
-    assert again.wait(timeout=240) == 0, again.stderr.read()[-2000:]
+    killed = tmp_path / "killed"
+    Training(random_model, killed).kill_after(killed / "checkpoints" / "checkpoint-8" / "trainer_state.json")
+    assert not (killed / "training.json").exists(), "it ended before it was killed"
+    Training(random_model, killed).wait()
 
     one, two = tmp_path / "whole", tmp_path / "killed"
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.evaluation.rows import Row, parse_jsonl, read_jsonl, read_rows
+from aligner_integrations.evaluation.rows import Row, read_rows
+from aligner_integrations.jsonl import parse_jsonl, read_jsonl
 
 GOOD = {"kind": "good", "source": "oasst", "question": "q", "answer": "a", "note": "ignored"}
 RUDE = {"kind": "rude", "source": "p", "question": "q", "answer": "shit", "references": ["bad", "poor"]}

@@ -1,7 +1,10 @@
 import gzip
 import json
 import random
+import re
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +19,6 @@ from aligner_integrations.training.data import (
     batches_by_tokens,
     encode_triples,
     identity_pairs,
-    in_passes,
     read_triples,
 )
 from tests.unit.support import tiny_tokenizer
@@ -28,11 +30,6 @@ ROWS = [
 TRIPLES = [Triple("Is it?", "It is bad.", "It is good."), Triple("Ünï?", "a\nb", "a b")]
 TEMPLATE = Template("t", "Q {question} A {answer} E", completion_prefix=" ")
 TOKENIZER = tiny_tokenizer()
-
-
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 
 def lines(rows):
@@ -60,9 +57,7 @@ def write_gz(folder):
 
 
 def write_parquet(folder):
-    import datasets
-
-    datasets.Dataset.from_list(ROWS).to_parquet(folder / "rows.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), folder / "rows.parquet")
     return folder / "rows.parquet"
 
 
@@ -109,19 +104,19 @@ def test_preference_pairs(tmp_path, row):
     ("row", "named"),
     [
         ({"question": "q", "answer": "a"}, r"\['answer', 'question'\]"),
-        ({"question": "q", "answer": "a", "correction": None}, "other than text"),
-        ({"question": "q", "answer": 3, "correction": "c"}, "other than text"),
-        ({"chosen": "c", "rejected": "a"}, "other than text"),
-        ({"prompt": "q", "chosen": [], "rejected": "a"}, "other than text"),
+        ({"question": "q", "answer": "a", "correction": None}, "not text"),
+        ({"question": "q", "answer": 3, "correction": "c"}, "not text"),
+        ({"chosen": "c", "rejected": "a"}, "not text"),
+        ({"prompt": "q", "chosen": [], "rejected": "a"}, "not text"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, row, named):
-    with pytest.raises(ConfigurationError, match=f"Row 0 .*{named}"):
+    with pytest.raises(ConfigurationError, match=f"line 1: .*{named}"):
         read(tmp_path, row)
 
 
 def test_a_later_bad_row_is_named_by_its_number(tmp_path):
-    with pytest.raises(ConfigurationError, match="Row 1 "):
+    with pytest.raises(ConfigurationError, match="line 2: "):
         read(tmp_path, ROWS[0], {**ROWS[1], "answer": None})
 
 
@@ -133,11 +128,19 @@ def test_a_file_of_another_kind(tmp_path, name):
             read_triples(source)
 
 
-@pytest.mark.parametrize("content", ["{", "", "[1, 2]\n3\n"])
-def test_a_file_that_is_no_json_lines(tmp_path, content):
-    (tmp_path / "rows.jsonl").write_text(content)
-    with pytest.raises(ConfigurationError, match=r"rows\.jsonl"):
-        read_triples(tmp_path / "rows.jsonl")
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+@pytest.mark.parametrize("content", ["{", "", "[1, 2]\n3\n"], ids=["cut", "empty", "lists"])
+def test_a_file_that_is_not_what_it_is_called(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigurationError, match=re.escape(name)):
+        read_triples(tmp_path / name)
+
+
+def test_the_second_file_of_a_folder_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text(lines(ROWS))
+    (tmp_path / "b.jsonl").write_text(lines([*ROWS, {}]))
+    with pytest.raises(ConfigurationError, match=r"b\.jsonl, line 3"):
+        read_triples(tmp_path)
 
 
 def test_a_source_that_does_not_exist(tmp_path):
@@ -234,7 +237,3 @@ def test_batches_differ_between_passes_and_repeat_with_a_seed(batches):
     rows = rows_of([9] * 30)
     first, again, other = (batches(rows, 40, random.Random(seed)) for seed in (1, 1, 2))
     assert first == again != other
-
-
-def test_in_passes():
-    assert list(in_passes([TRIPLES, TRIPLES[:1]])) == [*TRIPLES, TRIPLES[0]]
