@@ -1,13 +1,11 @@
 """Reading the rows that quality is measured on."""
 
-import gzip
 import json
 
 import pytest
 
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.evaluation.rows import Row, read_rows
-from aligner_integrations.jsonl import parse_jsonl, read_jsonl
 
 GOOD = {"kind": "good", "source": "oasst", "question": "q", "answer": "a", "note": "ignored"}
 RUDE = {"kind": "rude", "source": "p", "question": "q", "answer": "shit", "references": ["bad", "poor"]}
@@ -50,27 +48,7 @@ def test_a_row_that_does_not_fit_is_named(tmp_path, row, words):
     assert words in str(caught.value)
 
 
-def test_files_that_cannot_be_read(tmp_path):
-    empty, latin, cut = tmp_path / "empty.jsonl", tmp_path / "latin.jsonl", tmp_path / "cut.jsonl.gz"
-    empty.write_text("\n")
-    latin.write_bytes(b'{"kind": "caf\xe9"}')
-    cut.write_bytes(gzip.compress(b"{}\n" * 1000)[:-10])
-    for path, words in (
-        (empty, "holds no rows"),
-        (latin, "not UTF-8 text"),
-        (tmp_path / "none.jsonl", "cannot be read: No such file"),
-        (tmp_path, "cannot be read: Is a directory"),
-    ):
-        with pytest.raises(ConfigurationError, match=words):
-            read_rows(path)
-    with pytest.raises(ConfigurationError, match="not a whole gzip file"):
-        list(read_jsonl(cut))
-    cut.write_bytes(b"plain")
-    with pytest.raises(ConfigurationError, match="not a whole gzip file"):
-        read_rows(cut)
-
-
-def test_lines_are_numbered_with_the_blank_ones():
-    assert list(parse_jsonl(["\n", '{"a": 1}\n'], "x")) == [(2, {"a": 1})]
-    with pytest.raises(ConfigurationError, match="x, line 1: this is not JSON"):
-        list(parse_jsonl(["[" * 100_000], "x"))
+def test_a_file_without_rows(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ConfigurationError, match="holds no rows"):
+        read_rows(tmp_path / "empty.jsonl")
