@@ -1,3 +1,5 @@
+import gzip
+
 """Reading the rows that quality is measured on."""
 
 import json
