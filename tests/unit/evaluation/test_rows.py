@@ -1,7 +1,6 @@
-import gzip
-
 """Reading the rows that quality is measured on."""
 
+import gzip
 import json
 
 import pytest
