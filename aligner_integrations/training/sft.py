@@ -123,6 +123,15 @@ class TrainingReport:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training gives: the model (a PeftModel with `method="lora"`), its weights in bfloat16, and the report."""
+
+    model: PreTrainedModel | PeftModel
+    state: dict[str, torch.Tensor]
+    report: TrainingReport
+
+
 def lay_out(
     triples: Sequence[Triple], tokenizer: PreTrainedTokenizerBase, template: Template, recipe: Recipe
 ) -> tuple[list[list[EncodedTriple]], int]:
@@ -219,8 +228,10 @@ def train(
     triples: Sequence[Triple],
     recipe: Recipe,
     folder: Path,
-) -> tuple[PreTrainedModel | PeftModel, TrainingReport]:
+) -> Trained:
     """Train an aligner; resumes from the newest checkpoint in `folder` if there is one.
+
+    Under `accelerate launch` every process calls this, and each gets the whole weights.
 
     Args:
         model: The base. With `method="lora"` it may be in bfloat16; the adapter is kept in float32.
@@ -229,9 +240,6 @@ def train(
         triples: Q-A-C rows.
         recipe: The hyper-parameters.
         folder: Where checkpoints go.
-
-    Returns:
-        The trained model (a PeftModel with `method="lora"`) and the report.
 
     Raises:
         ConfigurationError: Nothing to train on, or the folder belongs to another training.
@@ -295,7 +303,11 @@ def train(
         machine=_machine(),
         curve=log,
     )
-    return trainer.accelerator.unwrap_model(trainer.model), report
+    # FSDP shards the weights: they are gathered here, by all processes together. What is tied stays tied.
+    gathered: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model)
+    halves: dict[int, torch.Tensor] = {}
+    state = {name: halves.setdefault(tensor.data_ptr(), tensor.bfloat16()) for name, tensor in gathered.items()}
+    return Trained(trainer.accelerator.unwrap_model(trainer.model), state, report)
 
 
 def _machine() -> str:
