@@ -33,7 +33,7 @@ def aligner():
 
 
 @pytest.fixture(scope="module")
-def report(aligner):
+def report(aligner):  # some minutes on two cores
     return evaluate(aligner, read_rows(FIXTURE)).settings["aligner"]
 
 
@@ -111,6 +111,8 @@ def test_fifty_threads_and_ten_integrations_share_one_load(monkeypatch):
     assert len(civil) == 1 and "shit" not in civil.pop()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_batched_single_and_streamed_are_equal(aligner):
     rows = [r for r in read_rows(FIXTURE) if r.kind == "rude"]
     pairs = [(r.question, r.answer) for r in rows] + [(f"{r.question} Really?", r.answer) for r in rows[:40]]
