@@ -1,8 +1,8 @@
-"""Answers inside LangChain's values: which part is the answer, how its text is replaced, and how it is streamed.
+"""Answers inside LangChain's values: which part is the answer, and how its text is replaced.
 
 Only the text of an answer changes. Its type, id, name, usage, metadata, tool calls and blocks that are not text stay;
 what describes the old text (annotations, citations, log-probabilities) goes with it.
-What lives elsewhere: finding a question that is not part of the value (`upstream.py`).
+What lives elsewhere: finding a question that is not part of the value (`upstream.py`), and streams (`chunks.py`).
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, convert_to_messages
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables.utils import AddableDict
 from pydantic import BaseModel
 
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import InvalidTextError
 
 _QUESTION_KEYS = ("question", "input", "query")
+_ANSWER_KEYS = ("answer", "output", "result")  # of retrieval chains, agents, and older retrieval chains
 _OFFSETS = ("annotations", "citations")  # they point at characters of the old text
+_SCORES = ("logprobs", "logprobs_result", "avg_logprobs", "citation_metadata")  # they are about the old tokens
 _FORMS = (
-    "a string, an AIMessage, a list of messages that ends with an AIMessage, or a dict with 'answer' "
-    "(best with 'question' beside it) or 'messages'"
+    "a string, an AIMessage (or its {'role', 'content'} form, or its content blocks), a list of messages that ends with "
+    "an AIMessage, or a dict with 'answer', 'output' or 'result' (best with 'question' or 'input' beside it) or 'messages'"
 )
 
 Answer = str | AIMessage
@@ -82,6 +83,7 @@ class Incoming:
         put: Returns a copy of the value with another answer in place.
         key: The key of the answer in a dict whose parts can be streamed.
         whole: Whether the value can only be given out as a whole, because pieces of it would not add up.
+        data: Whether the answer is data for a program.
     """
 
     answer: Answer
@@ -89,47 +91,92 @@ class Incoming:
     put: Callable[[Answer], Any]
     key: str | None = None
     whole: bool = False
+    data: bool = False
 
 
-def read(value: Any) -> Incoming:
+def read(value: Any, name: str | None = None) -> Incoming:
     """Find the answer in a value, and the question if it is there too.
+
+    Args:
+        value: What reached the aligner.
+        name: A key that holds the question, if the caller knows one.
 
     Raises:
         InvalidTextError: A value in which no answer can be seen.
     """
-    if isinstance(value, str | AIMessage):
-        return Incoming(value, None, lambda answer: answer)
+    if (alone := _alone(value)) is not None:
+        return alone
     if isinstance(value, list):
-        messages, answer = _split(value)
-        return Incoming(answer, messages, lambda new: [*messages, new], whole=True)
-    if isinstance(value, dict) and "answer" in value:
-        answer = value["answer"]
-        if not isinstance(answer, str | AIMessage):
-            raise InvalidTextError(f"'answer' must be a string or an AIMessage, got {_kind(answer)}.")
-        return Incoming(answer, _beside(value), lambda new: _with(value, "answer", new), key="answer")
-    if isinstance(value, dict) and isinstance(value.get("messages"), list):
-        messages, answer = _split(value["messages"])
-        return Incoming(answer, messages, lambda new: _with(value, "messages", [*messages, new]), whole=True)
+        before, last = _split(value)
+        return Incoming(last.answer, before, lambda new: [*value[:-1], last.put(new)], whole=True)
+    if isinstance(value, dict):
+        if (key := next((key for key in _ANSWER_KEYS if key in value), None)) is not None:
+            if (inner := _alone(value[key])) is None:
+                raise InvalidTextError(f"{key!r} must be a string or an AIMessage, got {_kind(value[key])}.")
+            question = _beside(value, name)
+            return Incoming(inner.answer, question, lambda new: _with(value, key, inner.put(new)), key, inner.whole)
+        if isinstance(messages := value.get("messages"), list):
+            before, last = _split(messages)
+            put = last.put
+            return Incoming(
+                last.answer,
+                before,
+                lambda new: _with(value, "messages", [*messages[:-1], put(new)]),
+                whole=True,
+            )
+        if isinstance(raw := value.get("raw"), AIMessage) and "parsed" in value:  # with_structured_output(include_raw)
+            return Incoming(raw, None, lambda new: _with(value, "raw", new), whole=True, data=True)
     raise InvalidTextError(f"An aligner takes {_FORMS}; got {_kind(value)}.{_hint(value)}")
 
 
-def _split(messages: list[Any]) -> tuple[list[BaseMessage], AIMessage]:
-    if not messages or not all(isinstance(message, BaseMessage) for message in messages):
-        kinds = ", ".join(sorted({_kind(message) for message in messages})) or "nothing"
+def _alone(value: Any) -> Incoming | None:
+    """An answer that comes by itself; None if the value is something else."""
+    if isinstance(value, str | AIMessage):
+        return Incoming(value, None, lambda answer: answer)
+    if isinstance(value, list) and any(map(is_text, value)) and all(map(_is_block, value)):
+        return Incoming(AIMessage(value), None, lambda answer: _content(answer), whole=True)
+    if isinstance(value, dict | tuple) and _names_a_role(value):
+        message = _converted([value])[0]
+        if isinstance(message, AIMessage):
+            if isinstance(value, tuple):
+                return Incoming(message, None, lambda answer: (value[0], _content(answer)), whole=True)
+            return Incoming(message, None, lambda answer: {**value, "content": _content(answer)}, whole=True)
+    return None
+
+
+def _is_block(item: Any) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("type"), str) and "role" not in item
+
+
+def _content(answer: Answer) -> str | list[Any]:
+    return answer if isinstance(answer, str) else answer.content
+
+
+def _split(items: list[Any]) -> tuple[list[BaseMessage], Incoming]:
+    """The messages before the last one, and the last one as an answer."""
+    if not items or not all(map(_names_a_role, items)):
+        kinds = ", ".join(sorted({_kind(item) for item in items})) or "nothing"
         raise InvalidTextError(
             f"A list must hold messages and end with the AIMessage to correct; this one holds {kinds}."
         )
-    *before, last = messages
-    if not isinstance(last, AIMessage):
+    before, last = _converted(items[:-1]), _alone(items[-1])
+    if last is None:
         raise InvalidTextError(
-            f"A list of messages must end with the AIMessage to correct; this one ends with {_kind(last)}."
+            f"A list of messages must end with the AIMessage to correct; this one ends with {_kind(items[-1])}."
         )
     return before, last
 
 
-def _beside(value: dict[str, Any]) -> str | Sequence[BaseMessage] | None:
+def _converted(items: list[Any]) -> list[BaseMessage]:
+    try:
+        return convert_to_messages(items)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise InvalidTextError(f"These are no messages: {error}") from error
+
+
+def _beside(value: dict[str, Any], name: str | None) -> str | Sequence[BaseMessage] | None:
     """The question in a dict with an answer."""
-    key = next((key for key in _QUESTION_KEYS if key in value), None)
+    key = next((key for key in (name, *_QUESTION_KEYS) if key in value), None)
     if key is None:
         return None
     question = value[key]
@@ -166,7 +213,16 @@ def reason_to_leave(answer: Answer) -> str | None:
         raw = answer.additional_kwargs
         if answer.tool_calls or answer.invalid_tool_calls or raw.get("tool_calls") or raw.get("function_call"):
             return "tool_calls"
+        if raw.get("refusal") or answer.response_metadata.get("stop_reason") == "refusal" or _has_refusal(answer):
+            return "refusal"
+        if raw.get("parsed") is not None:
+            return "structured"
     return None if text_of(answer).strip() else "no_text"
+
+
+def _has_refusal(answer: AIMessage) -> bool:
+    blocks = answer.content if isinstance(answer.content, list) else ()
+    return any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
 
 
 # The corrected answer -----------------------------------------------------------------------------------------------
@@ -180,7 +236,10 @@ def with_correction(answer: Answer, correction: Correction, record: dict[str, An
     update: dict[str, Any] = {"response_metadata": metadata}
     if correction.changed:
         update["content"] = _replace(answer.content, correction.text)
-        metadata.pop("logprobs", None)
+        for key in _SCORES:
+            metadata.pop(key, None)
+        if isinstance(grounding := metadata.get("grounding_metadata"), dict):
+            metadata["grounding_metadata"] = {k: v for k, v in grounding.items() if k != "grounding_supports"}
         # ChatOpenAI(use_previous_response_id=True) would go on from the uncorrected text at the server.
         if str(metadata.get("id", "")).startswith("resp_"):
             record = {**record, "upstream_response_id": metadata.pop("id")}
@@ -195,7 +254,7 @@ def _replace(content: str | list[Any], text: str) -> str | list[Any]:
     blocks: list[Any] = []
     placed = False
     for block in content:
-        if not _is_text(block):
+        if not is_text(block):
             blocks.append(block)
         elif not placed:
             placed = True
@@ -203,122 +262,12 @@ def _replace(content: str | list[Any], text: str) -> str | list[Any]:
     return blocks
 
 
-def _is_text(block: Any) -> bool:
-    return isinstance(block, str) or (block.get("type") == "text" and isinstance(block.get("text"), str))
+def is_text(block: Any) -> bool:
+    """Return whether a content block is text."""
+    if isinstance(block, dict):
+        return block.get("type") == "text" and isinstance(block.get("text"), str)
+    return isinstance(block, str)
 
 
 def _without_offsets(block: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in block.items() if key not in _OFFSETS}
-
-
-# Streams ------------------------------------------------------------------------------------------------------------
-
-
-def join(chunks: Sequence[Any]) -> Any:
-    """Put the chunks of one value together; where that is impossible the last one counts, as in LangChain."""
-    first = chunks[0]
-    if len(chunks) == 1:
-        return first
-    if all(isinstance(chunk, str) for chunk in chunks):
-        return "".join(chunks)
-    if all(isinstance(chunk, AIMessageChunk) for chunk in chunks):
-        return first + chunks[1:]  # at once: adding one after the other takes quadratic time
-    if all(isinstance(chunk, AddableDict) for chunk in chunks):
-        parts: dict[str, list[Any]] = {}
-        for chunk in chunks:
-            for key, value in chunk.items():
-                parts.setdefault(key, []).append(value)
-        return AddableDict({key: join([v for v in values if v is not None] or [None]) for key, values in parts.items()})
-    if any(isinstance(chunk, BaseMessage | dict) for chunk in chunks):
-        return chunks[-1]  # adding messages gives a prompt template
-    try:
-        whole = first
-        for chunk in chunks[1:]:
-            whole = whole + chunk
-    except TypeError:
-        return chunks[-1]
-    return whole
-
-
-class ChunkWriter:
-    """Gives a value out piece by piece: text as it comes, everything else of the answer with the last chunk.
-
-    Adding up the chunks gives the corrected value. Lives for one stream.
-
-    Attributes:
-        live: Whether text can be given out before the aligner is done. Not if the text is spread over several blocks:
-            whether they stay is known at the end.
-    """
-
-    def __init__(self, value: Any, incoming: Incoming) -> None:
-        self._value = value
-        self._incoming = incoming
-        answer = incoming.answer
-        self._blocks = answer.content if isinstance(answer, AIMessage) and isinstance(answer.content, list) else None
-        texts = [place for place, block in enumerate(self._blocks or ()) if _is_text(block)]
-        self._place = texts[0] if texts else 0
-        single = len(texts) == 1 and self._blocks is not None and isinstance(self._blocks[self._place], dict)
-        self.live = not incoming.whole and (self._blocks is None or single)
-        self._begun = False
-
-    def piece(self, text: str) -> list[Any]:
-        """Return the chunks for a piece of text."""
-        answer = self._incoming.answer
-        if isinstance(answer, str):
-            return self._out(text)
-        content: str | list[Any] = text
-        if self._blocks is not None:
-            content = [{"type": "text", "text": text, "index": self._index}]
-            if not self._begun:
-                content = [*self._blocks[: self._place], *content]
-        return self._out(AIMessageChunk(content=content, id=answer.id, name=answer.name))
-
-    def last(self, corrected: Answer) -> list[Any]:
-        """Return the chunks that complete the value, given the corrected answer."""
-        if self._incoming.whole:
-            return [self._incoming.put(corrected)]
-        if isinstance(corrected, str):
-            return [] if self._begun else self._out(corrected)
-        content = corrected.content
-        if not self._begun:
-            return self._out(_as_chunk(corrected, content))
-        if isinstance(content, list):
-            block = content[self._place]
-            rest = {"text": "", "index": self._index}
-            content = [{**block, **rest} if isinstance(block, dict) else rest, *content[self._place + 1 :]]
-        else:
-            content = ""
-        return self._out(_as_chunk(corrected, content))
-
-    @property
-    def _index(self) -> int:
-        """The index by which LangChain merges the pieces of the text block."""
-        blocks = [block for block in self._blocks or () if isinstance(block, dict)]
-        own = self._blocks[self._place] if self._blocks else None
-        if isinstance(own, dict) and isinstance(own.get("index"), int):
-            return int(own["index"])
-        return max((block["index"] for block in blocks if isinstance(block.get("index"), int)), default=-1) + 1
-
-    def _out(self, answer: Answer) -> list[Any]:
-        begun, self._begun = self._begun, True
-        key = self._incoming.key
-        if key is None:
-            return [answer]
-        others = {name: value for name, value in self._value.items() if name != key}
-        return [*([AddableDict(others)] if others and not begun else []), AddableDict({key: answer})]
-
-
-def _as_chunk(message: AIMessage, content: str | list[Any]) -> AIMessageChunk:
-    if isinstance(message, AIMessageChunk):
-        return message.model_copy(update={"content": content, "chunk_position": "last"})
-    return AIMessageChunk(
-        content=content,
-        additional_kwargs=message.additional_kwargs,
-        response_metadata=message.response_metadata,
-        id=message.id,
-        name=message.name,
-        usage_metadata=message.usage_metadata,
-        tool_calls=message.tool_calls,
-        invalid_tool_calls=message.invalid_tool_calls,
-        chunk_position="last",
-    )

@@ -9,34 +9,42 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, aclosing, closing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
-from langchain_core.messages import BaseMessage
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSerializable
+from langchain_core.runnables.base import RunnableLike, coerce_to_runnable
 from langchain_core.runnables.config import set_config_context
+from pydantic import ConfigDict, PrivateAttr
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError, InvalidTextError, QuestionNotFoundError
+from aligner_integrations.langchain import tracing
+from aligner_integrations.langchain.chunks import ChunkWriter, join
+from aligner_integrations.langchain.lookup import Asked, Call
 from aligner_integrations.langchain.messages import (
     Answer,
-    ChunkWriter,
     Incoming,
-    join,
     last_question,
     read,
     reason_to_leave,
     text_of,
     with_correction,
 )
-from aligner_integrations.langchain.upstream import RECORDER, Call, install
+from aligner_integrations.langchain.tracing import Work
+from aligner_integrations.langchain.upstream import RECORDER, UpstreamRecorder, install
 
 _logger = logging.getLogger(__name__)
 _guesses_logged: set[str] = set()  # once a kind and process; a chain may guess a million times
+
+
+Run = CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,47 +53,66 @@ class _Task:
 
     value: Any
     incoming: Incoming
+    work: Work
     reason: str | None = None
-    question: str = ""
-    question_from: str | None = None
     call: Call | None = None
 
-    @property
-    def text(self) -> str:
-        return text_of(self.incoming.answer)
 
-
-class AlignerRunnable(Runnable[Any, Any]):
+class AlignerRunnable(RunnableSerializable[Any, Any]):
     """Corrects the answer of the LLM before it: `prompt | llm | AlignerRunnable()`.
 
-    Takes a string, an AIMessage, a list of messages that ends with an AIMessage, or a dict with `"answer"` (and
-    `"question"`) or `"messages"`, and returns the same with the answer's text corrected. A question given with the
-    answer counts; otherwise the runnable finds what the LLM was asked by itself. An AIMessage keeps everything but its
-    text, and carries what happened as `response_metadata["aligner"]`; messages with tool calls or without text are
-    left alone. Streams hold the upstream back and then give out the aligner's own words as it writes them.
-    A `batch` is one batch for the aligner. Extra fields of the template are bound: `.bind(aspects="harmless")`.
+    Takes a string, an AIMessage (or its role and content as a dict, or its list of content blocks), a list of messages
+    that ends with an AIMessage, or a dict with `"answer"`, `"output"` or `"result"` (and `"question"` or `"input"`) or
+    with `"messages"`, and returns the same with the answer's text corrected. A question given with the answer counts;
+    otherwise the runnable finds what the LLM was asked by itself. An AIMessage keeps everything but its text, and
+    carries what happened as `response_metadata["aligner"]`; messages with tool calls, refusals, structured output and
+    messages without text are left alone. Streams hold the upstream back and then give out the aligner's own words as
+    it writes them. A `batch` is one batch for the aligner, and in callbacks and traces each correction is a run named
+    "correction". Extra fields of the template are bound: `.bind(aspects="harmless")`.
+
+    What a step at the end of a pipe cannot do: it sees an LLM's answer when that LLM has already reported its tokens
+    to whoever listens to *all* runs. What the chain returns and streams is corrected; the uncorrected tokens are still in
+    `astream_events`, `astream_log`, LangGraph's `stream_mode="messages"`, and the user's own `on_llm_new_token`. Where
+    those are shown to people, put the aligner around the LLM: `prompt | AlignedChatModel(llm=llm)`.
 
     Safe to share between threads and tasks.
 
     Args:
         aligner: The aligner. Default: `Aligner(**options)`.
-        question: Picks the question from the messages the LLM was given. Default: the last human message.
+        question: Where the question is in what the LLM was asked. A function picks it from the messages. A name is
+            that of a variable of the prompt template, else of a key of the chain's input: for retrieval, where the
+            last human message holds the context as well. Default: the last human message.
         on_guess: Whether a question may be used that is only likely to be the right one: the last of several, or the
             chain's input. `"allow"` logs that once; `"raise"` makes it a QuestionNotFoundError.
         include_original: Also put the uncorrected text into the record.
+        hook: Whether to install the process-wide callback hook that finds the question. Without it (or with the
+            environment variable `ALIGNER_NO_UPSTREAM=1`), give the question with the answer, or use `after`.
+        name: Name of the runs.
         **options: Options of `Aligner`, such as `model`.
 
     Raises:
         ConfigurationError: Options that do not fit together.
     """
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    aligner: Aligner
+    question: Callable[[list[BaseMessage]], str] | str | None = None
+    on_guess: Literal["allow", "raise"] = "allow"
+    include_original: bool = False
+    hook: bool = True
+
+    _recorder: UpstreamRecorder = PrivateAttr(default=RECORDER)
+
     def __init__(
         self,
         aligner: Aligner | None = None,
         *,
-        question: Callable[[list[BaseMessage]], str] | None = None,
+        question: Callable[[list[BaseMessage]], str] | str | None = None,
         on_guess: Literal["allow", "raise"] = "allow",
         include_original: bool = False,
+        hook: bool = True,
+        name: str | None = None,
         **options: Any,
     ) -> None:
         if aligner is not None and not isinstance(aligner, Aligner):
@@ -96,16 +123,50 @@ class AlignerRunnable(Runnable[Any, Any]):
             raise ConfigurationError(f"Give either an aligner or its options, not both: {', '.join(sorted(options))}.")
         if on_guess not in ("allow", "raise"):
             raise ConfigurationError(f"on_guess is {on_guess!r}; it takes 'allow' or 'raise'.")
-        self.aligner = Aligner(**options) if aligner is None else aligner
-        self.question = question
-        self.on_guess: Literal["allow", "raise"] = on_guess
-        self.include_original = include_original
-        install()
+        if not (question is None or callable(question) or (isinstance(question, str) and question)):
+            raise ConfigurationError(f"question is {question!r}; it takes a function or the name of a variable.")
+        super().__init__(
+            aligner=Aligner(**options) if aligner is None else aligner,
+            question=question,
+            on_guess=on_guess,
+            include_original=include_original,
+            hook=hook,
+            name=name,
+        )
+        if hook:
+            install()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickled in another process, the runnable needs the recorder there too."""
-        self.__dict__.update(state)
-        install()
+        super().__setstate__(state)
+        if self.hook:
+            install()
+
+    @property
+    def InputType(self) -> Any:  # noqa: N802 - LangChain's name
+        """What it takes."""
+        return str | AIMessage | list[Any] | dict[str, Any]
+
+    @property
+    def OutputType(self) -> Any:  # noqa: N802 - LangChain's name
+        """What it returns: always the type that came in."""
+        return str | AIMessage | list[Any] | dict[str, Any]
+
+    def after(self, chain: RunnableLike[Any, Any]) -> Runnable[Any, Any]:
+        """Return `chain | self` with a recorder of its own, so that no process-wide hook is needed.
+
+        With `AlignerRunnable(aligner, hook=False).after(prompt | llm)` only the runs of that chain are followed.
+
+        Args:
+            chain: A chain that ends with an LLM's answer.
+        """
+        recorder = UpstreamRecorder()
+        step = self.model_copy()
+        step._recorder = recorder
+        # A factory adds to the callbacks that a call inherits; `with_config` would replace them.
+        return RunnableBinding(
+            bound=coerce_to_runnable(chain) | step, config_factories=[partial(_recorded_by, recorder)]
+        )
 
     # One answer -----------------------------------------------------------------------------------------------------
 
@@ -123,7 +184,7 @@ class AlignerRunnable(Runnable[Any, Any]):
         """
 
         def run(value: Any, run_manager: CallbackManagerForChainRun) -> Any:
-            return _unwrap(self._correct([value], [run_manager], kwargs)[0])
+            return _unwrap(self._correct_all([value], [run_manager], kwargs)[0])
 
         return self._call_with_config(run, input, config)
 
@@ -131,7 +192,7 @@ class AlignerRunnable(Runnable[Any, Any]):
         """`invoke` without blocking the event loop; cancelling it stops the aligner."""
 
         async def run(value: Any, run_manager: AsyncCallbackManagerForChainRun) -> Any:
-            return _unwrap((await self._acorrect([value], [run_manager], kwargs))[0])
+            return _unwrap((await self._acorrect_all([value], [run_manager], kwargs))[0])
 
         return await self._acall_with_config(run, input, config)
 
@@ -159,7 +220,7 @@ class AlignerRunnable(Runnable[Any, Any]):
         ) -> list[Any]:
             # Unlike invoke, LangChain sets no context here, and an aligner that is an LLM would report to no run of ours.
             with set_config_context(config[0]) as context:
-                return context.run(self._correct, values, run_manager, kwargs)
+                return context.run(self._correct_all, values, run_manager, kwargs)
 
         return self._batch_with_config(run, inputs, config, return_exceptions=return_exceptions)
 
@@ -177,7 +238,7 @@ class AlignerRunnable(Runnable[Any, Any]):
             values: list[Any], run_manager: list[AsyncCallbackManagerForChainRun], config: list[RunnableConfig]
         ) -> list[Any]:
             with set_config_context(config[0]) as context:
-                return await asyncio.create_task(self._acorrect(values, run_manager, kwargs), context=context)
+                return await asyncio.create_task(self._acorrect_all(values, run_manager, kwargs), context=context)
 
         return await self._abatch_with_config(run, inputs, config, return_exceptions=return_exceptions)
 
@@ -231,13 +292,19 @@ class AlignerRunnable(Runnable[Any, Any]):
             return
         task = self._task(join(held), run)
         writer = ChunkWriter(task.value, task.incoming)
-        if task.reason or not writer.live:
-            correction = _left(task) if task.reason else self.aligner.correct(task.question, task.text, **fields)
+        if task.reason:
+            correction = _left(task)
         else:
-            with closing(self.aligner.stream(task.question, task.text, **fields)) as pieces:
-                for piece in pieces:
-                    yield from writer.piece(piece)
-            correction = cast("Correction", pieces.correction)
+            pieces = tracing.stream(self.aligner, task.work, fields)
+            try:
+                while True:
+                    piece = next(pieces)
+                    if writer.live:
+                        yield from writer.piece(piece)
+            except StopIteration as stop:
+                correction = stop.value
+            finally:
+                pieces.close()
         yield from writer.last(self._corrected(task, correction))
 
     async def _apieces(
@@ -247,38 +314,33 @@ class AlignerRunnable(Runnable[Any, Any]):
             return
         task = self._task(join(held), run)
         writer = ChunkWriter(task.value, task.incoming)
-        if task.reason or not writer.live:
-            correction = _left(task) if task.reason else await self.aligner.acorrect(task.question, task.text, **fields)
-        else:
-            async with aclosing(self.aligner.astream(task.question, task.text, **fields)) as pieces:
+        correction = _left(task)
+        if not task.reason:
+            async with aclosing(tracing.astream(self.aligner, task.work, fields)) as pieces:
                 async for piece in pieces:
-                    for chunk in writer.piece(piece):
-                        yield chunk
-            correction = cast("Correction", pieces.correction)
+                    if isinstance(piece, Correction):
+                        correction = piece
+                    elif writer.live:
+                        for chunk in writer.piece(piece):
+                            yield chunk
         for chunk in writer.last(self._corrected(task, correction)):
             yield chunk
 
     # Steps shared by the synchronous and asynchronous paths ---------------------------------------------------------
 
-    def _correct(
+    def _correct_all(
         self, values: list[Any], runs: Sequence[CallbackManagerForChainRun], fields: dict[str, Any]
     ) -> list[Any]:
         tasks = self._tasks(values, runs)
-        pairs = _pairs(tasks)
-        corrections = self.aligner.correct_many(pairs, return_exceptions=True, **fields) if pairs else []
-        return self._results(tasks, corrections)
+        return self._results(tasks, tracing.correct_many(self.aligner, _works(tasks), fields))
 
-    async def _acorrect(
+    async def _acorrect_all(
         self, values: list[Any], runs: Sequence[AsyncCallbackManagerForChainRun], fields: dict[str, Any]
     ) -> list[Any]:
         tasks = self._tasks(values, runs)
-        pairs = _pairs(tasks)
-        corrections = await self.aligner.acorrect_many(pairs, return_exceptions=True, **fields) if pairs else []
-        return self._results(tasks, corrections)
+        return self._results(tasks, await tracing.acorrect_many(self.aligner, _works(tasks), fields))
 
-    def _tasks(
-        self, values: list[Any], runs: Sequence[CallbackManagerForChainRun | AsyncCallbackManagerForChainRun]
-    ) -> list[_Task | Exception]:
+    def _tasks(self, values: list[Any], runs: Sequence[Run]) -> list[_Task | Exception]:
         tasks: list[_Task | Exception] = []
         for value, run in zip(values, runs, strict=True):
             try:
@@ -287,51 +349,63 @@ class AlignerRunnable(Runnable[Any, Any]):
                 tasks.append(error)
         return tasks
 
-    def _task(self, value: Any, run: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun) -> _Task:
+    def _task(self, value: Any, run: Run) -> _Task:
         """Find answer and question."""
-        RECORDER.enter(run.run_id)
-        incoming = read(value)
-        if reason := reason_to_leave(incoming.answer):
-            return _Task(value, incoming, reason)
+        self._recorder.enter(run.run_id)
+        incoming = read(value, self.question if isinstance(self.question, str) else None)
+        text = text_of(incoming.answer)
+        if reason := "structured" if incoming.data else reason_to_leave(incoming.answer):
+            return _Task(value, incoming, Work("", text, None, run), reason)
         given = incoming.question
         if isinstance(given, str):
-            return _Task(value, incoming, question=given, question_from="explicit")
-        if given and (question := self._ask(given)):
-            return _Task(value, incoming, question=question, question_from="explicit")
-        return self._look_up(value, incoming, run.parent_run_id)
+            return _Task(value, incoming, Work(given, text, "explicit", run))
+        if given and (question := self._picked(given)):
+            return _Task(value, incoming, Work(question, text, "explicit", run))
+        question, how, call = self._looked_up(incoming.answer, run.parent_run_id)
+        return _Task(value, incoming, Work(question, text, how, run), call=call)
 
-    def _look_up(self, value: Any, incoming: Incoming, run_id: UUID | None) -> _Task:
-        found = RECORDER.find(incoming.answer, run_id)
-        question, how, guess = found.question(self._ask)
+    def _looked_up(self, answer: Answer, run_id: UUID | None) -> tuple[str, str, Call | None]:
+        """The question, how it was found, and the LLM call it belongs to."""
+        name = self.question if isinstance(self.question, str) else None
+        found = self._recorder.find(answer, run_id, name)
+        question, how, guess = found.question(self._asked)
         if not question:
             raise QuestionNotFoundError(
                 f"What the LLM was asked was found ({how}), but no text in it to take as the question."
             )
-        if guess and self.on_guess == "raise":
+        # The caller named a key of the chain's input, so there it is no guess.
+        if guess and not (how == "chain_input" and name):
+            self._guessed(how)
+        return question, how, found.call
+
+    def _guessed(self, how: str) -> None:
+        if self.on_guess == "raise":
             raise QuestionNotFoundError(
                 f"The question could only be guessed ({how}), and on_guess is 'raise'. Hand on the AIMessage instead of "
                 "its text, or pass {'question': ..., 'answer': ...}."
             )
-        if guess and how not in _guesses_logged:
+        if how not in _guesses_logged:
             _guesses_logged.add(how)
             _logger.warning(
                 "An aligner guessed what the LLM was asked (%s), because the answer alone does not tell. This is said once; "
                 "set on_guess='raise' to make it an error.",
                 how,
             )
-        return _Task(value, incoming, question=question, question_from=how, call=found.call)
 
-    def _ask(self, messages: Sequence[BaseMessage]) -> str:
-        if self.question is None:
+    def _asked(self, asked: Asked) -> str:
+        return asked.variable(self.question) if isinstance(self.question, str) else self._picked(asked.messages)
+
+    def _picked(self, messages: Sequence[BaseMessage]) -> str:
+        if not callable(self.question):
             return last_question(messages)
         question = self.question(list(messages))
         if not isinstance(question, str):
             raise InvalidTextError(f"question= must return a string, got {type(question).__name__}.")
         return question
 
-    def _results(self, tasks: list[_Task | Exception], corrections: list[Correction]) -> list[Any]:
+    def _results(self, tasks: list[_Task | Exception], corrections: list[Correction | AlignerError]) -> list[Any]:
         """One result a task: the value with the answer corrected, or an error."""
-        waiting = iter(cast("list[Correction | AlignerError]", corrections))
+        waiting = iter(corrections)
         results: list[Any] = []
         for task in tasks:
             if isinstance(task, Exception):
@@ -348,17 +422,21 @@ class AlignerRunnable(Runnable[Any, Any]):
         """The answer with its text corrected and the record attached."""
         answer = task.incoming.answer
         if task.call is not None:
-            RECORDER.note(task.call, None if isinstance(answer, str) else answer.id, correction.text)
+            self._recorder.note(task.call, None if isinstance(answer, str) else answer.id, correction.text)
         record = correction.record(include_original=self.include_original)
-        return with_correction(answer, correction, {**record, "question_from": task.question_from})
+        return with_correction(answer, correction, {**record, "question_from": task.work.question_from})
 
 
-def _pairs(tasks: list[_Task | Exception]) -> list[tuple[str, str]]:
-    return [(task.question, task.text) for task in tasks if isinstance(task, _Task) and not task.reason]
+def _works(tasks: list[_Task | Exception]) -> list[Work]:
+    return [task.work for task in tasks if isinstance(task, _Task) and not task.reason]
 
 
 def _left(task: _Task) -> Correction:
-    return Correction(task.question, task.text, task.text, "skipped", task.reason)
+    return Correction("", task.work.answer, task.work.answer, "skipped", task.reason)
+
+
+def _recorded_by(recorder: UpstreamRecorder, config: RunnableConfig) -> RunnableConfig:
+    return {"callbacks": [recorder]}
 
 
 def _unwrap(result: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Finds the question that led to an answer, from a later step of the chain.
+"""Records what LLMs are asked, so that a later step of the chain finds the question that led to an answer.
 
 In `prompt | llm | AlignerRunnable()` the last step is handed the answer and nothing else. But every run of LangChain
 and LangGraph reports to callback handlers, so one process-wide handler, `RECORDER`, keeps the tree of the runs that
@@ -6,18 +6,23 @@ are alive, and notes each LLM call in every run around it. A step knows the run 
 further out. Look-up goes by run id, never by thread or context, so concurrent chains cannot be mixed up; where several
 questions fit equally well, that is an error.
 
-What lives elsewhere: answers given together with their question (`messages.py`), and the step itself (`runnable.py`).
+The hook can be switched off: for a process by the environment variable `ALIGNER_NO_UPSTREAM=1`, for some code by
+`with disabled():`, for a runnable by `hook=False`. `AlignerRunnable.after(chain)` finds the question without it.
+
+What lives elsewhere: which question fits an answer (`lookup.py`), answers given together with their question
+(`messages.py`), and the step itself (`runnable.py`).
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -28,120 +33,26 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.tracers.context import register_configure_hook
 
 from aligner_integrations.errors import QuestionNotFoundError
-from aligner_integrations.langchain.messages import as_messages, text_of
+from aligner_integrations.langchain import lookup
+from aligner_integrations.langchain.lookup import Call, Found, Made, Scope, made_for
+from aligner_integrations.langchain.messages import text_of
 
 INTERNAL_TAG = "aligner:internal"
 """On a run that belongs to an aligner's own work: it and everything below it is never taken for the upstream."""
+
+SWITCH = "ALIGNER_NO_UPSTREAM"
+"""The environment variable that keeps the process-wide hook from being installed."""
 
 MAX_SCOPES = 100_000  # backstop against runs whose end is never reported, such as streams abandoned at exit
 MAX_CALLS = 4096  # LLM calls noted in one run
 MAX_ROOT_CALLS = 512  # LLM calls outside any run, for `aligner.invoke(llm.invoke(question))`
 MAX_PROMPTS = 8  # prompts noted in one run
-MAX_TEXTS = 256  # texts noted for one LLM call
-MIN_NEAR = 8  # shortest text, in characters, that may be recognised as part of another
-
-How = Literal["id", "text", "near", "only", "latest", "prompt", "chain_input"]
-"""id: the message's id is the LLM call's. text: an LLM call gave exactly this text. near: one text holds the other, up
-to white space and case. only: no text fits, but the run asked one question. latest: the last of several LLM calls, or
-one further out. prompt: the last prompt made, without an LLM call after it. chain_input: what the chain was given."""
 
 _NO_QUESTION = (
     "No question was found for this answer: no LLM call, prompt or chain input leads to it. Put the aligner into the "
-    "same chain as the LLM, hand on the AIMessage instead of its text, or pass {'question': ..., 'answer': ...}."
+    "same chain as the LLM, hand on the AIMessage instead of its text, or pass {'question': ..., 'answer': ...}. Where "
+    "the process-wide hook is switched off, AlignerRunnable(...).after(chain) finds the question without it."
 )
-_AMBIGUOUS = (
-    "Several questions fit this answer equally well, and a wrong one would silently mix up answers. Hand on the "
-    "AIMessage instead of its text, or pass {'question': ..., 'answer': ...}."
-)
-
-
-@dataclass(eq=False, slots=True, weakref_slot=True)
-class Call:
-    """One LLM call. `started` and `ended` are ticks of the recorder's clock; `texts` maps each text to its core."""
-
-    messages: list[BaseMessage]
-    started: int
-    ended: int | None = None
-    failed: bool = False
-    ids: set[str] = field(default_factory=set)
-    texts: dict[str, str] = field(default_factory=dict)
-
-    def note(self, message_id: str | None, text: str) -> None:
-        """Add an id and a text by which this call's answer can be recognised."""
-        if message_id and len(self.ids) < MAX_TEXTS:
-            self.ids.add(message_id)
-        if text and len(self.texts) < MAX_TEXTS:
-            self.texts[text] = _core(text)
-
-
-@dataclass(eq=False, slots=True)
-class Scope:
-    """A run that is alive, and what happened in it so far."""
-
-    parent: UUID | None
-    started: int
-    input: Any
-    inner: bool
-    calls: list[Call] = field(default_factory=list)
-    calls_dropped: bool = False
-    prompts: list[tuple[int, PromptValue]] = field(default_factory=list)
-    first_input: Any = None
-
-    @property
-    def streams(self) -> bool:
-        """Whether the run started with its input still to come: LangChain then reports an empty one."""
-        value = self.input.get("input") if isinstance(self.input, dict) and len(self.input) == 1 else None
-        return isinstance(value, str) and not value
-
-    def follows(self, call: Call) -> bool:
-        """Whether what this run was given can stem from a call outside it: not if they ran side by side."""
-        if call.ended is None or call.started > self.started:
-            return False
-        return self.streams or call.ended < self.started
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What a scope offers to a run inside it."""
-
-    calls: list[Call]
-    complete: bool
-    prompts: list[tuple[int, PromptValue]]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the look-up found.
-
-    Attributes:
-        how: By which step.
-        prompts: The messages of each LLM call that fits, oldest first.
-        call: The LLM call of the last one.
-        ordered: Whether the last one surely came after the others, so that it may be preferred.
-        complete: False if other calls were forgotten that might fit as well.
-    """
-
-    how: How
-    prompts: tuple[Sequence[BaseMessage], ...]
-    call: Call | None = None
-    ordered: bool = False
-    complete: bool = True
-
-    def question(self, ask: Callable[[Sequence[BaseMessage]], str]) -> tuple[str, How, bool]:
-        """Return the question, how it was found, and whether that is a guess.
-
-        Args:
-            ask: Picks the question from messages.
-
-        Raises:
-            QuestionNotFoundError: Several questions fit.
-        """
-        questions = [ask(messages) for messages in self.prompts]
-        several = len(set(questions)) > 1
-        if not self.complete or (several and not self.ordered):
-            raise QuestionNotFoundError(_AMBIGUOUS)
-        how: How = "latest" if several and self.how == "only" else self.how
-        return questions[-1], how, how in ("latest", "chain_input") or (several and how == "prompt")
 
 
 class UpstreamRecorder(BaseCallbackHandler):
@@ -164,7 +75,7 @@ class UpstreamRecorder(BaseCallbackHandler):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_recorder, ())
+        return (_recorder if self is RECORDER else UpstreamRecorder, ())
 
     # Runs -----------------------------------------------------------------------------------------------------------
 
@@ -184,8 +95,9 @@ class UpstreamRecorder(BaseCallbackHandler):
                 return
             tick = next(self._clock)
             if isinstance(outputs, PromptValue):
+                made = Made(tick, outputs, scope.input if inputs is None else inputs)
                 for outer in self._path(scope.parent):
-                    outer.prompts.append((tick, outputs))
+                    outer.prompts.append(made)
                     del outer.prompts[:-MAX_PROMPTS]
             parent = self._scopes.get(scope.parent) if scope.parent else None
             if parent is not None and parent.first_input is None:
@@ -253,10 +165,8 @@ class UpstreamRecorder(BaseCallbackHandler):
         if not prompts:
             return
         with self._lock:
-            made = [
-                prompt for scope in self._path(kwargs.get("parent_run_id")) for _, prompt in reversed(scope.prompts)
-            ]
-            whole = next((prompt for prompt in made if prompt.to_string() == prompts[0]), None)
+            made = [one for scope in self._path(kwargs.get("parent_run_id")) for one in reversed(scope.prompts)]
+            whole = next((one.prompt for one in made if one.prompt.to_string() == prompts[0]), None)
             messages: list[BaseMessage] = [HumanMessage(prompts[0])] if whole is None else whole.to_messages()
             self._call(run_id, kwargs, messages)
 
@@ -267,7 +177,8 @@ class UpstreamRecorder(BaseCallbackHandler):
             scopes = list(self._path(event.get("parent_run_id")))
             if scopes and scopes[0].inner:
                 return
-            call = self._calls[run_id] = Call(messages, next(self._clock))
+            made = made_for(messages, scopes)
+            call = self._calls[run_id] = Call(messages, made.given if made else None, next(self._clock))
             for scope in scopes:
                 scope.calls.append(call)
                 if len(scope.calls) > MAX_CALLS:
@@ -299,31 +210,22 @@ class UpstreamRecorder(BaseCallbackHandler):
 
     # Look-up --------------------------------------------------------------------------------------------------------
 
-    def find(self, answer: str | BaseMessage, run_id: UUID | None) -> Found:
+    def find(self, answer: str | BaseMessage, run_id: UUID | None, name: str | None = None) -> Found:
         """Find what led to an answer.
 
         Args:
             answer: An answer as some step of a chain hands it on.
             run_id: The run in which that happens: the parent of the run that asks.
+            name: The variable that holds the question, if the caller knows one.
 
         Raises:
             QuestionNotFoundError: Nothing leads to the answer.
         """
-        text = text_of(answer)
         with self._lock:
-            path = list(self._path(run_id))
-            found = self._by_id(answer.id, path) if isinstance(answer, BaseMessage) and answer.id else None
-            views = [] if found else list(_views(path))
-            found = found or _by_text(text, views) or _by_order(views) or _by_input(text, path)
+            found = lookup.find(answer, list(self._path(run_id)), self._root_calls.values(), name)
         if found is None:
             raise QuestionNotFoundError(_NO_QUESTION)
         return found
-
-    def _by_id(self, message_id: str, path: list[Scope]) -> Found | None:
-        for calls in (*(scope.calls for scope in path), self._root_calls.values()):
-            if hits := [call for call in calls if message_id in call.ids]:
-                return Found("id", tuple(call.messages for call in hits), hits[-1])
-        return None
 
     def note(self, call: Call, message_id: str | None, text: str) -> None:
         """Note a later form of a call's answer, such as its correction, so that a second aligner knows it."""
@@ -336,68 +238,8 @@ class UpstreamRecorder(BaseCallbackHandler):
             return {"scopes": len(self._scopes), "calls": len(self._calls), "root_calls": len(self._root_calls)}
 
 
-def _views(path: list[Scope]) -> Iterator[_View]:
-    """What each run on the path offers: only what came before the run inside it on the path."""
-    inside: Scope | None = None
-    for scope in path:
-        calls = [call for call in scope.calls if not call.failed and (inside is None or inside.follows(call))]
-        prompts = [made for made in scope.prompts if inside is None or made[0] < inside.started]
-        yield _View(calls, not scope.calls_dropped, prompts)
-        inside = scope
-
-
-def _by_text(text: str, views: list[_View]) -> Found | None:
-    core = _core(text)
-    nearest = True
-    for view in views:
-        if not view.calls:
-            continue
-        how: How = "text"
-        hits = [call for call in view.calls if text in call.texts]
-        if not hits and nearest:  # further out a part of a text is too weak a sign
-            how = "near"
-            hits = [call for call in view.calls if any(_near(core, other) for other in call.texts.values())]
-        if hits:
-            return Found(how, tuple(call.messages for call in hits), hits[-1], complete=view.complete)
-        nearest = False
-    return None
-
-
-def _by_order(views: list[_View]) -> Found | None:
-    """The text was rewritten on the way, or no LLM call was seen: take what the nearest run did last."""
-    for place, view in enumerate(views):
-        calls = [call for call in view.calls if call.ended is not None] or view.calls
-        # A prompt newer than any LLM call went somewhere else: a cached completion, a remote chain, an own HTTP call.
-        if view.prompts and (not calls or view.prompts[-1][0] > calls[-1].started):
-            return Found("prompt", tuple(prompt.to_messages() for _, prompt in view.prompts), ordered=True)
-        if calls:
-            *before, last = calls
-            ordered = all(call.ended is not None and call.ended < last.started for call in before)
-            how: How = "latest" if place else "only"
-            return Found(how, tuple(call.messages for call in calls), last, ordered, view.complete)
-    return None
-
-
-def _by_input(text: str, path: list[Scope]) -> Found | None:
-    for scope in path:
-        for value in (scope.input, scope.first_input):
-            messages = as_messages(value)
-            # A run that is handed the answer tells nothing about the question.
-            if messages and not any(_core(text_of(message)) == _core(text) for message in messages):
-                return Found("chain_input", (messages,))
-    return None
-
-
 def _is_internal(event: dict[str, Any]) -> bool:
     return INTERNAL_TAG in (event.get("tags") or ())
-
-
-def _core(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
-def _near(a: str, b: str) -> bool:
-    return (a in b or b in a) and min(len(a), len(b)) >= MIN_NEAR
 
 
 def _recorder() -> UpstreamRecorder:
@@ -416,7 +258,19 @@ _installed = False
 def install() -> None:
     """Make the recorder part of every callback manager from now on. Safe to call again: hooks cannot be removed."""
     global _installed
+    if os.environ.get(SWITCH, "").lower() not in ("", "0", "false", "no"):
+        return
     with _install_lock:
         if not _installed:
             register_configure_hook(_hook, inheritable=True)
             _installed = True
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Record nothing in this context: chains started inside are not followed."""
+    token = _hook.set(None)
+    try:
+        yield
+    finally:
+        _hook.reset(token)

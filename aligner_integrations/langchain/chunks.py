@@ -1,0 +1,124 @@
+"""Streams of LangChain's values: the upstream's chunks put together, and the corrected value given out in chunks.
+
+What lives elsewhere: which part of a value is the answer, and how its text is replaced (`messages.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.runnables.utils import AddableDict
+
+from aligner_integrations.langchain.messages import Answer, Incoming, is_text
+
+
+def join(chunks: Sequence[Any]) -> Any:
+    """Put the chunks of one value together; where that is impossible the last one counts, as in LangChain."""
+    first = chunks[0]
+    if len(chunks) == 1:
+        return first
+    if all(isinstance(chunk, str) for chunk in chunks):
+        return "".join(chunks)
+    if all(isinstance(chunk, AIMessageChunk) for chunk in chunks):
+        return first + chunks[1:]  # at once: adding one after the other takes quadratic time
+    if all(isinstance(chunk, AddableDict) for chunk in chunks):
+        parts: dict[str, list[Any]] = {}
+        for chunk in chunks:
+            for key, value in chunk.items():
+                parts.setdefault(key, []).append(value)
+        return AddableDict({key: join([v for v in values if v is not None] or [None]) for key, values in parts.items()})
+    if any(isinstance(chunk, BaseMessage | dict) for chunk in chunks):
+        return chunks[-1]  # adding messages gives a prompt template
+    try:
+        whole = first
+        for chunk in chunks[1:]:
+            whole = whole + chunk
+    except TypeError:
+        return chunks[-1]
+    return whole
+
+
+class ChunkWriter:
+    """Gives a value out piece by piece: text as it comes, everything else of the answer with the last chunk.
+
+    Adding up the chunks gives the corrected value. Lives for one stream.
+
+    Attributes:
+        live: Whether text can be given out before the aligner is done. Not if the text is spread over several blocks:
+            whether they stay is known at the end.
+    """
+
+    def __init__(self, value: Any, incoming: Incoming) -> None:
+        self._value = value
+        self._incoming = incoming
+        answer = incoming.answer
+        self._blocks = answer.content if isinstance(answer, AIMessage) and isinstance(answer.content, list) else None
+        texts = [place for place, block in enumerate(self._blocks or ()) if is_text(block)]
+        self._place = texts[0] if texts else 0
+        single = len(texts) == 1 and self._blocks is not None and isinstance(self._blocks[self._place], dict)
+        self.live = not incoming.whole and (self._blocks is None or single)
+        self._begun = False
+
+    def piece(self, text: str) -> list[Any]:
+        """Return the chunks for a piece of text."""
+        answer = self._incoming.answer
+        if isinstance(answer, str):
+            return self._out(text)
+        content: str | list[Any] = text
+        if self._blocks is not None:
+            content = [{"type": "text", "text": text, "index": self._index}]
+            if not self._begun:
+                content = [*self._blocks[: self._place], *content]
+        return self._out(AIMessageChunk(content=content, id=answer.id, name=answer.name))
+
+    def last(self, corrected: Answer) -> list[Any]:
+        """Return the chunks that complete the value, given the corrected answer."""
+        if self._incoming.whole:
+            return [self._incoming.put(corrected)]
+        if isinstance(corrected, str):
+            return [] if self._begun else self._out(corrected)
+        content = corrected.content
+        if not self._begun:
+            return self._out(_as_chunk(corrected, content))
+        if isinstance(content, list):
+            block = content[self._place]
+            rest = {"text": "", "index": self._index}
+            content = [{**block, **rest} if isinstance(block, dict) else rest, *content[self._place + 1 :]]
+        else:
+            content = ""
+        return self._out(_as_chunk(corrected, content))
+
+    @property
+    def _index(self) -> int:
+        """The index by which LangChain merges the pieces of the text block."""
+        blocks = [block for block in self._blocks or () if isinstance(block, dict)]
+        own = self._blocks[self._place] if self._blocks else None
+        if isinstance(own, dict) and isinstance(own.get("index"), int):
+            return int(own["index"])
+        return max((block["index"] for block in blocks if isinstance(block.get("index"), int)), default=-1) + 1
+
+    def _out(self, answer: Answer) -> list[Any]:
+        begun, self._begun = self._begun, True
+        key = self._incoming.key
+        if key is None:
+            return [answer]
+        others = {name: value for name, value in self._value.items() if name != key}
+        return [*([AddableDict(others)] if others and not begun else []), AddableDict({key: answer})]
+
+
+def _as_chunk(message: AIMessage, content: str | list[Any]) -> AIMessageChunk:
+    if isinstance(message, AIMessageChunk):
+        return message.model_copy(update={"content": content, "chunk_position": "last"})
+    return AIMessageChunk(
+        content=content,
+        additional_kwargs=message.additional_kwargs,
+        response_metadata=message.response_metadata,
+        id=message.id,
+        name=message.name,
+        usage_metadata=message.usage_metadata,
+        tool_calls=message.tool_calls,
+        invalid_tool_calls=message.invalid_tool_calls,
+        chunk_position="last",
+    )

@@ -1,0 +1,219 @@
+"""The aligner at work inside a run of LangChain: what callbacks and traces see of it, and what streams must not see.
+
+Each correction is a run named "correction" below the run that asked for it, with the question and the answer as its
+input, and the text, the outcome, the seconds and the changed share as its output. LLM calls of the aligner's own (a
+backend that is a chat model, an `accept` that asks a judge) are below that run, carry `INTERNAL_TAG`, and reach no
+stream: neither `astream_events` nor LangGraph's `messages` mode takes their tokens for the user's.
+
+What lives elsewhere: the public steps (`runnable.py`, `chat_model.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import aclosing, closing, contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForChainRun,
+    CallbackManager,
+    CallbackManagerForChainRun,
+)
+from langchain_core.callbacks.manager import AsyncRunManager, RunManager
+from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
+from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
+
+from aligner_integrations.aligner import Aligner
+from aligner_integrations.correction import Correction
+from aligner_integrations.errors import AlignerError
+from aligner_integrations.langchain.upstream import INTERNAL_TAG, UpstreamRecorder
+
+NO_STREAM_TAG = "nostream"
+"""What LangGraph calls `TAG_NOSTREAM`: it shows no token of such an LLM call."""
+
+_NAME = "correction"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One answer to correct.
+
+    Attributes:
+        question: What the upstream was asked.
+        answer: The text of its answer.
+        question_from: How the question was found.
+        run: The run that asks for the correction; None if LangChain gave none.
+    """
+
+    question: str
+    answer: str
+    question_from: str | None
+    run: RunManager | AsyncRunManager | None
+
+
+def manager_inside(run: RunManager | AsyncRunManager) -> CallbackManager | AsyncCallbackManager:
+    """Return the callback manager for what happens inside a run and must not be seen on a stream.
+
+    LangChain has `get_child` for chains only; this one is for LLM runs too, and leaves out the handlers that streams
+    are made of. Tracers and the user's own handlers stay.
+    """
+    kind = AsyncCallbackManager if isinstance(run, AsyncRunManager) else CallbackManager
+    manager = kind(handlers=[], parent_run_id=run.run_id)
+    streams = (_StreamingCallbackHandler, _V2StreamingCallbackHandler)
+    manager.set_handlers([handler for handler in run.inheritable_handlers if not isinstance(handler, streams)])
+    manager.add_tags([*run.inheritable_tags, NO_STREAM_TAG])
+    manager.add_metadata(run.inheritable_metadata)
+    return manager
+
+
+# A batch ------------------------------------------------------------------------------------------------------------
+
+
+def correct_many(aligner: Aligner, works: Sequence[Work], fields: dict[str, Any]) -> list[Correction | AlignerError]:
+    """Correct a batch, each as a run of its own; an error stands in its place in the list."""
+    if not works:
+        return []
+    runs = [_started(work) for work in works]
+    try:
+        with _aside(runs[0] or works[0].run):
+            pairs = [(work.question, work.answer) for work in works]
+            results = cast(
+                "list[Correction | AlignerError]", aligner.correct_many(pairs, return_exceptions=True, **fields)
+            )
+    except BaseException as error:
+        for run in filter(None, runs):
+            run.on_chain_error(error)
+        raise
+    for run, result in zip(runs, results, strict=True):
+        if run is not None:
+            _end(run, result)
+    return results
+
+
+async def acorrect_many(
+    aligner: Aligner, works: Sequence[Work], fields: dict[str, Any]
+) -> list[Correction | AlignerError]:
+    """`correct_many` without blocking the event loop."""
+    if not works:
+        return []
+    runs = [await _astarted(work) for work in works]
+    try:
+        with _aside(runs[0] or works[0].run):
+            pairs = [(work.question, work.answer) for work in works]
+            results = cast(
+                "list[Correction | AlignerError]", await aligner.acorrect_many(pairs, return_exceptions=True, **fields)
+            )
+    except BaseException as error:
+        for run in filter(None, runs):
+            await run.on_chain_error(error)
+        raise
+    for run, result in zip(runs, results, strict=True):
+        if run is not None:
+            await _aend(run, result)
+    return results
+
+
+# As it is written ---------------------------------------------------------------------------------------------------
+
+
+def stream(aligner: Aligner, work: Work, fields: dict[str, Any]) -> Generator[str, None, Correction]:
+    """Yield the corrected text as the aligner writes it, and return the correction."""
+    run = _started(work)
+    try:
+        with closing(aligner.stream(work.question, work.answer, **fields)) as pieces:
+            while True:
+                # Step by step: between two pieces the context is that of whoever reads the stream.
+                with _aside(run or work.run):
+                    piece = next(pieces, None)
+                if piece is None:
+                    break
+                yield piece
+    except BaseException as error:
+        if run is not None:
+            run.on_chain_error(error)
+        raise
+    correction = cast("Correction", pieces.correction)
+    if run is not None:
+        _end(run, correction)
+    return correction
+
+
+async def astream(aligner: Aligner, work: Work, fields: dict[str, Any]) -> AsyncGenerator[str | Correction, None]:
+    """Yield the corrected text as the aligner writes it, and the correction as the last item."""
+    run = await _astarted(work)
+    try:
+        async with aclosing(aligner.astream(work.question, work.answer, **fields)) as pieces:
+            while True:
+                with _aside(run or work.run):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    break
+                yield piece
+    except BaseException as error:
+        if run is not None:
+            await run.on_chain_error(error)
+        raise
+    correction = cast("Correction", pieces.correction)
+    if run is not None:
+        await _aend(run, correction)
+    yield correction
+
+
+# Runs ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _aside(run: RunManager | AsyncRunManager | None) -> Iterator[None]:
+    """Make what is called in here part of the run, and the aligner's own business."""
+    if run is None:
+        yield
+        return
+    manager = manager_inside(run)
+    manager.add_tags([INTERNAL_TAG])
+    config = cast("RunnableConfig", {**(var_child_runnable_config.get() or {}), "callbacks": manager})
+    token = var_child_runnable_config.set(config)
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
+
+
+def _listened_to(manager: CallbackManager | AsyncCallbackManager) -> bool:
+    """Whether anybody would see a run: not if the recorder is alone, and then it need not be made."""
+    return any(not isinstance(handler, UpstreamRecorder) for handler in manager.handlers)
+
+
+def _started(work: Work) -> CallbackManagerForChainRun | None:
+    if work.run is None or not _listened_to(manager := manager_inside(work.run)):
+        return None
+    return cast("CallbackManager", manager).on_chain_start(None, _inputs(work), name=_NAME)
+
+
+async def _astarted(work: Work) -> AsyncCallbackManagerForChainRun | None:
+    if work.run is None or not _listened_to(manager := manager_inside(work.run)):
+        return None
+    return await cast("AsyncCallbackManager", manager).on_chain_start(None, _inputs(work), name=_NAME)
+
+
+def _end(run: CallbackManagerForChainRun, result: Correction | AlignerError) -> None:
+    if isinstance(result, Correction):
+        run.on_chain_end(_outputs(result))
+    else:
+        run.on_chain_error(result)
+
+
+async def _aend(run: AsyncCallbackManagerForChainRun, result: Correction | AlignerError) -> None:
+    if isinstance(result, Correction):
+        await run.on_chain_end(_outputs(result))
+    else:
+        await run.on_chain_error(result)
+
+
+def _inputs(work: Work) -> dict[str, Any]:
+    return {"question": work.question, "answer": work.answer, "question_from": work.question_from}
+
+
+def _outputs(correction: Correction) -> dict[str, Any]:
+    return {"text": correction.text, **correction.record()}
