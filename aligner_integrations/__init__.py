@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
     from aligner_integrations.correction import Correction
     from aligner_integrations.errors import AlignerError
+    from aligner_integrations.langchain.chat_model import AlignedChatModel
     from aligner_integrations.langchain.runnable import AlignerRunnable
     from aligner_integrations.llama_index.query_engine import AlignerQueryEngine
     from aligner_integrations.templates import Template
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AlignedChatModel": "aligner_integrations.langchain.chat_model",
     "Aligner": "aligner_integrations.aligner",
     "AlignerError": "aligner_integrations.errors",
     "AlignerQueryEngine": "aligner_integrations.llama_index.query_engine",
@@ -27,7 +29,16 @@ _HOMES = {
     "Template": "aligner_integrations.templates",
 }
 
-__all__ = ["Aligner", "AlignerError", "AlignerQueryEngine", "AlignerRunnable", "Correction", "Template", "__version__"]
+__all__ = [
+    "AlignedChatModel",
+    "Aligner",
+    "AlignerError",
+    "AlignerQueryEngine",
+    "AlignerRunnable",
+    "Correction",
+    "Template",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """The aligner in LangChain: `prompt | llm | AlignerRunnable()`.
 
-What lives here: `runnable.py` (the step of a chain), `upstream.py` (finds the question an LLM was asked) and
-`messages.py` (answers inside LangChain's values). What is corrected and what is not is decided in `aligner.py`.
+What lives here: `runnable.py` (the step of a chain) and `chat_model.py` (a chat model and an aligner as one), what they
+share (`messages.py`, `chunks.py`, `tracing.py`, `identity.py`), and how the question is found (`upstream.py`, `lookup.py`).
+What is corrected and what is not is decided in `aligner.py`.
 """
 
 try:
@@ -15,6 +16,7 @@ except ModuleNotFoundError as error:
         "aligner_integrations.langchain needs langchain-core: pip install 'aligner-integrations[langchain]'"
     ) from error
 
+from aligner_integrations.langchain.chat_model import AlignedChatModel
 from aligner_integrations.langchain.runnable import AlignerRunnable
 
-__all__ = ["AlignerRunnable"]
+__all__ = ["AlignedChatModel", "AlignerRunnable"]

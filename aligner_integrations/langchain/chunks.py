@@ -81,14 +81,14 @@ class ChunkWriter:
             return [] if self._begun else self._out(corrected)
         content = corrected.content
         if not self._begun:
-            return self._out(_as_chunk(corrected, content))
+            return self._out(as_chunk(corrected, content))
         if isinstance(content, list):
             block = content[self._place]
             rest = {"text": "", "index": self._index}
             content = [{**block, **rest} if isinstance(block, dict) else rest, *content[self._place + 1 :]]
         else:
             content = ""
-        return self._out(_as_chunk(corrected, content))
+        return self._out(as_chunk(corrected, content))
 
     @property
     def _index(self) -> int:
@@ -108,7 +108,8 @@ class ChunkWriter:
         return [*([AddableDict(others)] if others and not begun else []), AddableDict({key: answer})]
 
 
-def _as_chunk(message: AIMessage, content: str | list[Any]) -> AIMessageChunk:
+def as_chunk(message: AIMessage, content: str | list[Any]) -> AIMessageChunk:
+    """Return a message as the last chunk of its stream, with other content."""
     if isinstance(message, AIMessageChunk):
         return message.model_copy(update={"content": content, "chunk_position": "last"})
     return AIMessageChunk(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
@@ -292,19 +292,14 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
             return
         task = self._task(join(held), run)
         writer = ChunkWriter(task.value, task.incoming)
-        if task.reason:
-            correction = _left(task)
-        else:
-            pieces = tracing.stream(self.aligner, task.work, fields)
-            try:
-                while True:
-                    piece = next(pieces)
-                    if writer.live:
+        correction = _left(task)
+        if not task.reason:
+            with closing(tracing.stream(self.aligner, task.work, fields)) as pieces:
+                for piece in pieces:
+                    if isinstance(piece, Correction):
+                        correction = piece
+                    elif writer.live:
                         yield from writer.piece(piece)
-            except StopIteration as stop:
-                correction = stop.value
-            finally:
-                pieces.close()
         yield from writer.last(self._corrected(task, correction))
 
     async def _apieces(

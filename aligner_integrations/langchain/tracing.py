@@ -10,7 +10,7 @@ What lives elsewhere: the public steps (`runnable.py`, `chat_model.py`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,12 +18,15 @@ from typing import Any, cast
 from langchain_core.callbacks import (
     AsyncCallbackManager,
     AsyncCallbackManagerForChainRun,
+    BaseCallbackHandler,
     CallbackManager,
     CallbackManagerForChainRun,
 )
 from langchain_core.callbacks.manager import AsyncRunManager, RunManager
 from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
+from langchain_core.tracers import BaseTracer
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
+from langchain_core.tracers.context import _configure_hooks
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
@@ -53,19 +56,56 @@ class Work:
     run: RunManager | AsyncRunManager | None
 
 
-def manager_inside(run: RunManager | AsyncRunManager) -> CallbackManager | AsyncCallbackManager:
-    """Return the callback manager for what happens inside a run and must not be seen on a stream.
+def _manager_inside(
+    run: RunManager | AsyncRunManager, wanted: Callable[[BaseCallbackHandler], bool]
+) -> CallbackManager | AsyncCallbackManager:
+    """The callback manager for what happens inside a run and no stream may show.
 
     LangChain has `get_child` for chains only; this one is for LLM runs too, and leaves out the handlers that streams
-    are made of. Tracers and the user's own handlers stay.
+    are made of.
     """
     kind = AsyncCallbackManager if isinstance(run, AsyncRunManager) else CallbackManager
     manager = kind(handlers=[], parent_run_id=run.run_id)
     streams = (_StreamingCallbackHandler, _V2StreamingCallbackHandler)
-    manager.set_handlers([handler for handler in run.inheritable_handlers if not isinstance(handler, streams)])
+    manager.set_handlers([h for h in run.inheritable_handlers if not isinstance(h, streams) and wanted(h)])
     manager.add_tags([*run.inheritable_tags, NO_STREAM_TAG])
     manager.add_metadata(run.inheritable_metadata)
     return manager
+
+
+def _anybody(handler: BaseCallbackHandler) -> bool:
+    return True
+
+
+def _tracer(handler: BaseCallbackHandler) -> bool:
+    return isinstance(handler, BaseTracer)
+
+
+# The upstream inside an aligned chat model --------------------------------------------------------------------------
+
+
+def tracers_inside(run: RunManager | AsyncRunManager) -> CallbackManager | AsyncCallbackManager:
+    """Return the callback manager for the upstream of an aligned chat model.
+
+    Tracers show it below the model's own run. Other handlers see one chat model: they would print or count twice.
+    """
+    return _manager_inside(run, _tracer)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Keep handlers that come by the context, such as `get_usage_metadata_callback`, from hearing the upstream too."""
+    heard = [
+        (var, handler)
+        for var, *_ in _configure_hooks
+        if isinstance(handler := var.get(), BaseCallbackHandler) and not _tracer(handler)
+    ]
+    tokens = [(var, var.set(None)) for var, _ in heard]
+    try:
+        yield
+    finally:
+        for var, token in tokens:
+            var.reset(token)
 
 
 # A batch ------------------------------------------------------------------------------------------------------------
@@ -118,8 +158,8 @@ async def acorrect_many(
 # As it is written ---------------------------------------------------------------------------------------------------
 
 
-def stream(aligner: Aligner, work: Work, fields: dict[str, Any]) -> Generator[str, None, Correction]:
-    """Yield the corrected text as the aligner writes it, and return the correction."""
+def stream(aligner: Aligner, work: Work, fields: dict[str, Any]) -> Generator[str | Correction, None, None]:
+    """Yield the corrected text as the aligner writes it, and the correction as the last item."""
     run = _started(work)
     try:
         with closing(aligner.stream(work.question, work.answer, **fields)) as pieces:
@@ -137,11 +177,11 @@ def stream(aligner: Aligner, work: Work, fields: dict[str, Any]) -> Generator[st
     correction = cast("Correction", pieces.correction)
     if run is not None:
         _end(run, correction)
-    return correction
+    yield correction
 
 
 async def astream(aligner: Aligner, work: Work, fields: dict[str, Any]) -> AsyncGenerator[str | Correction, None]:
-    """Yield the corrected text as the aligner writes it, and the correction as the last item."""
+    """`stream` without blocking the event loop; closing it stops the aligner."""
     run = await _astarted(work)
     try:
         async with aclosing(aligner.astream(work.question, work.answer, **fields)) as pieces:
@@ -170,7 +210,7 @@ def _aside(run: RunManager | AsyncRunManager | None) -> Iterator[None]:
     if run is None:
         yield
         return
-    manager = manager_inside(run)
+    manager = _manager_inside(run, _anybody)
     manager.add_tags([INTERNAL_TAG])
     config = cast("RunnableConfig", {**(var_child_runnable_config.get() or {}), "callbacks": manager})
     token = var_child_runnable_config.set(config)
@@ -186,13 +226,13 @@ def _listened_to(manager: CallbackManager | AsyncCallbackManager) -> bool:
 
 
 def _started(work: Work) -> CallbackManagerForChainRun | None:
-    if work.run is None or not _listened_to(manager := manager_inside(work.run)):
+    if work.run is None or not _listened_to(manager := _manager_inside(work.run, _anybody)):
         return None
     return cast("CallbackManager", manager).on_chain_start(None, _inputs(work), name=_NAME)
 
 
 async def _astarted(work: Work) -> AsyncCallbackManagerForChainRun | None:
-    if work.run is None or not _listened_to(manager := manager_inside(work.run)):
+    if work.run is None or not _listened_to(manager := _manager_inside(work.run, _anybody)):
         return None
     return await cast("AsyncCallbackManager", manager).on_chain_start(None, _inputs(work), name=_NAME)
 

@@ -1,0 +1,287 @@
+"""`AlignedChatModel`: a chat model whose answers have been through an aligner before anybody sees them.
+
+What lives elsewhere: messages (`messages.py`), chunks (`chunks.py`), runs and traces (`tracing.py`), and what is
+corrected and what is not (`Aligner` in `aligner.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from pydantic import ConfigDict, Field, field_validator
+
+from aligner_integrations.aligner import Aligner
+from aligner_integrations.correction import Correction
+from aligner_integrations.errors import AlignerError, ConfigurationError, InvalidTextError, QuestionNotFoundError
+from aligner_integrations.langchain import tracing
+from aligner_integrations.langchain.chunks import ChunkWriter, as_chunk, join
+from aligner_integrations.langchain.identity import identity
+from aligner_integrations.langchain.messages import last_question, read, reason_to_leave, text_of, with_correction
+from aligner_integrations.langchain.tracing import Work
+
+_STRUCTURED = (  # what providers call the request for structured output
+    "format",
+    "output_config",
+    "output_format",
+    "response_format",
+    "response_json_schema",
+    "response_schema",
+)
+_ASKED = "messages"
+
+
+class AlignedChatModel(BaseChatModel):
+    """A chat model and an aligner as one chat model: `AlignedChatModel(llm=ChatOpenAI(...), aligner=Aligner())`.
+
+    Goes wherever a chat model goes: into chains, agents (`create_agent(model=...)`), LangGraph nodes. It knows what was
+    asked, so nothing is guessed and no hook is needed. Streams hold the upstream back and give out the aligner's own words
+    as it writes them; no token of the upstream reaches a stream, an event or a handler outside. Tracers show the
+    upstream's call and the correction below this model's run, so an account of tokens that adds up all LLM runs of a
+    trace counts the upstream's twice.
+
+    Tool calls, refusals, structured output and answers without text are left alone; `with_structured_output` is the
+    upstream's own. A message keeps everything but its text, and carries what happened as
+    `response_metadata["aligner"]`.
+
+    Args:
+        llm: The upstream.
+        aligner: The aligner. Default: `Aligner()`.
+        question: Picks the question from the messages. Default: the last human message.
+        include_original: Also put the uncorrected text into the record.
+
+    Raises:
+        QuestionNotFoundError: When called: there is no text in the messages to take as the question.
+        AlignerError: When called, as the aligner's `on_error`, `on_overflow` and `on_reject` say.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    llm: BaseChatModel
+    aligner: Aligner = Field(default_factory=Aligner, exclude=True)
+    question: Callable[[list[BaseMessage]], str] | None = Field(default=None, exclude=True)
+    include_original: bool = False
+
+    @field_validator("llm", mode="before")
+    @classmethod
+    def _is_chat_model(cls, llm: Any) -> Any:
+        if not isinstance(llm, BaseChatModel):
+            raise ConfigurationError(
+                f"llm must be a chat model, got {type(llm).__name__}. What is bound to a model can be bound to this one: "
+                "AlignedChatModel(llm=model).bind(...)."
+            )
+        return llm
+
+    # The answer -----------------------------------------------------------------------------------------------------
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with tracing.unheard():
+            answer = _own(self.llm.invoke(messages, _config(run_manager), stop=stop, **kwargs))
+        work, reason = self._work(messages, answer, kwargs, run_manager)
+        if reason:
+            return self._result(answer, _left(work, reason), work)
+        (correction,) = tracing.correct_many(self.aligner, [work], {})
+        return self._result(answer, correction, work)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with tracing.unheard():
+            answer = _own(await self.llm.ainvoke(messages, _config(run_manager), stop=stop, **kwargs))
+        work, reason = self._work(messages, answer, kwargs, run_manager)
+        if reason:
+            return self._result(answer, _left(work, reason), work)
+        (correction,) = await tracing.acorrect_many(self.aligner, [work], {})
+        return self._result(answer, correction, work)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with tracing.unheard():
+            answer = _own(join(list(self.llm.stream(messages, _config(run_manager), stop=stop, **kwargs))))
+        work, reason = self._work(messages, answer, kwargs, run_manager)
+        correction = _left(work, reason)
+        writer = ChunkWriter(answer, read(answer))
+
+        def told(chunks: list[AIMessageChunk]) -> Iterator[ChatGenerationChunk]:
+            for message in chunks:
+                chunk = ChatGenerationChunk(message=message)
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+        if not reason:
+            with closing(tracing.stream(self.aligner, work, {})) as pieces:
+                for piece in pieces:
+                    if isinstance(piece, Correction):
+                        correction = piece
+                    elif writer.live:
+                        yield from told(writer.piece(piece))
+        yield from told(self._last(writer, answer, correction, work))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        with tracing.unheard():
+            chunks = [chunk async for chunk in self.llm.astream(messages, _config(run_manager), stop=stop, **kwargs)]
+        answer = _own(join(chunks))
+        work, reason = self._work(messages, answer, kwargs, run_manager)
+        correction = _left(work, reason)
+        writer = ChunkWriter(answer, read(answer))
+
+        async def told(chunks: list[AIMessageChunk]) -> AsyncIterator[ChatGenerationChunk]:
+            for message in chunks:
+                chunk = ChatGenerationChunk(message=message)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+        if not reason:
+            async with aclosing(tracing.astream(self.aligner, work, {})) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Correction):
+                        correction = piece
+                    elif writer.live:
+                        async for chunk in told(writer.piece(piece)):
+                            yield chunk
+        async for chunk in told(self._last(writer, answer, correction, work)):
+            yield chunk
+
+    # Steps shared by the paths above --------------------------------------------------------------------------------
+
+    def _work(
+        self,
+        messages: list[BaseMessage],
+        answer: AIMessage,
+        kwargs: dict[str, Any],
+        run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
+    ) -> tuple[Work, str | None]:
+        """What to correct, and the reason to leave it alone, if there is one."""
+        asked_for_data = any(kwargs.get(name) is not None for name in _STRUCTURED)
+        if reason := reason_to_leave(answer) or ("structured" if asked_for_data else None):
+            return Work("", text_of(answer), None, run), reason
+        question = last_question(messages) if self.question is None else self.question(list(messages))
+        if not isinstance(question, str):
+            raise InvalidTextError(f"question= must return a string, got {type(question).__name__}.")
+        if not question:
+            raise QuestionNotFoundError("There is no text in the messages to take as the question.")
+        return Work(question, text_of(answer), _ASKED, run), None
+
+    def _corrected(self, answer: AIMessage, correction: Correction, work: Work) -> AIMessage:
+        record = correction.record(include_original=self.include_original)
+        return cast("AIMessage", with_correction(answer, correction, {**record, "question_from": work.question_from}))
+
+    def _result(self, answer: AIMessage, correction: Correction | AlignerError, work: Work) -> ChatResult:
+        if isinstance(correction, AlignerError):
+            raise correction
+        return ChatResult(generations=[ChatGeneration(message=self._corrected(answer, correction, work))])
+
+    def _last(self, writer: ChunkWriter, answer: AIMessage, correction: Correction, work: Work) -> list[AIMessageChunk]:
+        chunks = writer.last(self._corrected(answer, correction, work))
+        return [chunk if isinstance(chunk, AIMessageChunk) else as_chunk(chunk, chunk.content) for chunk in chunks]
+
+    # What is the upstream's own -------------------------------------------------------------------------------------
+
+    def bind_tools(
+        self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Bind tools as the upstream does.
+
+        Raises:
+            NotImplementedError: The upstream cannot, or does it in a way that cannot be passed on.
+        """
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        bound = self.llm.bind_tools(tools, **kwargs)
+        if isinstance(bound, RunnableBinding) and isinstance(bound.bound, BaseChatModel):
+            model = self if bound.bound is self.llm else self.model_copy(update={"llm": bound.bound})
+            return cast("Runnable[LanguageModelInput, AIMessage]", model.bind(**bound.kwargs))
+        raise NotImplementedError(
+            f"{type(self.llm).__name__}.bind_tools returns a {type(bound).__name__}, and only what is bound to a chat "
+            "model can be bound to an AlignedChatModel."
+        )
+
+    def with_structured_output(
+        self, schema: Any, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return the upstream's own structured output: data for a program, which is not aligned."""
+        return self.llm.with_structured_output(schema, include_raw=include_raw, **kwargs)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the upstream's tokens of a text."""
+        return self.llm.get_token_ids(text)
+
+    def get_num_tokens(self, text: str) -> int:
+        """Return how many of the upstream's tokens a text has."""
+        return self.llm.get_num_tokens(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Return how many of the upstream's tokens messages have."""
+        return self.llm.get_num_tokens_from_messages(messages, tools)
+
+    @property
+    def model_name(self) -> str | None:
+        """The upstream's model; `create_agent` chooses by it how to ask for structured output."""
+        names = (getattr(self.llm, key, None) for key in ("model_name", "model", "model_id"))
+        return next((name for name in names if isinstance(name, str)), None)
+
+    def _resolve_model_profile(self) -> Any:
+        return self.llm.profile
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return self.llm._get_ls_params(stop=stop, **kwargs)
+
+    # What names it --------------------------------------------------------------------------------------------------
+
+    @property
+    def _llm_type(self) -> str:
+        return f"aligned-{self.llm._llm_type}"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return {"llm": dict(self.llm._identifying_params), "aligner": identity(self.aligner)}
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The cache's key: one upstream with two aligners gives two answers."""
+        own = [identity(self.aligner), self.question and identity(self.question), self.include_original]
+        return f"{self.llm._get_llm_string(stop=stop, **kwargs)}---{own}"
+
+
+def _config(run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> RunnableConfig:
+    # Callbacks are always given: without them the upstream would report to those of whoever called this model.
+    return {"callbacks": tracing.tracers_inside(run) if run else []}
+
+
+def _own(answer: Any) -> AIMessage:
+    """The answer without an id that LangChain made of the upstream's run: this model's run gives its own."""
+    message = cast("AIMessage", answer)
+    return message.model_copy(update={"id": None}) if (message.id or "").startswith("lc_run-") else message
+
+
+def _left(work: Work, reason: str | None) -> Correction:
+    return Correction(work.question, work.answer, work.answer, "skipped", reason)

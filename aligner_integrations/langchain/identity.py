@@ -1,0 +1,46 @@
+"""What an aligner is called in the key of a cache: the same for aligners that correct alike, as far as one can tell."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from aligner_integrations import __version__
+from aligner_integrations.aligner import Aligner
+from aligner_integrations.templates import Template
+
+# Not id(): another object may have it once this one is gone, and caches live longer.
+_serials: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def identity(thing: Any) -> str:
+    """Return a short name of an aligner or a function.
+
+    Models and options that are plain data count by their value, so that a cache on disk is of use to other processes.
+    Functions and foreign objects count as themselves. Hashed, because options may hold secrets.
+    """
+    if isinstance(thing, Aligner):
+        backend = thing.backend
+        options = {name: value for name, value in vars(thing).items() if name not in ("backend", "record")}
+        known = _plain(getattr(backend, "__dict__", backend))
+        text = f"{__version__} {type(backend).__module__}.{type(backend).__qualname__} {known} {_plain(options)}"
+    else:
+        text = _plain(thing)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, str | int | float | Path | Template):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_plain, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {_plain(item)}' for key, item in value.items())}}}"
+    try:
+        return f"<{type(value).__qualname__} {_serials.setdefault(value, uuid4().hex)}>"
+    except TypeError:  # no weak reference, or no hash: never taken for another
+        return f"<{type(value).__qualname__} {uuid4().hex}>"
