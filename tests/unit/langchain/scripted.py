@@ -47,7 +47,12 @@ class Scripted(BaseChatModel):
         if kwargs.get("response_format"):
             return AIMessage('{"setup": "Why?", "punchline": "Cats."}', **told)
         if kwargs.get("tools") and isinstance(last, HumanMessage):
-            call = {"name": "", "args": {}, "id": "call_1", **self._call(kwargs["tools"], kwargs.get("tool_choice"), last)}
+            call = {
+                "name": "",
+                "args": {},
+                "id": "call_1",
+                **self._call(kwargs["tools"], kwargs.get("tool_choice"), last),
+            }
             return AIMessage("", tool_calls=[call], **told)
         blocks = [b for m in messages if isinstance(m.content, list) for b in m.content if isinstance(b, dict)]
         shown = [block["type"] for block in blocks if block.get("type") in MEDIA]
