@@ -452,7 +452,7 @@ def test_no_callbacks_and_callbacks_of_the_user():
     chain = PROMPT | Upstream() | step()
     for callbacks in ([], CallbackManager([]), [Seen()]):
         assert chain.invoke({"q": "x"}, {"callbacks": callbacks}).text == want("x")
-    assert names == ["RunnableSequence", "ChatPromptTemplate", "AlignerRunnable"]
+    assert names == ["RunnableSequence", "ChatPromptTemplate", "AlignerRunnable", "correction"]
 
 
 def test_batch_of_a_chain_is_one_batch_of_the_aligner():

@@ -311,3 +311,89 @@ def test_upstream_that_cannot_stream():
     assert len(chunks) > 3
     whole = total(chunks)
     assert (whole.text, whole.usage_metadata) == (want("x"), USAGE)
+
+
+# Further forms of an answer -----------------------------------------------------------------------------------------
+
+BLOCKS = [REASONING, {"type": "text", "text": ALIKE}]
+
+
+@pytest.mark.parametrize(
+    "keys", [("input", "output"), ("input", "answer"), ("query", "result"), ("question", "output")]
+)
+def test_dicts_of_agents_and_chains_keep_their_keys(keys):
+    question, answer = keys
+    value = {question: "Why?", "context": ["c"], answer: ALIKE, "intermediate_steps": []}
+    wanted = {**value, answer: want("Why?")}
+    assert list(ways(value)) == [wanted] * 4
+    chunks = [*step().stream(value)]
+    assert total(chunks) == wanted and len(chunks) > 3
+    message = step().invoke({question: "Why?", answer: AIMessage(ALIKE, id="m")})[answer]
+    assert (message.text, message.id) == (want("Why?"), "m")
+
+
+def test_list_of_content_blocks():
+    wanted = [REASONING, {"type": "text", "text": want("x")}]
+    chain = PROMPT | Upstream(answer=BLOCKS, disable_streaming=True) | (lambda message: message.content) | step()
+    for after in (chain.invoke({"q": "x"}), *chain.stream({"q": "x"}), asyncio.run(chain.ainvoke({"q": "x"}))):
+        assert after == wanted
+    assert step().invoke({"question": "x", "answer": BLOCKS})["answer"] == wanted
+    assert BLOCKS[1]["text"] == ALIKE
+
+
+def test_messages_as_dicts_and_pairs():
+    said = {"role": "assistant", "content": ALIKE, "name": "n"}
+    asked_for = {"role": "user", "content": "Why?"}
+    for after in ways([asked_for, said]):
+        assert after == [asked_for, {**said, "content": want("Why?")}]
+    for after in ways({"messages": [asked_for, said], "k": 1}):
+        assert after == {"messages": [asked_for, {**said, "content": want("Why?")}], "k": 1}
+    assert list(step().stream([("human", "Why?"), ("ai", ALIKE)])) == [[("human", "Why?"), ("ai", want("Why?"))]]
+    assert step().invoke({"question": "Why?", "answer": said})["answer"] == {**said, "content": want("Why?")}
+    in_blocks = {"role": "assistant", "content": BLOCKS}
+    assert step().invoke([asked_for, in_blocks])[1]["content"] == [REASONING, {"type": "text", "text": want("Why?")}]
+    assert said["content"] == ALIKE
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    with_call = {**said, "tool_calls": [call]}
+    assert step().invoke([asked_for, with_call]) == [asked_for, with_call]
+    chain = PROMPT | Upstream() | (lambda m: {"role": "assistant", "content": m.text}) | step()
+    assert chain.invoke({"q": "x"}) == {"role": "assistant", "content": want("x")}
+    with pytest.raises(InvalidTextError, match="must end with the AIMessage to correct"):
+        step().invoke([asked_for])
+    with pytest.raises(InvalidTextError, match="These are no messages"):
+        step().invoke([{"role": "nobody", "content": "x"}, said])
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"content": [{"type": "refusal", "refusal": "No."}, {"type": "text", "text": "I will not."}]}, "refusal"),
+        ({"content": "I will not.", "additional_kwargs": {"refusal": "I will not."}}, "refusal"),
+        ({"content": "I will not.", "response_metadata": {"stop_reason": "refusal"}}, "refusal"),
+        ({"content": "It is so.", "additional_kwargs": {"parsed": Verdict(good=True)}}, "structured"),
+    ],
+)
+def test_refusals_and_structured_output_are_left_alone(part, reason):
+    before = AIMessage(**part)
+    for after in (*ways(before), total(step().stream(before))):
+        assert after.content == before.content
+        record = after.response_metadata["aligner"]
+        assert (record["outcome"], record["reason"]) == ("skipped", reason)
+
+
+def test_structured_output_with_its_raw_message_is_left_alone():
+    value = {"raw": AIMessage('Here: {"good": true}'), "parsed": Verdict(good=True), "parsing_error": None}
+    for after in (*ways(value), *step().stream(value)):
+        assert (after["parsed"], after["raw"].content) == (Verdict(good=True), 'Here: {"good": true}')
+        assert after["raw"].response_metadata["aligner"]["reason"] == "structured"
+
+
+def test_what_providers_say_about_the_old_text_goes_with_it():
+    stale = {"logprobs_result": [1], "avg_logprobs": -0.1, "citation_metadata": {"citations": [1]}}
+    grounding = {"web_search_queries": ["q"], "grounding_supports": [{"segment": {"end_index": 3}}]}
+    before = full_message(**stale, grounding_metadata=grounding)
+    after = step().invoke(asked(before))[-1].response_metadata
+    assert not set(stale) & set(after)
+    assert after["grounding_metadata"] == {"web_search_queries": ["q"]}
+    kept = step(repeat).invoke(asked(before))[-1].response_metadata
+    assert set(stale) <= set(kept) and kept["grounding_metadata"] == grounding
