@@ -10,13 +10,14 @@ import time
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Send
 
-from aligner_integrations import AlignerRunnable
+from aligner_integrations import AlignedChatModel, AlignerRunnable
 from aligner_integrations.errors import (
     BackendError,
     ConfigurationError,
@@ -402,6 +403,110 @@ def test_graph_and_schema_of_a_chain_can_be_asked():
     assert "AlignerRunnable" in {node.name for node in chain.get_graph().nodes.values()}
     assert chain.get_output_jsonschema() is not None
     assert step().get_name() == "AlignerRunnable"
+
+
+def test_fields_are_configurable():
+    runnable = step().configurable_fields(
+        aligner=ConfigurableField(id="aligner"), include_original=ConfigurableField(id="original")
+    )
+    other = {"configurable": {"aligner": aligner(lambda prompt: "Other."), "original": True}}
+    chain = PROMPT | Upstream() | runnable
+    assert chain.invoke({"q": "x"}).text == want("x")
+    for result in (chain.invoke({"q": "x"}, other), total(chain.stream({"q": "x"}, other))):
+        assert result.text == "Other."
+        assert result.response_metadata["aligner"]["original"] == ALIKE
+    either = step().configurable_alternatives(ConfigurableField(id="which"), none=RunnableLambda(lambda m: m))
+    assert (PROMPT | Upstream() | either.with_config(configurable={"which": "none"})).invoke({"q": "x"}).text == ALIKE
+
+
+def test_dumped_without_secrets():
+    runnable = step()
+    runnable.aligner.backend.api_key = "s3cret-key"
+    for one in (runnable, PROMPT | runnable, runnable.after(PROMPT | Upstream())):
+        assert "s3cret-key" not in str(dumpd(one)) + repr(one)
+
+
+def test_schemas_say_what_goes_in_and_out():
+    for schema in (step().get_input_jsonschema(), step().get_output_jsonschema()):
+        kinds = {part.get("type") or part["$ref"].rpartition("/")[-1] for part in schema["anyOf"]}
+        assert kinds == {"string", "AIMessage", "array", "object"}
+
+
+def test_concurrency_of_the_upstream_is_limited_and_the_aligner_still_has_one_batch():
+    running, most = 0, 0
+
+    def slowly(prompt):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.01)
+        running -= 1
+        return AIMessage(ALIKE)
+
+    runnable = step()
+    chain = PROMPT | RunnableLambda(slowly) | runnable
+    values = [{"q": str(i)} for i in range(8)]
+    results = chain.batch(values, {"max_concurrency": 2})
+    assert [r.text for r in results] == [want(str(i)) for i in range(8)]
+    assert most <= 2 and runnable.aligner.backend.batches == [8]
+
+
+async def test_event_log_adds_up_to_the_answer():
+    log = None
+    async for patch in (PROMPT | Upstream() | step()).astream_log({"q": "x"}):
+        log = patch if log is None else log + patch
+    assert log.state["final_output"].text == want("x")
+    assert total(log.state["streamed_output"]).text == want("x")
+
+
+# What a bare pipe cannot do -----------------------------------------------------------------------------------------
+
+
+async def shown(chain):
+    """The tokens of LLMs in the events of a chain."""
+    events = [event async for event in chain.astream_events({"q": "x"}, version="v2")]
+    return "".join(e["data"]["chunk"].text for e in events if e["event"] == "on_chat_model_stream")
+
+
+async def test_a_pipe_cannot_hide_the_upstreams_own_run_and_an_aligned_model_can():
+    secret, corrected = Upstream(answer="Secret words."), "Corrected text."
+    pipe = PROMPT | secret | step(lambda prompt: corrected)
+    model = PROMPT | AlignedChatModel(llm=secret, aligner=aligner(lambda prompt: corrected))
+    assert (
+        total([chunk async for chunk in pipe.astream({"q": "x"})]).text == corrected
+    )  # the chain's own stream is fine
+    assert await shown(pipe) == "Secret words."
+    assert await shown(model) == corrected
+
+    def messages(chain):
+        compiled = graph(lambda s: {"answer": chain.invoke({"q": s["q"]}).text})
+        return "".join(m.text for m, _ in compiled.stream({"q": "x"}, stream_mode="messages"))
+
+    assert "Secret words." in messages(pipe)
+    assert messages(model) == corrected
+
+
+# Overhead -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_pays_little_for_the_recorder():
+    """Measured side by side: the same chain of five runs with and without the recorder."""
+    chain = (PROMPT | Upstream() | StrOutputParser() | RunnableLambda(str.strip)).with_config(run_name="measured")
+    step()  # installs the hook
+
+    def seconds():
+        started = time.process_time()
+        for _ in range(50):
+            chain.invoke({"q": "x"})
+        return (time.process_time() - started) / 50
+
+    def without():
+        with upstream.disabled():
+            return seconds()
+
+    seconds(), without()
+    differences = [seconds() - without() for _ in range(9)]
+    assert sorted(differences)[4] < 200e-6
 
 
 # LangGraph ----------------------------------------------------------------------------------------------------------
