@@ -6,16 +6,23 @@ corrected and what is not (`Aligner` in `aligner.py`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
+from uuid import uuid4
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    CallbackManager,
+    CallbackManagerForLLMRun,
+)
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, ensure_config
 from pydantic import ConfigDict, Field, field_validator
 
 from aligner_integrations.aligner import Aligner
@@ -89,7 +96,8 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         with tracing.unheard():
-            answer = _own(self.llm.invoke(messages, _config(run_manager), stop=stop, **kwargs))
+            config = tracing.tracers_inside(run_manager, CallbackManager([]))
+            answer = _own(self.llm.invoke(messages, config, stop=stop, **kwargs))
         work, reason = self._work(messages, answer, kwargs, run_manager)
         if reason:
             return self._result(answer, _left(work, reason), work)
@@ -104,7 +112,8 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         with tracing.unheard():
-            answer = _own(await self.llm.ainvoke(messages, _config(run_manager), stop=stop, **kwargs))
+            config = tracing.tracers_inside(run_manager, AsyncCallbackManager([]))
+            answer = _own(await self.llm.ainvoke(messages, config, stop=stop, **kwargs))
         work, reason = self._work(messages, answer, kwargs, run_manager)
         if reason:
             return self._result(answer, _left(work, reason), work)
@@ -118,9 +127,11 @@ class AlignedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
+        run = run_manager or _stream_run.get()
         with tracing.unheard():
-            answer = _own(join(list(self.llm.stream(messages, _config(run_manager), stop=stop, **kwargs))))
-        work, reason = self._work(messages, answer, kwargs, run_manager)
+            config = tracing.tracers_inside(run, CallbackManager([]))
+            answer = _own(join(list(self.llm.stream(messages, config, stop=stop, **kwargs))))
+        work, reason = self._work(messages, answer, kwargs, run)
         correction = _left(work, reason)
         writer = ChunkWriter(answer, read(answer))
 
@@ -147,10 +158,12 @@ class AlignedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        run = run_manager or _stream_run.get()
         with tracing.unheard():
-            chunks = [chunk async for chunk in self.llm.astream(messages, _config(run_manager), stop=stop, **kwargs)]
-        answer = _own(join(chunks))
-        work, reason = self._work(messages, answer, kwargs, run_manager)
+            config = tracing.tracers_inside(run, AsyncCallbackManager([]))
+            held = [chunk async for chunk in self.llm.astream(messages, config, stop=stop, **kwargs)]
+        answer = _own(join(held))
+        work, reason = self._work(messages, answer, kwargs, run)
         correction = _left(work, reason)
         writer = ChunkWriter(answer, read(answer))
 
@@ -172,6 +185,45 @@ class AlignedChatModel(BaseChatModel):
         async for chunk in told(self._last(writer, answer, correction, work)):
             yield chunk
 
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Yield the corrected answer as the aligner writes it; adding up the chunks gives what `invoke` returns."""
+        config = _with_run_id(config)
+        run = tracing.run_of_stream(config, self.callbacks)
+        with closing(cast("Generator[AIMessageChunk]", super().stream(input, config, stop=stop, **kwargs))) as chunks:
+            while True:
+                with _streaming(run):
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """`stream` without blocking the event loop; closing it stops the aligner."""
+        config = _with_run_id(config)
+        run = tracing.run_of_stream(config, self.callbacks)
+        inner = cast("AsyncGenerator[AIMessageChunk]", super().astream(input, config, stop=stop, **kwargs))
+        async with aclosing(inner) as chunks:
+            while True:
+                with _streaming(run):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
+
     # Steps shared by the paths above --------------------------------------------------------------------------------
 
     def _work(
@@ -179,7 +231,7 @@ class AlignedChatModel(BaseChatModel):
         messages: list[BaseMessage],
         answer: AIMessage,
         kwargs: dict[str, Any],
-        run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
+        run: tracing.Run | None,
     ) -> tuple[Work, str | None]:
         """What to correct, and the reason to leave it alone, if there is one."""
         asked_for_data = any(kwargs.get(name) is not None for name in _STRUCTURED)
@@ -272,9 +324,22 @@ class AlignedChatModel(BaseChatModel):
         return f"{self.llm._get_llm_string(stop=stop, **kwargs)}---{own}"
 
 
-def _config(run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> RunnableConfig:
-    # Callbacks are always given: without them the upstream would report to those of whoever called this model.
-    return {"callbacks": tracing.tracers_inside(run) if run else []}
+_stream_run: ContextVar[CallbackManagerForLLMRun | None] = ContextVar("aligned_stream", default=None)
+
+
+@contextmanager
+def _streaming(run: CallbackManagerForLLMRun) -> Iterator[None]:
+    """Tell `_stream` its run, for one step: between two chunks the context is that of whoever reads the stream."""
+    token = _stream_run.set(run)
+    try:
+        yield
+    finally:
+        _stream_run.reset(token)
+
+
+def _with_run_id(config: RunnableConfig | None) -> RunnableConfig:
+    config = ensure_config(config)
+    return {**config, "run_id": config.get("run_id") or uuid4()}
 
 
 def _own(answer: Any) -> AIMessage:

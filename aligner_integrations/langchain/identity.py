@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,21 @@ def identity(thing: Any) -> str:
     Functions and foreign objects count as themselves. Hashed, because options may hold secrets.
     """
     if isinstance(thing, Aligner):
-        backend = thing.backend
         options = {name: value for name, value in vars(thing).items() if name not in ("backend", "record")}
-        known = _plain(getattr(backend, "__dict__", backend))
-        text = f"{__version__} {type(backend).__module__}.{type(backend).__qualname__} {known} {_plain(options)}"
+        text = f"{__version__} {_backend(thing.backend)} {_plain(options)}"
     else:
         text = _plain(thing)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _backend(backend: Any) -> str:
+    """Its class and what it was made with, if it keeps that; whatever else it holds may change as it works."""
+    kind = type(backend)
+    names = [name for name in inspect.signature(kind).parameters if name not in ("args", "kwargs")]
+    if not all(hasattr(backend, name) for name in names):
+        return _plain(backend)
+    made_with = {name: getattr(backend, name) for name in names}
+    return f"{kind.__module__}.{kind.__qualname__} {_plain(made_with)}"
 
 
 def _plain(value: Any) -> str:

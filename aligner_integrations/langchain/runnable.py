@@ -125,14 +125,15 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
             raise ConfigurationError(f"on_guess is {on_guess!r}; it takes 'allow' or 'raise'.")
         if not (question is None or callable(question) or (isinstance(question, str) and question)):
             raise ConfigurationError(f"question is {question!r}; it takes a function or the name of a variable.")
-        super().__init__(
-            aligner=Aligner(**options) if aligner is None else aligner,
-            question=question,
-            on_guess=on_guess,
-            include_original=include_original,
-            hook=hook,
-            name=name,
-        )
+        fields: dict[str, Any] = {
+            "aligner": Aligner(**options) if aligner is None else aligner,
+            "question": question,
+            "on_guess": on_guess,
+            "include_original": include_original,
+            "hook": hook,
+            "name": name,
+        }
+        super().__init__(**fields)
         if hook:
             install()
 

@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+from uuid import UUID
 
 from langchain_core.callbacks import (
     AsyncCallbackManager,
     AsyncCallbackManagerForChainRun,
     BaseCallbackHandler,
+    BaseCallbackManager,
     CallbackManager,
     CallbackManagerForChainRun,
+    CallbackManagerForLLMRun,
 )
 from langchain_core.callbacks.manager import AsyncRunManager, RunManager
 from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
@@ -56,21 +59,56 @@ class Work:
     run: RunManager | AsyncRunManager | None
 
 
-def _manager_inside(
-    run: RunManager | AsyncRunManager, wanted: Callable[[BaseCallbackHandler], bool]
-) -> CallbackManager | AsyncCallbackManager:
-    """The callback manager for what happens inside a run and no stream may show.
+_Manager = TypeVar("_Manager", CallbackManager, AsyncCallbackManager)
+Run = RunManager | AsyncRunManager
+
+
+def _handlers_inside(run: Run | None, manager: _Manager, wanted: Callable[[BaseCallbackHandler], bool]) -> _Manager:
+    """Fill the callback manager for what happens inside a run and no stream may show.
 
     LangChain has `get_child` for chains only; this one is for LLM runs too, and leaves out the handlers that streams
-    are made of.
+    are made of. Where LangChain tells a chat model nothing of its run, the run around it stands in.
     """
-    kind = AsyncCallbackManager if isinstance(run, AsyncRunManager) else CallbackManager
-    manager = kind(handlers=[], parent_run_id=run.run_id)
+    around = (var_child_runnable_config.get() or {}).get("callbacks")
+    if run is not None:
+        manager.parent_run_id, given = run.run_id, (run.inheritable_handlers, run.inheritable_tags)
+        metadata = run.inheritable_metadata
+    elif isinstance(around, BaseCallbackManager):
+        manager.parent_run_id, given = around.parent_run_id, (around.inheritable_handlers, around.inheritable_tags)
+        metadata = around.inheritable_metadata
+    else:
+        given, metadata = ([], []), {}
+    handlers, tags = given
     streams = (_StreamingCallbackHandler, _V2StreamingCallbackHandler)
-    manager.set_handlers([h for h in run.inheritable_handlers if not isinstance(h, streams) and wanted(h)])
-    manager.add_tags([*run.inheritable_tags, NO_STREAM_TAG])
-    manager.add_metadata(run.inheritable_metadata)
+    manager.set_handlers([handler for handler in handlers if not isinstance(handler, streams) and wanted(handler)])
+    manager.add_tags([*tags, NO_STREAM_TAG])
+    manager.add_metadata(metadata)
     return manager
+
+
+def run_of_stream(config: RunnableConfig, callbacks: Any) -> CallbackManagerForLLMRun:
+    """Return the run of a stream that is about to start with this configuration, which names the run's id.
+
+    `BaseChatModel.stream` does not tell `_stream` its run.
+
+    Args:
+        config: The configuration, with a `run_id`.
+        callbacks: The model's own callbacks.
+    """
+    manager = CallbackManager.configure(
+        config.get("callbacks"),
+        callbacks,
+        inheritable_tags=config.get("tags"),
+        inheritable_metadata=config.get("metadata"),
+    )
+    return CallbackManagerForLLMRun(
+        run_id=cast("UUID", config["run_id"]),
+        handlers=manager.handlers,
+        inheritable_handlers=manager.inheritable_handlers,
+        parent_run_id=manager.parent_run_id,
+        inheritable_tags=manager.inheritable_tags,
+        inheritable_metadata=manager.inheritable_metadata,
+    )
 
 
 def _anybody(handler: BaseCallbackHandler) -> bool:
@@ -84,12 +122,17 @@ def _tracer(handler: BaseCallbackHandler) -> bool:
 # The upstream inside an aligned chat model --------------------------------------------------------------------------
 
 
-def tracers_inside(run: RunManager | AsyncRunManager) -> CallbackManager | AsyncCallbackManager:
-    """Return the callback manager for the upstream of an aligned chat model.
+def tracers_inside(run: Run | None, manager: _Manager) -> RunnableConfig:
+    """Return the configuration for the upstream of an aligned chat model.
 
     Tracers show it below the model's own run. Other handlers see one chat model: they would print or count twice.
+
+    Args:
+        run: The model's run.
+        manager: A new manager of the right kind.
     """
-    return _manager_inside(run, _tracer)
+    # Callbacks are always given: without them the upstream would report to those of whoever called the model.
+    return {"callbacks": _handlers_inside(run, manager, _tracer)}
 
 
 @contextmanager
@@ -123,8 +166,8 @@ def correct_many(aligner: Aligner, works: Sequence[Work], fields: dict[str, Any]
                 "list[Correction | AlignerError]", aligner.correct_many(pairs, return_exceptions=True, **fields)
             )
     except BaseException as error:
-        for run in filter(None, runs):
-            run.on_chain_error(error)
+        for started in filter(None, runs):
+            started.on_chain_error(error)
         raise
     for run, result in zip(runs, results, strict=True):
         if run is not None:
@@ -146,8 +189,8 @@ async def acorrect_many(
                 "list[Correction | AlignerError]", await aligner.acorrect_many(pairs, return_exceptions=True, **fields)
             )
     except BaseException as error:
-        for run in filter(None, runs):
-            await run.on_chain_error(error)
+        for started in filter(None, runs):
+            await started.on_chain_error(error)
         raise
     for run, result in zip(runs, results, strict=True):
         if run is not None:
@@ -205,13 +248,10 @@ async def astream(aligner: Aligner, work: Work, fields: dict[str, Any]) -> Async
 
 
 @contextmanager
-def _aside(run: RunManager | AsyncRunManager | None) -> Iterator[None]:
+def _aside(run: Run | None) -> Iterator[None]:
     """Make what is called in here part of the run, and the aligner's own business."""
-    if run is None:
-        yield
-        return
-    manager = _manager_inside(run, _anybody)
-    manager.add_tags([INTERNAL_TAG])
+    manager = CallbackManager([])
+    _handlers_inside(run, manager, _anybody).add_tags([INTERNAL_TAG])
     config = cast("RunnableConfig", {**(var_child_runnable_config.get() or {}), "callbacks": manager})
     token = var_child_runnable_config.set(config)
     try:
@@ -220,21 +260,19 @@ def _aside(run: RunManager | AsyncRunManager | None) -> Iterator[None]:
         var_child_runnable_config.reset(token)
 
 
-def _listened_to(manager: CallbackManager | AsyncCallbackManager) -> bool:
+def _listened_to(manager: BaseCallbackManager) -> bool:
     """Whether anybody would see a run: not if the recorder is alone, and then it need not be made."""
     return any(not isinstance(handler, UpstreamRecorder) for handler in manager.handlers)
 
 
 def _started(work: Work) -> CallbackManagerForChainRun | None:
-    if work.run is None or not _listened_to(manager := _manager_inside(work.run, _anybody)):
-        return None
-    return cast("CallbackManager", manager).on_chain_start(None, _inputs(work), name=_NAME)
+    manager = _handlers_inside(work.run, CallbackManager([]), _anybody)
+    return manager.on_chain_start(None, _inputs(work), name=_NAME) if _listened_to(manager) else None
 
 
 async def _astarted(work: Work) -> AsyncCallbackManagerForChainRun | None:
-    if work.run is None or not _listened_to(manager := _manager_inside(work.run, _anybody)):
-        return None
-    return await cast("AsyncCallbackManager", manager).on_chain_start(None, _inputs(work), name=_NAME)
+    manager = _handlers_inside(work.run, AsyncCallbackManager([]), _anybody)
+    return await manager.on_chain_start(None, _inputs(work), name=_NAME) if _listened_to(manager) else None
 
 
 def _end(run: CallbackManagerForChainRun, result: Correction | AlignerError) -> None:

@@ -145,7 +145,7 @@ def test_errors_and_policies():
         assert message.content == ALIKE and record(message)["outcome"] == "failed"
     with pytest.raises(RuntimeError, match="down"):
         model(Upstream(fails=True)).invoke("x")
-    with pytest.raises(ValidationError, match="llm must be a chat model, got RunnableBinding"):
+    with pytest.raises(ValidationError, match="llm must be a chat model, got _?[A-Za-z]*Binding"):
         model(Upstream().bind(stop=["x"]))
 
 
@@ -203,10 +203,9 @@ def test_usage_is_counted_once():
     assert usage.usage_metadata["scripted-1"]["total_tokens"] == 3 * 29
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_events_hold_no_token_of_the_upstream(version):
+def test_events_hold_no_token_of_the_upstream():
     async def run(runnable):
-        return [event async for event in runnable.astream_events({"q": "Why?"}, version=version)]
+        return [event async for event in runnable.astream_events({"q": "Why?"}, version="v2")]
 
     chain = PROMPT | model(Upstream(answer="Secret words."), fn=lambda prompt: "Corrected text.") | StrOutputParser()
     events = asyncio.run(run(chain))
