@@ -451,6 +451,7 @@ def test_concurrency_of_the_upstream_is_limited_and_the_aligner_still_has_one_ba
     assert most <= 2 and runnable.aligner.backend.batches == [8]
 
 
+@pytest.mark.filterwarnings("ignore:astream_log is deprecated")
 async def test_event_log_adds_up_to_the_answer():
     log = None
     async for patch in (PROMPT | Upstream() | step()).astream_log({"q": "x"}):
