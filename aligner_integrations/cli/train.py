@@ -33,7 +33,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an aligner. For several GPUs: `accelerate launch --config_file ... -m aligner_integrations.cli train ...`."""
+    """Train an aligner. For several GPUs: `accelerate launch --config_file ... -m aligner_integrations train ...`."""
     try:
         from aligner_integrations.training import embedded_run, run
         from aligner_integrations.training.data import read_triples
@@ -62,16 +62,19 @@ def train(
         else:
             if base is None:
                 raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
-            chosen = get_template(template)  # before the data, so that a wrong name is found at once
+            # Before the data, so that what does not fit is found at once.
+            chosen, changed = get_template(template), dataclasses.replace(RECIPES[recipe], **changes)
             run.train_aligner(
                 read_triples(data),
                 base=base,
                 revision=revision,
                 template=chosen,
-                recipe=dataclasses.replace(RECIPES[recipe], **changes),
+                recipe=changed,
                 output=output,
                 data=data,
             )
+    if not run.is_main_process():
+        return
     report = run.read_report(output)
     if as_json:
         echo_json({"output": str(output), "training": report.to_dict()})

@@ -13,6 +13,8 @@ import pytest
         (["--recipe", "embedded", "--epochs", "2", "--base", "x"], "fixed; drop epochs, base."),
         (["--recipe", "embedded"], "lacks paradetox.jsonl.gz"),
         (["--base", "some/base", "--template", "nonsense"], "nonsense"),
+        (["--base", "some/base", "--method", "qlora"], "method is 'qlora'"),
+        (["--base", "some/base", "--identity-share", "20"], "identity_share is 20"),
     ],
 )
 def test_what_does_not_fit_is_a_sentence(run, tmp_path, options, words):
