@@ -70,19 +70,21 @@ def _handlers_inside(run: Run | None, manager: _Manager, wanted: Callable[[BaseC
     are made of. Where LangChain tells a chat model nothing of its run, the run around it stands in.
     """
     around = (var_child_runnable_config.get() or {}).get("callbacks")
+    handlers: list[BaseCallbackHandler] = []
+    tags: list[str] = []
     if run is not None:
-        manager.parent_run_id, given = run.run_id, (run.inheritable_handlers, run.inheritable_tags)
-        metadata = run.inheritable_metadata
+        manager.parent_run_id, handlers, tags = run.run_id, run.inheritable_handlers, run.inheritable_tags
+        manager.add_metadata(run.inheritable_metadata)
     elif isinstance(around, BaseCallbackManager):
-        manager.parent_run_id, given = around.parent_run_id, (around.inheritable_handlers, around.inheritable_tags)
-        metadata = around.inheritable_metadata
-    else:
-        given, metadata = ([], []), {}
-    handlers, tags = given
+        manager.parent_run_id, handlers, tags = (
+            around.parent_run_id,
+            around.inheritable_handlers,
+            around.inheritable_tags,
+        )
+        manager.add_metadata(around.inheritable_metadata)
     streams = (_StreamingCallbackHandler, _V2StreamingCallbackHandler)
     manager.set_handlers([handler for handler in handlers if not isinstance(handler, streams) and wanted(handler)])
     manager.add_tags([*tags, NO_STREAM_TAG])
-    manager.add_metadata(metadata)
     return manager
 
 
