@@ -506,8 +506,9 @@ def test_a_chain_pays_little_for_the_recorder():
             return seconds()
 
     seconds(), without()
-    differences = [seconds() - without() for _ in range(9)]
-    assert sorted(differences)[4] < 200e-6
+    pairs = [(seconds(), without()) for _ in range(20)]
+    # The least of each, as timeit advises: what is above it is the machine's other work.
+    assert min(one for one, _ in pairs) - min(other for _, other in pairs) < 200e-6
 
 
 # LangGraph ----------------------------------------------------------------------------------------------------------
