@@ -28,7 +28,7 @@ _MARKER = re.compile(
 # What may still become a marker, at the end of a text that goes on. A closed one may still become a link.
 _BEGUN = re.compile(r"\s*(?:[\[【][^\]】\n]{0,110}\]?)?\Z")
 # A sentence ends at its punctuation and the markers after it, or at the end of the line.
-_SENTENCE_END = re.compile(rf"(?:(?<=[.!?])|(?<=[.!?][\"')”’]))(?:{_MARKER.pattern})*(?=\s)|(?=\n)")
+_SENTENCE_END = re.compile(rf"(?:(?<=[.!?])|(?<=[.!?][\"')”’]))(?:{_MARKER.pattern})*(?=\s|\Z)|(?=\n)")
 _WORD = re.compile(r"\w+(?:['’]\w+)?")
 _NEGATIONS = frozenset({"no", "not", "never", "none", "nor", "neither", "without", "cannot", "hardly"})
 
@@ -115,9 +115,10 @@ class CitationFilter:
 
 
 class _Cited(NamedTuple):
-    """A sentence: its words, the things it cites, and its markers as they were written."""
+    """A sentence: its words, those that make the claim, the things it cites, and its markers as they were written."""
 
     words: list[str]
+    facts: list[str]
     things: set[str]
     markers: str
     after_the_full_stop: bool
@@ -128,7 +129,7 @@ class _Cited(NamedTuple):
         things = {one for match in markers for one in _things(match)}
         words = _WORD.findall(without_citations(sentence).lower())
         before = sentence[: markers[0].start()] if markers else ""
-        return cls(words, things, "".join(match[0] for match in markers), before.endswith((".", "!", "?")))
+        return cls(words, _facts(words), things, "".join(match[0] for match in markers), before.endswith((".", "!", "?")))
 
 
 def _carry(sentence: str, sources: list[_Cited], unmarked: set[tuple[str, ...]]) -> str:
@@ -153,14 +154,15 @@ def _same(new: _Cited, sources: Iterable[_Cited]) -> _Cited | None:
     for old in sources:
         if new.words == old.words:
             return old
-        # A cheap bound first, because long answers have many pairs of sentences.
-        shared = sum((Counter(new.words) & Counter(old.words)).values())
-        if shared <= max(most, _MIN_OLD_IN_NEW * len(new.words)) or _facts(new.words) != _facts(old.words):
+        # Cheap bounds first, because long answers have many pairs of sentences.
+        enough = max(most, _MIN_OLD_IN_NEW * len(new.words))
+        if new.facts != old.facts or len(old.words) <= enough:
+            continue
+        if sum((Counter(new.words) & Counter(old.words)).values()) <= enough:
             continue
         blocks = difflib.SequenceMatcher(None, old.words, new.words, autojunk=False).get_matching_blocks()
         common = sum(block.size for block in blocks)
-        enough = common > _MIN_OLD_IN_NEW * len(new.words) and common >= _MIN_LEFT_OF_OLD * len(old.words)
-        if enough and common > most:
+        if common > enough and common >= _MIN_LEFT_OF_OLD * len(old.words):
             best, most = old, common
     return best
 
