@@ -129,7 +129,9 @@ class _Cited(NamedTuple):
         things = {one for match in markers for one in _things(match)}
         words = _WORD.findall(without_citations(sentence).lower())
         before = sentence[: markers[0].start()] if markers else ""
-        return cls(words, _facts(words), things, "".join(match[0] for match in markers), before.endswith((".", "!", "?")))
+        return cls(
+            words, _facts(words), things, "".join(match[0] for match in markers), before.endswith((".", "!", "?"))
+        )
 
 
 def _carry(sentence: str, sources: list[_Cited], unmarked: set[tuple[str, ...]]) -> str:
