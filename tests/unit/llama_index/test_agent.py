@@ -95,7 +95,7 @@ async def test_a_tool_that_answers_directly(kind):
         agent = function_agent(calls("faq", topic="x"), fn=fn, tools=[tool])
     else:
         agent = react_agent('Thought: look\nAction: faq\nAction Input: {"topic": "x"}', fn=fn, tools=[tool])
-    output, events, memory = await run(agent)
+    output, _, memory = await run(agent)
     assert str(output) == FIXED
     assert memory[-1].content.endswith(FIXED)
     assert fn.questions == ["Is it?"]
