@@ -34,7 +34,8 @@ SOURCES = {
 """File in the data folder -> source and licence. Nothing else goes into the shipped weights."""
 
 MEASURED = "alpacaeval_aligner2b_gpt4turbo.jsonl.gz"
-"""Good answers of GPT-4 Turbo (tatsu-lab/alpaca_eval, CC BY-NC 4.0): they only ever measure."""
+MEASURED_SOURCE = "answers of GPT-4 Turbo from tatsu-lab/alpaca_eval, CC BY-NC 4.0"
+"""They only ever measure."""
 
 WRITTEN = Path(__file__).parent / "good_answers.jsonl"
 """Good answers written for this package (other languages, code, tables): the gate learns to keep them."""
@@ -111,10 +112,10 @@ def load(folder: Path, seed: int) -> EmbeddedData:
     Raises:
         ConfigurationError: A file is missing.
     """
-    missing = [name for name in SOURCES if not (folder / name).is_file()]
+    missing = [name for name in (*SOURCES, MEASURED) if not (folder / name).is_file()]
     if missing:
-        raise ConfigurationError(f"{folder} lacks {', '.join(missing)}, which the embedded recipe trains on.")
-    checksums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in SOURCES}
+        raise ConfigurationError(f"{folder} lacks {', '.join(missing)}, which the embedded recipe needs.")
+    checksums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (*SOURCES, MEASURED)}
     rude = [Rude(row["toxic"], tuple(row["neutral"])) for row in _rows(folder / "paradetox.jsonl.gz")]
     oasst = [(row["question"], row["answer"]) for row in _rows(folder / "oasst_en_100.jsonl.gz")]
     gsm8k = [(row["question"], row["answer"]) for row in _rows(folder / "gsm8k_answers.jsonl.gz")]
@@ -271,13 +272,7 @@ def written_examples() -> tuple[list[GateExample], list[GateExample]]:
 
 
 def report_rows(report: Split, folder: Path, seed: int) -> list[Row]:
-    """The rows of the card's table: 500 rude, 200 good and 100 mixed ones, none of them in training or any choice.
-
-    Raises:
-        ConfigurationError: The file of GPT-4 Turbo's answers is missing.
-    """
-    if not (folder / MEASURED).is_file():
-        raise ConfigurationError(f"{folder} lacks {MEASURED}, which the report measures on.")
+    """The rows of the card's table: 500 rude, 200 good and 100 mixed ones, none of them in training or any choice."""
     rng = random.Random(seed)
     rows = [Row("rude", REPORT_QUESTION, r.toxic, "ParaDetox", r.neutral) for r in report.rude[:500]]
     upstream = [(row["question"], row["answer"]) for row in _rows(folder / MEASURED)]

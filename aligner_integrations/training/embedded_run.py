@@ -5,36 +5,45 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import torch
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.backends import weights as loading
+from aligner_integrations.backends.base import Completion, Request, Score
 from aligner_integrations.backends.local import LocalBackend
+from aligner_integrations.errors import AlignerError
 from aligner_integrations.evaluation.quality import evaluate
 from aligner_integrations.evaluation.rows import Row
-from aligner_integrations.models import REVISIONS, SMOLLM2
+from aligner_integrations.models import CONFIG_FILE, GATE_FILE, REVISIONS, SMOLLM2, AlignerConfig
 from aligner_integrations.templates import TEMPLATES
 from aligner_integrations.training import card, embedded, run
 from aligner_integrations.training.sft import RECIPES
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 REPORT_ROWS = "report.jsonl"
+ROUNDINGS = (8, 4)
+"""Bits that the base's weights are rounded to, to see how much the figures hang on the last of them."""
 
 
-def train_embedded(data: Path, output: Path, *, progress: Callable[[str, int], None] | None = None) -> Path:
+def train_embedded(data: Path, output: Path) -> Path:
     """Train, measure and document the embedded aligner. Each stage is skipped if its file is there.
 
     Args:
         data: The folder with the files of `embedded.SOURCES` and, to measure on, `embedded.MEASURED`.
         output: Folder of the result.
-        progress: Called with the name of a measurement and the rows it has done.
     """
     recipe = RECIPES["embedded"]
     splits = embedded.load(data, recipe.seed)
+    rows = embedded.report_rows(splits.report, data, recipe.seed)  # first, so that a missing file is found at once
     if not (output / run.TRAINING_FILE).exists():
         run.fit_weights(
             embedded.training_triples(splits.train, recipe.seed),
@@ -52,20 +61,25 @@ def train_embedded(data: Path, output: Path, *, progress: Callable[[str, int], N
         recipe.seed,
     )
     loading.release()  # the gate was not there when the weights were loaded
-    rows = embedded.report_rows(splits.report, data, recipe.seed)
     _write_rows(output / REPORT_ROWS, rows)
-    _measure(output, card.QUALITY_FILE, rows, progress)
+    _measure(output, rows)
+    for bits in ROUNDINGS:
+        _measure_rounded(output, rows, bits)
     write_card(output, splits.checksums)
     return output
 
 
 def write_card(output: Path, checksums: dict[str, str]) -> None:
     """Write the card from what is in the folder."""
-    sources = [f"{embedded.SOURCES[name]}; `{name}` SHA-256 `{digest}`" for name, digest in checksums.items()]
+    sources = [f"{source}; `{name}` SHA-256 `{checksums[name]}`" for name, source in embedded.SOURCES.items()]
     card.write(
         output,
         title="The embedded aligner",
-        data=[*sources, "answers written for this package (`good_answers.jsonl`): the gate only"],
+        data=[
+            *sources,
+            "answers written for this package (`good_answers.jsonl`): the gate only",
+            f"{embedded.MEASURED_SOURCE}; `{embedded.MEASURED}` SHA-256 `{checksums[embedded.MEASURED]}`: measuring only",
+        ],
         recipe=RECIPES["embedded"],
         licence="apache-2.0",
         notes=[
@@ -81,47 +95,66 @@ def write_card(output: Path, checksums: dict[str, str]) -> None:
     )
 
 
-def _measure(output: Path, name: str, rows: list[Row], progress: Callable[[str, int], None] | None) -> None:
-    if (output / name).exists():
+class _DecodesOnce(LocalBackend):
+    """Judges and completes each prompt once: the settings of one report only differ in what they make of it."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__(model)
+        self._completions: dict[str, Completion | AlignerError] = {}
+        self._scores: dict[str, Score | AlignerError] = {}
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        return _once(self._completions, requests, super().complete)
+
+    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        return _once(self._scores, requests, super().score)
+
+
+def _once(known: dict[str, _T], requests: Sequence[Request], run: Callable[[Sequence[Request]], list[_T]]) -> list[_T]:
+    new = [request for request in requests if request.prompt not in known]
+    known.update(zip((request.prompt for request in new), run(new), strict=True))
+    return [known[request.prompt] for request in requests]
+
+
+def _measure(output: Path, rows: list[Row]) -> None:
+    path = output / card.QUALITY_FILE
+    if path.exists():
         return
-    backend = LocalBackend(output)
+    backend = _DecodesOnce(output)
     settings = {
         "gate": Aligner(backend=backend),
         "no gate": Aligner(backend=backend, gate=False),
         "gate, marked edits": Aligner(backend=backend, edits="marked"),
     }
-    report = evaluate(settings, rows, on_progress=progress)
-    (output / name).write_text(json.dumps(report.to_dict(), indent=1))
+    path.write_text(json.dumps(evaluate(settings, rows, on_progress=_log_progress).to_dict(), indent=1))
 
 
-def measure_rounded(data: Path, output: Path, *, bits: int, progress: Callable[[str, int], None] | None = None) -> None:
-    """Measure again with the base's weights rounded another way, as a stand-in for the Hub's unquantised base.
+def _log_progress(setting: str, done: int) -> None:
+    logger.info("measuring, %s: %d rows", setting, done)
 
-    Every matrix of the merged model's base part is rounded to `bits` bits in blocks of 32 numbers and back.
-    """
-    name = f"quality_base_rounded_to_{bits}_bits.json"
-    if (output / name).exists():
+
+def _measure_rounded(output: Path, rows: list[Row], bits: int) -> None:
+    """Measure again with the base's weights rounded another way, as a stand-in for the Hub's unquantised base."""
+    path = output / f"quality_base_rounded_to_{bits}_bits.json"
+    if path.exists():
         return
-    splits = embedded.load(data, RECIPES["embedded"].seed)
-    rows = embedded.report_rows(splits.report, data, RECIPES["embedded"].seed)
-    loading.release()
-    original = loading._read_model
-
-    def rounded(*args: object, **options: object) -> object:
-        model = original(*args, **options)  # type: ignore[arg-type]
+    with TemporaryDirectory() as folder:
+        base, adapter = Path(folder) / "base", Path(folder) / "adapter"
+        model, tokenizer = loading.load_base("embedded")
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() == 2:
                     parameter.copy_(round_to_bits(parameter, bits))
-        return model
-
-    loading._read_model = rounded
-    try:
-        report = evaluate({"gate": Aligner(output)}, rows, on_progress=progress)
-    finally:
-        loading._read_model = original
+        model.save_pretrained(base)
+        tokenizer.save_pretrained(base)
+        adapter.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors", GATE_FILE):
+            shutil.copy(output / name, adapter)
+        config = AlignerConfig.read(output / CONFIG_FILE)
+        dataclasses.replace(config, base=str(base), revision=None).save(adapter)
+        report = evaluate({"gate": Aligner(adapter)}, rows, on_progress=_log_progress)
         loading.release()
-    (output / name).write_text(json.dumps(report.to_dict(), indent=1))
+    path.write_text(json.dumps(report.to_dict(), indent=1))
 
 
 def round_to_bits(matrix: torch.Tensor, bits: int, block: int = 32) -> torch.Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from aligner_integrations.backends.weights import load_base, load_weights
 from aligner_integrations.errors import ConfigurationError
@@ -57,6 +58,8 @@ def train_aligner(
     """
     tuning, training = _hold_out(triples, recipe.seed)
     fit_weights(training, base=base, revision=revision, template=template, recipe=recipe, output=output)
+    if not is_main_process():
+        return output  # gate and card are the work of one process
     examples, held_out = _examples(training, recipe.seed, 1600), _examples(tuning, recipe.seed, 400)
     if min(_fewest(examples), _fewest(held_out)) < _FEWEST_EXAMPLES:
         logger.warning(
@@ -70,6 +73,11 @@ def train_aligner(
     return output
 
 
+def is_main_process() -> bool:
+    """Whether this is the process that writes files, of those `accelerate launch` started."""
+    return bool(PartialState().is_main_process)
+
+
 def fit_weights(
     triples: Sequence[Triple], *, base: str, revision: str | None, template: Template, recipe: Recipe, output: Path
 ) -> None:
@@ -80,20 +88,21 @@ def fit_weights(
         keep_freed_memory()
     dtype = torch.bfloat16 if recipe.method == "lora" else torch.float32
     model, tokenizer = load_base(base, revision, dtype=dtype)
-    trained: Any
-    trained, report = train(model, tokenizer, template, triples, recipe, output / "checkpoints")
-    trained.to(torch.bfloat16)
+    trained = train(model, tokenizer, template, triples, recipe, output / "checkpoints")
+    if not is_main_process():
+        return
+    result: Any = trained.model
     name = card.base_name(base)
     if recipe.method == "lora":
-        trained.peft_config["default"].base_model_name_or_path = name
-        trained.peft_config["default"].revision = revision
-        trained.save_pretrained(output, save_embedding_layers=False)
+        result.peft_config["default"].base_model_name_or_path = name
+        result.peft_config["default"].revision = revision
+        result.save_pretrained(output, state_dict=trained.state, save_embedding_layers=False)
         AlignerConfig(template, name, revision).save(output)
     else:
-        trained.save_pretrained(output)
+        result.save_pretrained(output, state_dict=trained.state)
         tokenizer.save_pretrained(output)
         AlignerConfig(template).save(output)
-    (output / TRAINING_FILE).write_text(json.dumps(report.to_dict(), indent=1))
+    (output / TRAINING_FILE).write_text(json.dumps(trained.report.to_dict(), indent=1))
 
 
 def fit_own_gate(output: Path, train_on: Sequence[GateExample], tune_on: Sequence[GateExample], seed: int) -> None:

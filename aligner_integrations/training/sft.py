@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from datasets import Dataset
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from aligner_integrations.templates import Template
 
 
+Method = Literal["full", "lora"]
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How an aligner is trained.
@@ -62,7 +65,7 @@ class Recipe:
         save_steps: Updates between checkpoints.
     """
 
-    method: Literal["full", "lora"] = "full"
+    method: Method = "full"
     epochs: int = 3
     learning_rate: float = 2e-5
     warmup_ratio: float = 0.03
@@ -79,6 +82,8 @@ class Recipe:
     save_steps: int = 100
 
     def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ConfigurationError(f"method is {self.method!r}; it takes one of {get_args(Method)}.")
         if not 0 <= self.identity_share <= 1:
             raise ConfigurationError(f"identity_share is {self.identity_share}; it is a share between 0 and 1.")
         if self.epochs < 1 or self.max_length < 8:
@@ -121,6 +126,15 @@ class TrainingReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training gives: the model (a PeftModel with `method="lora"`), its weights in bfloat16, and the report."""
+
+    model: PreTrainedModel | PeftModel
+    state: dict[str, torch.Tensor]
+    report: TrainingReport
 
 
 def lay_out(
@@ -219,8 +233,10 @@ def train(
     triples: Sequence[Triple],
     recipe: Recipe,
     folder: Path,
-) -> tuple[PreTrainedModel | PeftModel, TrainingReport]:
+) -> Trained:
     """Train an aligner; resumes from the newest checkpoint in `folder` if there is one.
+
+    Under `accelerate launch` every process calls this, and each gets the whole weights.
 
     Args:
         model: The base. With `method="lora"` it may be in bfloat16; the adapter is kept in float32.
@@ -229,9 +245,6 @@ def train(
         triples: Q-A-C rows.
         recipe: The hyper-parameters.
         folder: Where checkpoints go.
-
-    Returns:
-        The trained model (a PeftModel with `method="lora"`) and the report.
 
     Raises:
         ConfigurationError: Nothing to train on, or the folder belongs to another training.
@@ -295,7 +308,11 @@ def train(
         machine=_machine(),
         curve=log,
     )
-    return trainer.accelerator.unwrap_model(trainer.model), report
+    # FSDP shards the weights: they are gathered here, by all processes together. What is tied stays tied.
+    gathered: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model)
+    halves: dict[int, torch.Tensor] = {}
+    state = {name: halves.setdefault(tensor.data_ptr(), tensor.bfloat16()) for name, tensor in gathered.items()}
+    return Trained(trainer.accelerator.unwrap_model(trainer.model), state, report)
 
 
 def _machine() -> str:

@@ -44,6 +44,7 @@ def data(tmp_path, monkeypatch):
     write(
         tmp_path, "gsm8k_answers.jsonl.gz", [{"question": f"{i} + 1?", "answer": f"{i + 1}. {LONG}"} for i in range(40)]
     )
+    write(tmp_path, embedded.MEASURED, [{"question": "q", "answer": LONG}])
     return tmp_path
 
 
