@@ -18,7 +18,9 @@ from llama_index.core.base.llms.types import (
     ChatResponseAsyncGen,
     ChatResponseGen,
     MessageRole,
+    TextBlock,
 )
+from llama_index.core.base.response.schema import Response
 from llama_index.core.chat_engine.types import (
     AGENT_CHAT_RESPONSE_TYPE,
     AgentChatResponse,
@@ -26,6 +28,7 @@ from llama_index.core.chat_engine.types import (
     StreamingAgentChatResponse,
 )
 from llama_index.core.memory import BaseMemory
+from llama_index.core.tools import ToolOutput
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
@@ -119,7 +122,7 @@ class AlignerChatEngine(BaseChatEngine):
         draft = self._engine.chat(message, chat_history)
         turn = self._withdraw(message, str(draft))
         stream = AlignedChatStream(
-            sources=draft.sources,
+            sources=_sources(draft, ""),  # the text follows when the stream is read
             source_nodes=draft.source_nodes,
             is_writing_to_memory=False,
             metadata=_metadata(draft),
@@ -132,7 +135,7 @@ class AlignerChatEngine(BaseChatEngine):
         draft = await self._engine.achat(message, chat_history)
         turn = await self._awithdraw(message, str(draft))
         stream = AlignedChatStream(
-            sources=draft.sources,
+            sources=_sources(draft, ""),  # the text follows when the stream is read
             source_nodes=draft.source_nodes,
             is_writing_to_memory=False,
             metadata=_metadata(draft),
@@ -151,6 +154,7 @@ class AlignerChatEngine(BaseChatEngine):
         correction = cast(Correction, pieces.correction)  # read to its end
         self._remember(turn, correction.text)
         stream.metadata = {**(stream.metadata or {}), METADATA_KEY: self._corrector.record(correction, "message")}
+        stream.sources = _sources(draft, correction.text)
         stream.is_done = True
 
     async def _apieces(
@@ -165,6 +169,7 @@ class AlignerChatEngine(BaseChatEngine):
         await self._aremember(turn, correction.text)
         record = await self._corrector.arecord(correction, "message")
         stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
+        stream.sources = _sources(draft, correction.text)
         stream.is_done = True
 
     # Memory -----------------------------------------------------------------------------------------------------------
@@ -231,8 +236,20 @@ def _turn(messages: Sequence[ChatMessage], message: str, draft: str) -> slice | 
 def _aligned(draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction, record: dict[str, Any]) -> AgentChatResponse:
     metadata = {**(_metadata(draft) or {}), METADATA_KEY: record}
     if isinstance(draft, AgentChatResponse):
-        return dataclasses.replace(draft, response=correction.text, metadata=metadata)
-    return AgentChatResponse(correction.text, draft.sources, draft.source_nodes, metadata=metadata)
+        sources = _sources(draft, correction.text)
+        return dataclasses.replace(draft, response=correction.text, sources=sources, metadata=metadata)
+    return AgentChatResponse(correction.text, _sources(draft, correction.text), draft.source_nodes, metadata=metadata)
+
+
+def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, text: str) -> list[ToolOutput]:
+    """The tools' outputs; where one is the upstream's answer itself (condensed questions), the text takes its place."""
+    return [_with_output(source, text) if source.content == str(draft) else source for source in draft.sources]
+
+
+def _with_output(source: ToolOutput, text: str) -> ToolOutput:
+    raw = source.raw_output
+    raw = dataclasses.replace(raw, response=text) if isinstance(raw, Response) else text
+    return source.model_copy(update={"blocks": [TextBlock(text=text)], "raw_output": raw})
 
 
 def _metadata(draft: AGENT_CHAT_RESPONSE_TYPE) -> dict[str, Any] | None:

@@ -42,7 +42,8 @@ async def test_two_turns(mode, way):
         assert [m.content for m in engine.chat_history] == ["Is it?", FIXED, "Are you sure?", FIXED][: 2 * turn]
         assert response.metadata["aligner"]["outcome"] == "corrected"
         assert response.metadata["aligner"]["question_from"] == "message"
-        assert DRAFT not in str(response.metadata)
+        outputs = [(source.content, str(source.raw_output)) for source in response.sources]
+        assert DRAFT not in str(response.metadata) + str(outputs)
         assert bool(response.source_nodes) == (mode != "simple")
     assert fn.questions == ["Is it?", "Are you sure?"]  # the user's words, whatever they were condensed to
     second = next(prompt for prompt in llm.prompts if "Are you sure?" in prompt)
