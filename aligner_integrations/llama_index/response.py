@@ -196,7 +196,7 @@ def _untouched(corrector: Corrector, question: str, response: PydanticResponse, 
     return untouched
 
 
-def _fresh(response: _R, **changes: Any) -> _R:
+def _fresh(response: _R, /, **changes: Any) -> _R:
     """Copy a response; the record of an aligner further in describes another correction and stays with the original."""
     metadata = {key: value for key, value in (response.metadata or {}).items() if key != METADATA_KEY}
     return dataclasses.replace(response, metadata=metadata, **changes)

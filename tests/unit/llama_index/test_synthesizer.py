@@ -28,8 +28,10 @@ QUESTION = "Is it?"
 
 
 def engine_with(fn=None, llm=None, **options):
-    synthesizer = AlignerSynthesizer(aligner=make_aligner(fn or Recorder()), llm=llm or ScriptedLLM(), **options)
-    return make_index().as_query_engine(response_synthesizer=synthesizer, similarity_top_k=3)
+    llm = llm or ScriptedLLM()
+    synthesizer = AlignerSynthesizer(aligner=make_aligner(fn or Recorder()), llm=llm, **options)
+    # The engine does not use its llm next to a synthesizer, but resolves Settings.llm if there is none.
+    return make_index().as_query_engine(response_synthesizer=synthesizer, llm=llm, similarity_top_k=3)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -108,6 +110,7 @@ async def test_sub_questions(ask):
     tool = QueryEngineTool.from_defaults(make_index().as_query_engine(llm=ScriptedLLM()), name="t", description="d")
     engine = SubQuestionQueryEngine.from_defaults(
         [tool],
+        llm=ScriptedLLM(),
         question_gen=LLMQuestionGenerator.from_defaults(llm=ScriptedLLM(reply=reply)),
         response_synthesizer=AlignerSynthesizer(aligner=make_aligner(fn), llm=ScriptedLLM()),
         use_async=False,
