@@ -101,11 +101,15 @@ class AlignerLLM(LLM):
                 f"{type(llm).__name__} goes into {other}, not {type(self).__name__}; with_aligner(llm, aligner) picks."
             )
         corrector = make_corrector(aligner, options, citations=citations, include_original=include_original)
+        # As a dict: to a type checker the base class has no such fields.
+        fields: dict[str, Any] = {
+            "llm": llm,
+            "aligner": corrector.aligner,
+            "citations": citations,
+            "include_original": include_original,
+        }
         super().__init__(
-            llm=llm,
-            aligner=corrector.aligner,
-            citations=citations,
-            include_original=include_original,
+            **fields,
             callback_manager=llm.callback_manager,
             system_prompt=llm.system_prompt,
             messages_to_prompt=llm.messages_to_prompt,

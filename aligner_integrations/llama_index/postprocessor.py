@@ -53,13 +53,9 @@ class AlignerNodePostprocessor(BaseNodePostprocessor):
         callback_manager: CallbackManager | None = None,
         **data: Any,
     ) -> None:
-        super().__init__(
-            aligner=aligner,
-            citations=citations,
-            include_original=include_original,
-            callback_manager=callback_manager or CallbackManager([]),
-            **data,
-        )
+        # As a dict: to a type checker the base class has no such fields.
+        fields = {"aligner": aligner, "citations": citations, "include_original": include_original, **data}
+        super().__init__(callback_manager=callback_manager or CallbackManager([]), **fields)
 
     @classmethod
     def class_name(cls) -> str:
