@@ -68,7 +68,7 @@ def with_aligner(x: Any, aligner: Aligner | None = None, **options: Any) -> Any:
     if isinstance(x, BaseSynthesizer):
         return AlignerSynthesizer(x, aligner, **options)
     if isinstance(x, FunctionCallingLLM):
-        return AlignerFunctionCallingLLM(llm=x, aligner=aligner, **options)
+        return AlignerFunctionCallingLLM(llm=x, aligner=aligner, **options)  # type: ignore[arg-type]  # its own __init__ takes None
     if isinstance(x, LLM):
         return AlignerLLM(x, aligner, **options)
     for kind, way in _OTHER_WAYS:
