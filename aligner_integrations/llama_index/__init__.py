@@ -1,9 +1,11 @@
 """Aligners for LlamaIndex: wrappers around what produces an answer, so that the answer is corrected before it is shown.
 
     engine = AlignerQueryEngine(index.as_query_engine())
+    engine = with_aligner(index.as_chat_engine(), aligner)      # picks the wrapper
 
-What lives here: the public names, and the check that LlamaIndex is installed. `query_engine.py` wraps query engines;
-`response.py` aligns one response and is what every class here ends in.
+What lives here: the public names, and the check that LlamaIndex is installed. One file wraps one thing that answers:
+`query_engine.py`, `synthesizer.py`, `chat_engine.py`, `llm.py`, `agent.py`, `workflow.py`; `postprocessor.py` corrects
+retrieved text instead. All end in `response.py` (one response) or `correcting.py` (one text).
 """
 
 from __future__ import annotations
@@ -20,6 +22,32 @@ except ModuleNotFoundError as error:
         "aligner_integrations.llama_index needs llama-index-core: pip install 'aligner-integrations[llama-index]'"
     ) from error
 
+from aligner_integrations.llama_index.agent import AlignerFunctionAgent, AlignerReActAgent
+from aligner_integrations.llama_index.chat_engine import AlignerChatEngine
+from aligner_integrations.llama_index.events import AlignEndEvent, AlignStartEvent
+from aligner_integrations.llama_index.llm import AlignerFunctionCallingLLM, AlignerLLM
+from aligner_integrations.llama_index.postprocessor import AlignerNodePostprocessor
 from aligner_integrations.llama_index.query_engine import AlignerQueryEngine
+from aligner_integrations.llama_index.response import aalign_response, align_response
+from aligner_integrations.llama_index.synthesizer import AlignerSynthesizer
+from aligner_integrations.llama_index.workflow import AlignedEvent, AlignerWorkflow, AlignRequest
+from aligner_integrations.llama_index.wrapping import with_aligner
 
-__all__ = ["AlignerQueryEngine"]
+__all__ = [
+    "AlignEndEvent",
+    "AlignRequest",
+    "AlignStartEvent",
+    "AlignedEvent",
+    "AlignerChatEngine",
+    "AlignerFunctionAgent",
+    "AlignerFunctionCallingLLM",
+    "AlignerLLM",
+    "AlignerNodePostprocessor",
+    "AlignerQueryEngine",
+    "AlignerReActAgent",
+    "AlignerSynthesizer",
+    "AlignerWorkflow",
+    "aalign_response",
+    "align_response",
+    "with_aligner",
+]

@@ -15,11 +15,13 @@ from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
-from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
+from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.llama_index.response import aalign_response, align_response
+from aligner_integrations.llama_index.citations import Citations
+from aligner_integrations.llama_index.correcting import make_corrector
+from aligner_integrations.llama_index.response import aalign, align, words_of
 
 
 class AlignerQueryEngine(BaseQueryEngine):
@@ -40,7 +42,10 @@ class AlignerQueryEngine(BaseQueryEngine):
     Args:
         engine: The query engine that answers.
         aligner: Corrects its answers. Default: `Aligner(**options)`.
+        citations: What becomes of citation markers: `"keep"`, `"drop"` or `"original_if_lost"`; see `align_response`.
         include_original: Also put the upstream's text into the record.
+        pydantic_field: The field of a structured response that holds the answer; such responses are left alone
+            without it.
         callback_manager: Default: that of `engine`.
         **options: For `Aligner`, instead of `aligner`.
 
@@ -53,7 +58,9 @@ class AlignerQueryEngine(BaseQueryEngine):
         engine: BaseQueryEngine,
         aligner: Aligner | None = None,
         *,
+        citations: Citations = "keep",
         include_original: bool = False,
+        pydantic_field: str | None = None,
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
@@ -62,19 +69,16 @@ class AlignerQueryEngine(BaseQueryEngine):
                 f"AlignerQueryEngine wraps a query engine, got {type(engine).__name__}. "
                 "An index gives one with index.as_query_engine()."
             )
-        if aligner is not None and options:
-            raise ConfigurationError(
-                f"Give either an aligner or options for one, not both: an aligner was passed with {sorted(options)}."
-            )
         self._engine = engine
-        self._aligner = Aligner(**options) if aligner is None else aligner
-        self._include_original = include_original
+        self._corrector = make_corrector(
+            aligner, options, citations=citations, include_original=include_original, pydantic_field=pydantic_field
+        )
         super().__init__(engine.callback_manager if callback_manager is None else callback_manager)
 
     @property
     def aligner(self) -> Aligner:
         """What corrects the answers."""
-        return self._aligner
+        return self._corrector.aligner
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
@@ -82,14 +86,14 @@ class AlignerQueryEngine(BaseQueryEngine):
         question = query_bundle.query_str
         with self.callback_manager.event(CBEventType.QUERY, payload={EventPayload.QUERY_STR: question}) as event:
             # query() and not _query(): CustomQueryEngine has only the former, and the inner engine keeps its own trace.
-            response = self._align(question, self._engine.query(query_bundle))
+            response = align(self._corrector, question, self._engine.query(query_bundle))
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         question = query_bundle.query_str
         with self.callback_manager.event(CBEventType.QUERY, payload={EventPayload.QUERY_STR: question}) as event:
-            response = await self._aalign(question, await self._engine.aquery(query_bundle))
+            response = await aalign(self._corrector, question, await self._engine.aquery(query_bundle))
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
@@ -101,7 +105,7 @@ class AlignerQueryEngine(BaseQueryEngine):
     ) -> RESPONSE_TYPE:
         """Answer from given nodes, corrected; for engines that can."""
         response = self._engine.synthesize(query_bundle, nodes, additional_source_nodes)
-        return self._align(_words(query_bundle), response)
+        return align(self._corrector, words_of(query_bundle), response)
 
     async def asynthesize(
         self,
@@ -111,13 +115,7 @@ class AlignerQueryEngine(BaseQueryEngine):
     ) -> RESPONSE_TYPE:
         """`synthesize` without blocking the event loop."""
         response = await self._engine.asynthesize(query_bundle, nodes, additional_source_nodes)
-        return await self._aalign(_words(query_bundle), response)
-
-    def _align(self, question: str, response: RESPONSE_TYPE) -> RESPONSE_TYPE:
-        return align_response(self._aligner, question, response, include_original=self._include_original)
-
-    async def _aalign(self, question: str, response: RESPONSE_TYPE) -> RESPONSE_TYPE:
-        return await aalign_response(self._aligner, question, response, include_original=self._include_original)
+        return await aalign(self._corrector, words_of(query_bundle), response)
 
     # What is the wrapped engine's, as it is ---------------------------------------------------------------------------
 
@@ -157,8 +155,3 @@ class AlignerQueryEngine(BaseQueryEngine):
 
     def _get_prompt_modules(self) -> PromptMixinType:
         return self._engine._get_prompt_modules()
-
-
-def _words(query: QueryType) -> str:
-    """The user's words: LlamaIndex's own engines also take a plain string where they declare a QueryBundle."""
-    return query if isinstance(query, str) else query.query_str

@@ -277,3 +277,50 @@ async def test_score_that_cannot_be(aligner, answer, error):
 def test_a_backend_without_a_gate_of_its_own_is_not_scored():
     assert aligner_of(mend).correct("q", "bad").outcome == "corrected"
     assert FakeBackend(mend).gate is None
+
+
+# Repair after, before accept --------------------------------------------------------------------------------------------
+
+
+async def test_repair_has_the_last_hand_in_the_text(verb):
+    seen = []
+    aligner = aligner_of(
+        mend,
+        repair=lambda answer, correction: seen.append((answer, correction)) or f" {correction} [1]",
+        accept=lambda question, answer, correction: correction.endswith("[1]"),
+    )
+    correction = await verb(aligner, "a bad day")
+    assert (correction.text, correction.outcome) == ("a good day [1]", "corrected")
+    assert seen == [("a bad day", "a good day")]
+
+
+async def test_repair_back_to_the_answer_is_kept(verb):
+    correction = await verb(aligner_of(mend, repair=lambda answer, correction: answer.strip()), " a bad day ")
+    assert (correction.text, correction.outcome, correction.reason) == (" a bad day ", "kept", "unchanged")
+
+
+async def test_an_unchanged_answer_needs_no_repair(verb):
+    correction = await verb(aligner_of(mend, repair=lambda answer, correction: 1 / 0), "a fine day")
+    assert correction.outcome == "kept"
+
+
+def refuse(answer, correction):
+    raise RejectedCorrectionError("no")
+
+
+async def test_repair_may_refuse(verb):
+    correction = await verb(aligner_of(mend, repair=refuse), "a bad day")
+    assert (correction.text, correction.outcome, correction.reason) == ("a bad day", "rejected", "repair")
+    with pytest.raises(RejectedCorrectionError):
+        await verb(aligner_of(mend, repair=refuse, on_reject="raise"), "a bad day")
+
+
+@pytest.mark.parametrize("repair", [lambda answer, correction: 1 / 0, lambda answer, correction: " "])
+async def test_a_repair_that_fails(verb, repair):
+    correction = await verb(aligner_of(mend, repair=repair, on_error="keep"), "a bad day")
+    assert (correction.text, correction.outcome) == ("a bad day", "failed")
+
+
+async def test_an_accept_that_is_no_function(verb):
+    with pytest.raises(ConfigurationError, match="accept is str, which is no function"):
+        await verb(aligner_of(mend, accept="yes"), "a bad day")

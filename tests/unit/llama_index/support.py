@@ -7,8 +7,20 @@ from typing import Any
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, Response, StreamingResponse
-from llama_index.core.llms import CompletionResponse, CompletionResponseGen, CustomLLM, LLMMetadata
+from llama_index.core.llms import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseGen,
+    CustomLLM,
+    LLMMetadata,
+    TextBlock,
+)
 from llama_index.core.llms.callbacks import llm_completion_callback
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from aligner_integrations import Aligner
@@ -191,3 +203,75 @@ def work(seconds: float) -> None:
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
+
+
+class FunctionLLM(FunctionCallingLLM):
+    """Says its messages one after the other, streamed by words, and keeps what it was sent."""
+
+    replies: list[ChatMessage]
+    seen: list[list[ChatMessage]] = []  # noqa: RUF012 - a pydantic field, copied for each instance
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(model_name="functions", is_chat_model=True, is_function_calling_model=True)
+
+    def _next(self, messages) -> ChatMessage:
+        self.seen.append(list(messages))
+        return self.replies[min(len(self.seen), len(self.replies)) - 1]
+
+    def chat(self, messages, **kwargs: Any) -> ChatResponse:
+        message = self._next(messages)
+        return ChatResponse(message=message, raw={"text": message.content}, additional_kwargs={"total_tokens": 3})
+
+    def stream_chat(self, messages, **kwargs: Any) -> ChatResponseGen:
+        message = self._next(messages)
+
+        def pieces():
+            shown = ""
+            for word in (message.content or "").split(" "):
+                delta = f" {word}" if shown else word
+                shown += delta
+                update = {"blocks": [TextBlock(text=shown)]}
+                yield ChatResponse(message=message.model_copy(update=update), delta=delta, raw={"text": shown})
+
+        return pieces()
+
+    async def achat(self, messages, **kwargs: Any) -> ChatResponse:
+        return self.chat(messages, **kwargs)
+
+    async def astream_chat(self, messages, **kwargs: Any) -> ChatResponseAsyncGen:
+        async def pieces():
+            for piece in self.stream_chat(messages, **kwargs):
+                yield piece
+
+        return pieces()
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return CompletionResponse(text=DRAFT)
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any):
+        raise NotImplementedError
+
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return CompletionResponse(text=DRAFT)
+
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any):
+        raise NotImplementedError
+
+    def _prepare_chat_with_tools(self, tools, user_msg=None, chat_history=None, **kwargs: Any) -> dict[str, Any]:
+        messages = list(chat_history or [])
+        if isinstance(user_msg, str):
+            user_msg = ChatMessage(role="user", content=user_msg)
+        return {"messages": [*messages, *([user_msg] if user_msg else [])], "tools": [t.metadata.name for t in tools]}
+
+    def get_tool_calls_from_response(self, response, error_on_no_tool_call=True, **kwargs: Any) -> list[ToolSelection]:
+        return [ToolSelection(**call) for call in response.message.additional_kwargs.get("tool_calls", [])]
+
+
+def says(text: str) -> ChatMessage:
+    return ChatMessage(role="assistant", content=text)
+
+
+def calls(tool: str, text: str = "", **arguments: Any) -> ChatMessage:
+    call = {"tool_id": "1", "tool_name": tool, "tool_kwargs": arguments}
+    return ChatMessage(role="assistant", content=text, additional_kwargs={"tool_calls": [call]})

@@ -12,9 +12,10 @@ from llama_index.core.query_engine import CustomQueryEngine, RetrieverQueryEngin
 from llama_index.core.schema import QueryBundle
 
 import aligner_integrations
+from aligner_integrations import Aligner
 from aligner_integrations.backends.base import FakeBackend
 from aligner_integrations.errors import BackendError, ConfigurationError, RejectedCorrectionError
-from aligner_integrations.llama_index import AlignerQueryEngine, query_engine
+from aligner_integrations.llama_index import AlignerQueryEngine, correcting
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
@@ -281,8 +282,11 @@ async def test_options_go_to_the_aligner(ask):
 
 def test_the_default_aligner(monkeypatch):
     made = []
-    monkeypatch.setattr(query_engine, "Aligner", lambda **options: made.append(options) or "the default")
-    assert AlignerQueryEngine(Engine(None)).aligner == "the default"
+    monkeypatch.setattr(
+        correcting, "Aligner", lambda **options: made.append(options) or Aligner(backend=FakeBackend(fail))
+    )
+    monkeypatch.setattr(correcting.Corrector, "__post_init__", lambda self: None)  # checks the type just replaced
+    assert AlignerQueryEngine(Engine(None)).aligner.backend.fn is fail
     assert made == [{}]
 
 

@@ -1,0 +1,222 @@
+"""`AlignerFunctionAgent` and `AlignerReActAgent`: LlamaIndex's agents with a corrected final answer.
+
+LlamaIndex has no hook for an agent's answer, and the end of a run is too late: by then the answer was streamed. So a
+step's stream is held back until it is known whether the step answers; then the corrected answer takes the draft's place in
+the stream, in the output event, and in the scratchpad that becomes the memory.
+
+What lives elsewhere: correcting what a tool answers (`AlignerQueryEngine` in a `QueryEngineTool`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from llama_index.core.agent.react.types import ResponseReasoningStep
+from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
+from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
+from llama_index.core.agent.workflow.workflow_events import AgentOutput, AgentStream
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.llms.llm import LLM
+from llama_index.core.memory import BaseMemory
+from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.core.tools import AsyncBaseTool
+from llama_index.core.workflow import Context
+
+from aligner_integrations.aligner import Aligner
+from aligner_integrations.correction import Correction
+from aligner_integrations.llama_index.citations import Citations
+from aligner_integrations.llama_index.correcting import Corrector
+from aligner_integrations.llama_index.messages import with_text
+from aligner_integrations.llama_index.response import METADATA_KEY
+
+
+class _HeldBack:
+    """A context that keeps an agent's deltas to itself; everything else goes through. Lives for one step."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._held: list[AgentStream] = []
+
+    @property
+    def store(self) -> Any:
+        return self._context.store
+
+    @property
+    def is_running(self) -> bool:
+        return True  # what is written meanwhile is held back, and a context that does not run drops what comes after
+
+    def write_event_to_stream(self, event: Any) -> None:
+        if isinstance(event, AgentStream):
+            self._held.append(event)
+        else:
+            self._context.write_event_to_stream(event)
+
+    def release(self) -> None:
+        """Let the deltas out: the step called tools and showed no answer."""
+        for event in self._held:
+            self._context.write_event_to_stream(event)
+
+
+class _AlignerAgent(BaseWorkflowAgent):
+    """What both agents have in common.
+
+    Attributes:
+        aligner: Corrects the final answer.
+        citations: What becomes of citation markers; see `align_response`.
+        include_original: Also put the upstream's text into the record.
+    """
+
+    aligner: Aligner = Field(default_factory=Aligner, exclude=True)
+    citations: Citations = "keep"
+    include_original: bool = False
+
+    async def _finish(self, ctx: Any, held: _HeldBack, output: AgentOutput) -> AgentOutput:
+        """Correct the step's answer, if it is one."""
+        if output.retry_messages:  # an attempt that could not be read; the LLM sees it again, nobody else should
+            return output.model_copy(update={"response": with_text(output.response, ""), "raw": None})
+        if output.tool_calls:
+            held.release()
+            return output
+        return await self._align(ctx, output)
+
+    async def _align(self, ctx: Any, output: AgentOutput) -> AgentOutput:
+        correction, record = await self._correct(ctx, await self._answer(ctx, output))
+        response = await self._replace(ctx, output.response, correction.text)
+        # The raw response quotes the upstream, so the record takes its place.
+        return output.model_copy(update={"response": response, "raw": {METADATA_KEY: record}})
+
+    async def _correct(self, ctx: Any, answer: str) -> tuple[Correction, dict[str, Any]]:
+        """Correct an answer and stream it."""
+        corrector = Corrector(self.aligner, self.citations, self.include_original)
+        question = await ctx.store.get("user_msg_str", default=None) or ""
+        shown = ""
+        async with aclosing(corrector.astream(question, answer, await _sources(ctx))) as pieces:
+            async for piece in pieces:
+                shown += piece
+                if self.streaming:
+                    ctx.write_event_to_stream(AgentStream(delta=piece, response=shown, current_agent_name=self.name))
+        correction = cast(Correction, pieces.correction)  # read to its end
+        return correction, await corrector.arecord(correction, "message")
+
+    async def _answer(self, ctx: Any, output: AgentOutput) -> str:
+        return output.response.content or ""
+
+    async def _replace(self, ctx: Any, response: ChatMessage, text: str) -> ChatMessage:
+        """Put the corrected answer into the scratchpad; return the step's message with it."""
+        raise NotImplementedError
+
+    async def _finish_direct(self, ctx: Any, output: AgentOutput) -> AgentOutput:
+        """Correct the output of a tool that is the answer itself (`return_direct`): no step has seen it."""
+        calls = await ctx.store.get("current_tool_calls", default=[])
+        direct = any(
+            call.return_direct
+            and not call.tool_output.is_error
+            and call.tool_name != "handoff"
+            and call.tool_output.content == output.response.content
+            for call in calls
+        )
+        # An answer of the LLM comes with no calls: they are added after it is finalized.
+        return await self._align(ctx, output) if direct and output.tool_calls else output
+
+    async def _get_llm_response(
+        self, ctx: Context, llm_input: list[ChatMessage], llm: LLM | None = None
+    ) -> ChatResponse:
+        """The last word at the limit of iterations (`early_stopping_method="generate"`), corrected."""
+        held: Any = _HeldBack(ctx)
+        draft = await super()._get_llm_response(held, llm_input, llm)
+        correction, record = await self._correct(ctx, draft.message.content or "")
+        return draft.model_copy(
+            update={"message": with_text(draft.message, correction.text), "raw": {METADATA_KEY: record}}
+        )
+
+
+class AlignerFunctionAgent(_AlignerAgent, FunctionAgent):
+    """A `FunctionAgent` whose final answer is corrected: in events, output and memory, alone or in an `AgentWorkflow`.
+
+    The question is the user's message; the sources are those of the tools that were called. The record is
+    `output.raw["aligner"]`. Steps that call tools stay as they are; a tool with `return_direct` answers, so its output is
+    corrected.
+
+    Example:
+        >>> agent = AlignerFunctionAgent(tools=[search], llm=llm, aligner=aligner)
+        >>> await agent.run(user_msg="Which plants are toxic to cats?")
+
+    Args:
+        aligner: Corrects the final answer. Default: `Aligner()`.
+        citations: What becomes of citation markers: `"keep"`, `"drop"` or `"original_if_lost"`; see `align_response`.
+        include_original: Also put the upstream's text into the record.
+        **options: Those of `FunctionAgent`.
+    """
+
+    async def take_step(
+        self, ctx: Any, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
+    ) -> AgentOutput:
+        """Take a step; if it answers, the answer is corrected."""
+        held: Any = _HeldBack(ctx)
+        return await self._finish(ctx, held, await super().take_step(held, llm_input, tools, memory))
+
+    async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
+        """Move the turn to the memory."""
+        return await super().finalize(ctx, await self._finish_direct(ctx, output), memory)
+
+    async def _replace(self, ctx: Any, response: ChatMessage, text: str) -> ChatMessage:
+        scratchpad = await ctx.store.get(self.scratchpad_key, default=[])
+        if scratchpad:
+            await ctx.store.set(self.scratchpad_key, [*scratchpad[:-1], with_text(scratchpad[-1], text)])
+        return with_text(response, text)
+
+
+class AlignerReActAgent(_AlignerAgent, ReActAgent):
+    """A `ReActAgent` whose final answer is corrected; its thoughts and actions stay as they are.
+
+    Otherwise as `AlignerFunctionAgent`. An attempt that does not follow the format is shown to the LLM alone.
+
+    Args:
+        aligner: Corrects the final answer. Default: `Aligner()`.
+        citations: What becomes of citation markers: `"keep"`, `"drop"` or `"original_if_lost"`; see `align_response`.
+        include_original: Also put the upstream's text into the record.
+        **options: Those of `ReActAgent`.
+    """
+
+    async def take_step(
+        self, ctx: Any, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
+    ) -> AgentOutput:
+        """Take a step; if it answers, the answer is corrected."""
+        held: Any = _HeldBack(ctx)
+        return await self._finish(ctx, held, await super().take_step(held, llm_input, tools, memory))
+
+    async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
+        """Move the turn to the memory."""
+        return await super().finalize(ctx, await self._finish_direct(ctx, output), memory)
+
+    async def _answer(self, ctx: Any, output: AgentOutput) -> str:
+        steps = await ctx.store.get(self.reasoning_key, default=[])
+        if steps and isinstance(steps[-1], ResponseReasoningStep):
+            return steps[-1].response
+        return output.response.content or ""
+
+    async def _replace(self, ctx: Any, response: ChatMessage, text: str) -> ChatMessage:
+        steps = await ctx.store.get(self.reasoning_key, default=[])
+        if steps and isinstance(steps[-1], ResponseReasoningStep):
+            last = steps[-1]
+            # After a tool with return_direct the thought is the answer, too.
+            thought = text if last.thought == last.response else last.thought
+            last = last.model_copy(update={"response": text, "thought": thought})
+            await ctx.store.set(self.reasoning_key, [*steps[:-1], last])
+        head, mark, _ = (response.content or "").partition("Answer:")
+        return with_text(response, f"{head}{mark} {text}" if mark else text)
+
+
+async def _sources(ctx: Any) -> list[NodeWithScore]:
+    """What the tools of this run have found: source nodes where a tool gives them, else its output as one."""
+    nodes: list[NodeWithScore] = []
+    for call in await ctx.store.get("current_tool_calls", default=[]):
+        found = getattr(call.tool_output.raw_output, "source_nodes", None)
+        if isinstance(found, list):
+            nodes += found
+        else:
+            nodes.append(NodeWithScore(node=TextNode(text=call.tool_output.content or "")))
+    return nodes

@@ -1,0 +1,260 @@
+"""`AlignerChatEngine`: a chat engine whose answers are corrected, on the screen and in its memory.
+
+What lives elsewhere: what happens to one text (`correcting.py`), and the policy (`Aligner`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from typing import Any, cast
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    MessageRole,
+    TextBlock,
+)
+from llama_index.core.base.response.schema import Response
+from llama_index.core.chat_engine.types import (
+    AGENT_CHAT_RESPONSE_TYPE,
+    AgentChatResponse,
+    BaseChatEngine,
+    StreamingAgentChatResponse,
+)
+from llama_index.core.memory import BaseMemory
+from llama_index.core.tools import ToolOutput
+
+from aligner_integrations.aligner import Aligner
+from aligner_integrations.correction import Correction
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.llama_index.citations import Citations
+from aligner_integrations.llama_index.correcting import make_corrector
+from aligner_integrations.llama_index.messages import with_text
+from aligner_integrations.llama_index.response import METADATA_KEY
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class AlignedChatStream(StreamingAgentChatResponse):
+    """LlamaIndex's streaming chat response with the metadata it lacks: `metadata["aligner"]` once it is read."""
+
+    metadata: dict[str, Any] | None = None
+
+
+class AlignerChatEngine(BaseChatEngine):
+    """Wraps a chat engine and corrects its answers; its memory holds what was shown.
+
+    Works in all chat modes, also in streams of engines that cannot stream. The question is the user's message, whatever
+    the engine condenses it to. A turn enters the memory once its correction is complete: while it is corrected, and if
+    that fails or a stream is not read to its end, the memory is as it was before the turn.
+
+    Example:
+        >>> engine = AlignerChatEngine(index.as_chat_engine(chat_mode="context", llm=llm), aligner=aligner)
+        >>> engine.chat("Which plants are toxic to cats?").metadata["aligner"]["outcome"]
+        'corrected'
+
+    Args:
+        engine: The chat engine that answers.
+        aligner: Corrects its answers. Default: `Aligner(**options)`.
+        citations: What becomes of citation markers: `"keep"`, `"drop"` or `"original_if_lost"`; see `align_response`.
+        include_original: Also put the upstream's text into the record.
+        **options: For `Aligner`, instead of `aligner`.
+
+    Raises:
+        ConfigurationError: Both an aligner and options, or something that is no chat engine.
+    """
+
+    def __init__(
+        self,
+        engine: BaseChatEngine,
+        aligner: Aligner | None = None,
+        *,
+        citations: Citations = "keep",
+        include_original: bool = False,
+        **options: Any,
+    ) -> None:
+        if not isinstance(engine, BaseChatEngine):
+            raise ConfigurationError(
+                f"AlignerChatEngine wraps a chat engine, got {type(engine).__name__}. "
+                "An index gives one with index.as_chat_engine()."
+            )
+        self._engine = engine
+        self._corrector = make_corrector(aligner, options, citations=citations, include_original=include_original)
+        if self._memory is None:
+            logger.warning(
+                "%s keeps its history where AlignerChatEngine cannot reach it: its next turns are conditioned on its "
+                "own uncorrected answers.",
+                type(engine).__name__,
+            )
+
+    @property
+    def aligner(self) -> Aligner:
+        """What corrects the answers."""
+        return self._corrector.aligner
+
+    # Answers ----------------------------------------------------------------------------------------------------------
+
+    def chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+        """Answer a message, corrected."""
+        draft = self._engine.chat(message, chat_history)
+        turn = self._withdraw(message, str(draft))
+        correction = self._corrector.correct(message, str(draft), draft.source_nodes)
+        self._remember(turn, correction.text)
+        return _aligned(draft, correction, self._corrector.record(correction, "message"))
+
+    async def achat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+        """`chat` without blocking the event loop."""
+        draft = await self._engine.achat(message, chat_history)
+        turn = await self._awithdraw(message, str(draft))
+        correction = await self._corrector.acorrect(message, str(draft), draft.source_nodes)
+        await self._aremember(turn, correction.text)
+        return _aligned(draft, correction, await self._corrector.arecord(correction, "message"))
+
+    def stream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
+        """Answer a message; the aligner's own pieces are streamed once the upstream has answered."""
+        draft = self._engine.chat(message, chat_history)
+        turn = self._withdraw(message, str(draft))
+        stream = AlignedChatStream(
+            sources=_sources(draft, ""),  # the text follows when the stream is read
+            source_nodes=draft.source_nodes,
+            is_writing_to_memory=False,
+            metadata=_metadata(draft),
+        )
+        stream.chat_stream = self._pieces(message, draft, turn, stream)
+        return stream
+
+    async def astream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
+        """`stream_chat` without blocking the event loop."""
+        draft = await self._engine.achat(message, chat_history)
+        turn = await self._awithdraw(message, str(draft))
+        stream = AlignedChatStream(
+            sources=_sources(draft, ""),  # the text follows when the stream is read
+            source_nodes=draft.source_nodes,
+            is_writing_to_memory=False,
+            metadata=_metadata(draft),
+        )
+        stream.achat_stream = self._apieces(message, draft, turn, stream)
+        return stream
+
+    def _pieces(
+        self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: list[ChatMessage], stream: AlignedChatStream
+    ) -> ChatResponseGen:
+        shown = ""
+        with closing(self._corrector.stream(message, str(draft), draft.source_nodes)) as pieces:
+            for piece in pieces:
+                shown += piece
+                yield _chunk(shown, piece)
+        correction = cast(Correction, pieces.correction)  # read to its end
+        self._remember(turn, correction.text)
+        stream.metadata = {**(stream.metadata or {}), METADATA_KEY: self._corrector.record(correction, "message")}
+        stream.sources = _sources(draft, correction.text)
+        stream.is_done = True
+
+    async def _apieces(
+        self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: list[ChatMessage], stream: AlignedChatStream
+    ) -> ChatResponseAsyncGen:
+        shown = ""
+        async with aclosing(self._corrector.astream(message, str(draft), draft.source_nodes)) as pieces:
+            async for piece in pieces:
+                shown += piece
+                yield _chunk(shown, piece)
+        correction = cast(Correction, pieces.correction)  # read to its end
+        await self._aremember(turn, correction.text)
+        record = await self._corrector.arecord(correction, "message")
+        stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
+        stream.sources = _sources(draft, correction.text)
+        stream.is_done = True
+
+    # Memory -----------------------------------------------------------------------------------------------------------
+
+    # No public member leads to an engine's memory, but all of LlamaIndex's own engines call it so.
+    @property
+    def _memory(self) -> BaseMemory | None:
+        memory = getattr(self._engine, "_memory", None)
+        return memory if isinstance(memory, BaseMemory) else None
+
+    def _withdraw(self, message: str, draft: str) -> list[ChatMessage]:
+        """Take the turn out of the memory, from the user's message to the upstream's answer, and return it."""
+        if self._memory is None:
+            return []
+        messages = self._memory.get_all()
+        turn = _turn(messages, message, draft)
+        if turn is None:
+            return []
+        self._memory.set([*messages[: turn.start], *messages[turn.stop :]])
+        return messages[turn]
+
+    async def _awithdraw(self, message: str, draft: str) -> list[ChatMessage]:
+        if self._memory is None:
+            return []
+        messages = await self._memory.aget_all()
+        turn = _turn(messages, message, draft)
+        if turn is None:
+            return []
+        await self._memory.aset([*messages[: turn.start], *messages[turn.stop :]])
+        return messages[turn]
+
+    def _remember(self, turn: list[ChatMessage], text: str) -> None:
+        if self._memory is not None and turn:
+            for message in [*turn[:-1], with_text(turn[-1], text)]:
+                self._memory.put(message)
+
+    async def _aremember(self, turn: list[ChatMessage], text: str) -> None:
+        if self._memory is not None and turn:
+            for message in [*turn[:-1], with_text(turn[-1], text)]:
+                await self._memory.aput(message)
+
+    @property
+    def chat_history(self) -> list[ChatMessage]:
+        """The messages of this chat, as they were shown."""
+        return self._engine.chat_history
+
+    def reset(self) -> None:
+        """Forget the chat."""
+        self._engine.reset()
+
+
+def _turn(messages: Sequence[ChatMessage], message: str, draft: str) -> slice | None:
+    """Find the last turn with this message and answer."""
+    for end in range(len(messages) - 1, -1, -1):
+        if messages[end].role == MessageRole.ASSISTANT and (messages[end].content or "").strip() == draft.strip():
+            for start in range(end - 1, -1, -1):
+                if messages[start].role == MessageRole.USER and (messages[start].content or "") == message:
+                    return slice(start, end + 1)
+            return slice(end, end + 1)
+    logger.warning("The upstream's answer was not found in the chat's memory, so it could not be corrected there.")
+    return None
+
+
+def _aligned(draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction, record: dict[str, Any]) -> AgentChatResponse:
+    metadata = {**(_metadata(draft) or {}), METADATA_KEY: record}
+    if isinstance(draft, AgentChatResponse):
+        sources = _sources(draft, correction.text)
+        return dataclasses.replace(draft, response=correction.text, sources=sources, metadata=metadata)
+    return AgentChatResponse(correction.text, _sources(draft, correction.text), draft.source_nodes, metadata=metadata)
+
+
+def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, text: str) -> list[ToolOutput]:
+    """The tools' outputs; where one is the upstream's answer itself (condensed questions), the text takes its place."""
+    return [_with_output(source, text) if source.content == str(draft) else source for source in draft.sources]
+
+
+def _with_output(source: ToolOutput, text: str) -> ToolOutput:
+    raw = source.raw_output
+    raw = dataclasses.replace(raw, response=text) if isinstance(raw, Response) else text
+    return source.model_copy(update={"blocks": [TextBlock(text=text)], "raw_output": raw})
+
+
+def _metadata(draft: AGENT_CHAT_RESPONSE_TYPE) -> dict[str, Any] | None:
+    return getattr(draft, "metadata", None)  # only one of the two types has it
+
+
+def _chunk(shown: str, piece: str) -> ChatResponse:
+    return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=shown), delta=piece)

@@ -1,0 +1,332 @@
+"""`AlignerLLM` and `AlignerFunctionCallingLLM`: an LLM whose answers are corrected, for what takes an LLM and no engine.
+
+What lives elsewhere: agents that run on an unwrapped LLM (`agent.py`), and the policy (`Aligner`).
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, closing
+from typing import Any, cast
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+)
+from llama_index.core.bridge.pydantic import Field, PrivateAttr, SerializeAsAny
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import LLM, ToolSelection
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.prompts.prompt_type import PromptType
+from llama_index.core.types import TokenAsyncGen, TokenGen
+
+from aligner_integrations.aligner import Aligner
+from aligner_integrations.correction import Correction
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.llama_index.citations import Citations
+from aligner_integrations.llama_index.correcting import Corrector, make_corrector
+from aligner_integrations.llama_index.messages import calls_tools, last_question, with_text
+from aligner_integrations.llama_index.response import METADATA_KEY
+
+# What LlamaIndex's own prompts with a query_str ask for; the others (SQL, decomposition, selection) want no answer.
+_ANSWERING = frozenset(
+    {
+        PromptType.QUESTION_ANSWER,
+        PromptType.REFINE,
+        PromptType.SUMMARY,
+        PromptType.SIMPLE_INPUT,
+        PromptType.CONVERSATION,
+        PromptType.SQL_RESPONSE_SYNTHESIS,
+        PromptType.SQL_RESPONSE_SYNTHESIS_V2,
+        PromptType.CUSTOM,
+    }
+)
+
+
+class AlignerLLM(LLM):
+    """Wraps an LLM and corrects its answers; for chat, agents and your own code. For RAG prefer `AlignerQueryEngine`.
+
+    Corrected: `chat`, and `predict` for prompts that hold the user's question (`query_str`), in sync, async and streamed.
+    Left alone: `complete` (engines condense questions with it), prompts with an output parser, structured predictions,
+    and messages that call tools. The question of a chat is the last user message, whatever was put into it. The record
+    is in the response's `additional_kwargs["aligner"]`.
+
+    Give judges (LlamaIndex's evaluators) and `ReActAgent` the bare LLM: their verdicts and thoughts would be corrected,
+    too. For agents there are `AlignerFunctionAgent` and `AlignerReActAgent`. In refining response modes each
+    intermediate answer is corrected.
+
+    Example:
+        >>> Settings.llm = AlignerLLM(llm=llm, aligner=aligner)
+
+    Args:
+        llm: What answers. One that calls functions goes into `AlignerFunctionCallingLLM`; `with_aligner` picks.
+        aligner: Corrects its answers. Default: `Aligner(**options)`.
+        citations: What becomes of citation markers: `"keep"`, `"drop"` or `"original_if_lost"`; see `align_response`.
+        include_original: Also put the upstream's text into the record, and keep the upstream's raw response.
+        **options: For `Aligner`, instead of `aligner`.
+
+    Raises:
+        ConfigurationError: Both an aligner and options, or an LLM of the other kind.
+    """
+
+    llm: SerializeAsAny[LLM]
+    aligner: Aligner = Field(exclude=True)
+    citations: Citations = "keep"
+    include_original: bool = False
+
+    _corrector: Corrector = PrivateAttr()
+
+    def __init__(
+        self,
+        llm: LLM,
+        aligner: Aligner | None = None,
+        *,
+        citations: Citations = "keep",
+        include_original: bool = False,
+        **options: Any,
+    ) -> None:
+        if not isinstance(llm, LLM):
+            raise ConfigurationError(f"{type(self).__name__} wraps an LLM of LlamaIndex, got {type(llm).__name__}.")
+        # Agents decide by the class and by the metadata whether an LLM calls functions, so both have to be right.
+        if isinstance(llm, FunctionCallingLLM) != isinstance(self, FunctionCallingLLM):
+            other = "AlignerFunctionCallingLLM" if isinstance(llm, FunctionCallingLLM) else "AlignerLLM"
+            raise ConfigurationError(
+                f"{type(llm).__name__} goes into {other}, not {type(self).__name__}; with_aligner(llm, aligner) picks."
+            )
+        corrector = make_corrector(aligner, options, citations=citations, include_original=include_original)
+        # As a dict: to a type checker the base class has no such fields.
+        fields: dict[str, Any] = {
+            "llm": llm,
+            "aligner": corrector.aligner,
+            "citations": citations,
+            "include_original": include_original,
+        }
+        super().__init__(
+            **fields,
+            callback_manager=llm.callback_manager,
+            system_prompt=llm.system_prompt,
+            messages_to_prompt=llm.messages_to_prompt,
+            completion_to_prompt=llm.completion_to_prompt,
+            output_parser=llm.output_parser,
+            pydantic_program_mode=llm.pydantic_program_mode,
+        )
+        self._corrector = corrector
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name under which LlamaIndex serialises this class."""
+        return "aligner_llm"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """The wrapped LLM's metadata."""
+        return self.llm.metadata
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Hand a new callback manager on: engines assign it, and the wrapped LLM is what traces."""
+        super().__setattr__(name, value)
+        if name == "callback_manager":
+            self.llm.callback_manager = value
+
+    # Chat -------------------------------------------------------------------------------------------------------------
+    # Without LlamaIndex's callback decorators: the wrapped LLM has them, and tokens would be counted twice.
+
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Answer, corrected."""
+        draft = self.llm.chat(messages, **kwargs)
+        if self._calls_tools(draft):
+            return draft
+        correction = self._corrector.correct(last_question(messages), draft.message.content or "")
+        return self._aligned(draft, correction, self._corrector.record(correction, "message"))
+
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """`chat` without blocking the event loop."""
+        draft = await self.llm.achat(messages, **kwargs)
+        if self._calls_tools(draft):
+            return draft
+        correction = await self._corrector.acorrect(last_question(messages), draft.message.content or "")
+        return self._aligned(draft, correction, await self._corrector.arecord(correction, "message"))
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """Answer; the aligner's own pieces are streamed once the upstream's answer is complete."""
+        return self._chunks(last_question(messages), self.llm.stream_chat(messages, **kwargs))
+
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """`stream_chat` without blocking the event loop."""
+        return self._achunks(last_question(messages), await self.llm.astream_chat(messages, **kwargs))
+
+    def _chunks(self, question: str, upstream: ChatResponseGen) -> ChatResponseGen:
+        drafts = list(upstream)
+        if not drafts or self._calls_tools(drafts[-1]):
+            yield from drafts
+            return
+        shown = ""
+        draft = drafts[-1]
+        with closing(self._corrector.stream(question, draft.message.content or "")) as pieces:
+            for piece in pieces:
+                shown += piece
+                yield _chunk(draft, shown, piece)
+        correction = cast(Correction, pieces.correction)  # read to its end
+        yield self._aligned(draft, correction, self._corrector.record(correction, "message"), delta="")
+
+    async def _achunks(self, question: str, upstream: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
+        drafts = [draft async for draft in upstream]
+        if not drafts or self._calls_tools(drafts[-1]):
+            for draft in drafts:
+                yield draft
+            return
+        shown = ""
+        draft = drafts[-1]
+        async with aclosing(self._corrector.astream(question, draft.message.content or "")) as pieces:
+            async for piece in pieces:
+                shown += piece
+                yield _chunk(draft, shown, piece)
+        correction = cast(Correction, pieces.correction)  # read to its end
+        yield self._aligned(draft, correction, await self._corrector.arecord(correction, "message"), delta="")
+
+    def _calls_tools(self, response: ChatResponse) -> bool:
+        return calls_tools(response.message)
+
+    def _aligned(
+        self, draft: ChatResponse, correction: Correction, record: dict[str, Any], delta: str | None = None
+    ) -> ChatResponse:
+        message = with_text(draft.message, correction.text) if correction.changed else draft.message
+        return draft.model_copy(
+            update={
+                "message": message,
+                "delta": delta,
+                "raw": draft.raw if self.include_original else None,  # it quotes the upstream
+                "additional_kwargs": {**draft.additional_kwargs, METADATA_KEY: record},
+            }
+        )
+
+    # Prompts: the way of query engines --------------------------------------------------------------------------------
+
+    def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        """Answer a prompt, corrected if it holds the user's question."""
+        text = self.llm.predict(prompt, **prompt_args)
+        question = self._question_in(prompt, prompt_args)
+        return text if question is None else self._corrector.correct(question, text).text
+
+    async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        """`predict` without blocking the event loop."""
+        text = await self.llm.apredict(prompt, **prompt_args)
+        question = self._question_in(prompt, prompt_args)
+        return text if question is None else (await self._corrector.acorrect(question, text)).text
+
+    def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
+        """`predict` as a stream."""
+        upstream = self.llm.stream(prompt, **prompt_args)
+        question = self._question_in(prompt, prompt_args)
+        return upstream if question is None else self._pieces(question, upstream)
+
+    async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
+        """`apredict` as a stream."""
+        upstream = await self.llm.astream(prompt, **prompt_args)
+        question = self._question_in(prompt, prompt_args)
+        return upstream if question is None else self._apieces(question, upstream)
+
+    def _pieces(self, question: str, upstream: TokenGen) -> TokenGen:
+        with closing(self._corrector.stream(question, "".join(upstream))) as pieces:
+            yield from pieces
+
+    async def _apieces(self, question: str, upstream: TokenAsyncGen) -> TokenAsyncGen:
+        draft = "".join([piece async for piece in upstream])
+        async with aclosing(self._corrector.astream(question, draft)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _question_in(self, prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> str | None:
+        """Return the user's words in a prompt; None if what is asked for is no answer to them."""
+        if prompt.output_parser is not None or self.llm.output_parser is not None:
+            return None
+        if prompt.metadata.get("prompt_type", PromptType.CUSTOM) not in _ANSWERING:
+            return None
+        question = ChainMap(prompt_args, prompt.kwargs).get("query_str")
+        return question if isinstance(question, str) else None
+
+    # What is the wrapped LLM's, as it is ------------------------------------------------------------------------------
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Complete a text with the wrapped LLM, uncorrected: there is no telling what in it is a question."""
+        return self.llm.complete(prompt, formatted=formatted, **kwargs)
+
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """`complete` without blocking the event loop."""
+        return await self.llm.acomplete(prompt, formatted=formatted, **kwargs)
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """`complete` as a stream."""
+        return self.llm.stream_complete(prompt, formatted=formatted, **kwargs)
+
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """`acomplete` as a stream."""
+        return await self.llm.astream_complete(prompt, formatted=formatted, **kwargs)
+
+    def structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Predict a structure with the wrapped LLM, uncorrected."""
+        return self.llm.structured_predict(*args, **kwargs)
+
+    async def astructured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        """`structured_predict` without blocking the event loop."""
+        return await self.llm.astructured_predict(*args, **kwargs)
+
+    def stream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        """`structured_predict` as a stream."""
+        return self.llm.stream_structured_predict(*args, **kwargs)
+
+    async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        """`astructured_predict` as a stream."""
+        return await self.llm.astream_structured_predict(*args, **kwargs)
+
+    def as_structured_llm(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the wrapped LLM as one that answers in structures, uncorrected."""
+        return self.llm.as_structured_llm(*args, **kwargs)
+
+    def predict_and_call(self, *args: Any, **kwargs: Any) -> Any:
+        """Let the wrapped LLM choose and call a tool; what comes back is the tool's output."""
+        return self.llm.predict_and_call(*args, **kwargs)
+
+    async def apredict_and_call(self, *args: Any, **kwargs: Any) -> Any:
+        """`predict_and_call` without blocking the event loop."""
+        return await self.llm.apredict_and_call(*args, **kwargs)
+
+
+class AlignerFunctionCallingLLM(AlignerLLM, FunctionCallingLLM):
+    """`AlignerLLM` for an LLM that calls functions: its tool calls pass through as they are, its answers are corrected."""
+
+    llm: SerializeAsAny[FunctionCallingLLM]
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name under which LlamaIndex serialises this class."""
+        return "aligner_function_calling_llm"
+
+    def _calls_tools(self, response: ChatResponse) -> bool:
+        return super()._calls_tools(response) or bool(
+            self.llm.get_tool_calls_from_response(response, error_on_no_tool_call=False)
+        )
+
+    def _prepare_chat_with_tools_compat(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return self.llm._prepare_chat_with_tools_compat(*args, **kwargs)
+
+    def _prepare_chat_with_tools(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return self.llm._prepare_chat_with_tools(*args, **kwargs)
+
+    def _validate_chat_with_tools_response(self, *args: Any, **kwargs: Any) -> ChatResponse:
+        return self.llm._validate_chat_with_tools_response(*args, **kwargs)
+
+    def get_tool_calls_from_response(self, *args: Any, **kwargs: Any) -> list[ToolSelection]:
+        """Return the tool calls in a response, as the wrapped LLM reads them."""
+        return self.llm.get_tool_calls_from_response(*args, **kwargs)
+
+
+def _chunk(draft: ChatResponse, shown: str, piece: str) -> ChatResponse:
+    return ChatResponse(message=with_text(draft.message, shown), delta=piece)

@@ -1,0 +1,193 @@
+"""`AlignerSynthesizer`: a response synthesizer whose answers are corrected.
+
+What lives elsewhere: how a response is aligned (`response.py`), and the policy (`Aligner`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.response.schema import (
+    RESPONSE_TYPE,
+    AsyncStreamingResponse,
+    StreamingResponse,
+)
+from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
+from llama_index.core.response_synthesizers import BaseSynthesizer, get_response_synthesizer
+from llama_index.core.schema import NodeWithScore, QueryType, TextNode
+from llama_index.core.types import RESPONSE_TEXT_TYPE
+
+from aligner_integrations.aligner import Aligner
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.llama_index.citations import Citations
+from aligner_integrations.llama_index.correcting import make_corrector
+from aligner_integrations.llama_index.response import aalign, align, words_of
+
+
+class AlignerSynthesizer(BaseSynthesizer):
+    """Wraps a response synthesizer and corrects its answers; the query engine around it stays what it was.
+
+    This is for those who stay inside `index.as_query_engine(response_synthesizer=...)`, and for engines that must
+    be LlamaIndex's own (condensed questions that stream, FLARE, SQL). `as_query_engine` ignores `llm`, `streaming`,
+    `response_mode` and templates next to a synthesizer, so give them here. `as_chat_engine` ignores the synthesizer in
+    all modes but "condense_question"; use `AlignerChatEngine` for the others. LlamaIndex's synthesis events hold the
+    upstream's answer, the query's end event the corrected one.
+
+    Example:
+        >>> synthesizer = AlignerSynthesizer(aligner=aligner, llm=llm, response_mode="compact")
+        >>> engine = index.as_query_engine(response_synthesizer=synthesizer)
+
+    Args:
+        synthesizer: What writes the answers. Default: `get_response_synthesizer(**options)`.
+        aligner: Corrects them. Default: `Aligner()`.
+        citations: What becomes of citation markers: `"keep"`, `"drop"` or `"original_if_lost"`; see `align_response`.
+        include_original: Also put the upstream's text into the record.
+        pydantic_field: The field of a structured response that holds the answer; such responses are left alone
+            without it.
+        **options: For `get_response_synthesizer`, instead of `synthesizer`.
+
+    Raises:
+        ConfigurationError: Both a synthesizer and options, or something that is no synthesizer.
+    """
+
+    def __init__(
+        self,
+        synthesizer: BaseSynthesizer | None = None,
+        aligner: Aligner | None = None,
+        *,
+        citations: Citations = "keep",
+        include_original: bool = False,
+        pydantic_field: str | None = None,
+        **options: Any,
+    ) -> None:
+        if synthesizer is not None and options:
+            raise ConfigurationError(
+                f"Give either a synthesizer or options for one, not both: one was passed with {sorted(options)}."
+            )
+        if synthesizer is not None and not isinstance(synthesizer, BaseSynthesizer):
+            raise ConfigurationError(
+                f"AlignerSynthesizer wraps a response synthesizer, got {type(synthesizer).__name__}."
+            )
+        # Not super().__init__(): it would resolve Settings.llm and set the callback manager of an LLM that is not ours.
+        self._inner = get_response_synthesizer(**options) if synthesizer is None else synthesizer
+        self._corrector = make_corrector(
+            aligner, {}, citations=citations, include_original=include_original, pydantic_field=pydantic_field
+        )
+
+    @property
+    def aligner(self) -> Aligner:
+        """What corrects the answers."""
+        return self._corrector.aligner
+
+    # Answers ----------------------------------------------------------------------------------------------------------
+
+    def synthesize(
+        self,
+        query: QueryType,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+        **response_kwargs: Any,
+    ) -> RESPONSE_TYPE:
+        """Answer from given nodes, corrected."""
+        response = self._inner.synthesize(query, nodes, additional_source_nodes, **response_kwargs)
+        return align(self._corrector, words_of(query), response)
+
+    async def asynthesize(
+        self,
+        query: QueryType,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+        **response_kwargs: Any,
+    ) -> RESPONSE_TYPE:
+        """`synthesize` without blocking the event loop."""
+        response = await self._inner.asynthesize(query, nodes, additional_source_nodes, **response_kwargs)
+        return await aalign(self._corrector, words_of(query), response)
+
+    # RouterQueryEngine and others ask for the text alone.
+
+    def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> RESPONSE_TEXT_TYPE:
+        """Answer from given texts, corrected."""
+        text = self._inner.get_response(query_str, text_chunks, **response_kwargs)
+        return self._text(query_str, text, text_chunks)
+
+    async def aget_response(
+        self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
+    ) -> RESPONSE_TEXT_TYPE:
+        """`get_response` without blocking the event loop."""
+        text = await self._inner.aget_response(query_str, text_chunks, **response_kwargs)
+        return await self._atext(query_str, text, text_chunks)
+
+    def get_response_from_messages(
+        self, query_str: str, message_chunks: Sequence[ChatMessage], **response_kwargs: Any
+    ) -> RESPONSE_TEXT_TYPE:
+        """Answer from given messages (texts and images), corrected."""
+        text = self._inner.get_response_from_messages(query_str, message_chunks, **response_kwargs)
+        return self._text(query_str, text, [message.content or "" for message in message_chunks])
+
+    async def aget_response_from_messages(
+        self, query_str: str, message_chunks: Sequence[ChatMessage], **response_kwargs: Any
+    ) -> RESPONSE_TEXT_TYPE:
+        """`get_response_from_messages` without blocking the event loop."""
+        text = await self._inner.aget_response_from_messages(query_str, message_chunks, **response_kwargs)
+        return await self._atext(query_str, text, [message.content or "" for message in message_chunks])
+
+    def _text(self, question: str, text: RESPONSE_TEXT_TYPE, chunks: Sequence[str]) -> RESPONSE_TEXT_TYPE:
+        if isinstance(text, str):
+            return self._corrector.correct(question, text, _nodes(chunks)).text
+        return self._stream(question, text, chunks)
+
+    async def _atext(self, question: str, text: RESPONSE_TEXT_TYPE, chunks: Sequence[str]) -> RESPONSE_TEXT_TYPE:
+        if isinstance(text, str):
+            return (await self._corrector.acorrect(question, text, _nodes(chunks))).text
+        return self._stream(question, text, chunks)
+
+    def _stream(self, question: str, text: Any, chunks: Sequence[str]) -> RESPONSE_TEXT_TYPE:
+        """Streams are aligned while they are read; a structured answer is left alone."""
+        if isinstance(text, AsyncGenerator):
+            upstream: Any = AsyncStreamingResponse(text, _nodes(chunks))
+        elif hasattr(text, "__next__"):
+            upstream = StreamingResponse(text, _nodes(chunks))
+        else:
+            structured: RESPONSE_TEXT_TYPE = text
+            return structured
+        aligned: Any = align(self._corrector, question, upstream)
+        stream: RESPONSE_TEXT_TYPE = aligned.response_gen
+        return stream
+
+    # What is the wrapped synthesizer's, as it is ----------------------------------------------------------------------
+
+    # CondenseQuestionChatEngine switches streaming on and off from outside.
+    @property
+    def _streaming(self) -> bool:
+        return self._inner._streaming
+
+    @_streaming.setter
+    def _streaming(self, streaming: bool) -> None:
+        self._inner._streaming = streaming
+
+    @property
+    def callback_manager(self) -> CallbackManager:
+        """The wrapped synthesizer's callback manager."""
+        return self._inner.callback_manager
+
+    @callback_manager.setter
+    def callback_manager(self, callback_manager: CallbackManager) -> None:
+        self._inner.callback_manager = callback_manager
+
+    # No level of its own, so that prompts keep the names they have without this class.
+
+    def _get_prompts(self) -> PromptDictType:
+        return self._inner._get_prompts()
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        self._inner._update_prompts(prompts)
+
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return self._inner._get_prompt_modules()
+
+
+def _nodes(chunks: Sequence[str]) -> list[NodeWithScore]:
+    return [NodeWithScore(node=TextNode(text=chunk)) for chunk in chunks]

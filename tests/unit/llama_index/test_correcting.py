@@ -1,0 +1,162 @@
+"""What LlamaIndex adds to an aligner: evaluators as `accept`, events, and structured answers by field."""
+
+import pytest
+from llama_index.core.base.response.schema import AsyncStreamingResponse, PydanticResponse, Response, StreamingResponse
+from llama_index.core.bridge.pydantic import BaseModel
+from llama_index.core.evaluation import BaseEvaluator, EvaluationResult, FaithfulnessEvaluator
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+
+from aligner_integrations.errors import BackendError, ConfigurationError
+from aligner_integrations.llama_index import AlignEndEvent, AlignStartEvent, aalign_response, align_response
+from tests.unit.llama_index.support import (
+    DRAFT,
+    FIXED,
+    Recorder,
+    ScriptedLLM,
+    fail,
+    make_aligner,
+    make_nodes,
+    read,
+    response_of,
+)
+
+TEXTUAL = [Response, StreamingResponse, AsyncStreamingResponse]
+
+
+class _Judge(BaseEvaluator):
+    """Says the same of everything, and keeps what it was asked."""
+
+    def __init__(self, passing):
+        self.passing, self.asked = passing, []
+
+    def _get_prompts(self):
+        return {}
+
+    def _update_prompts(self, prompts):
+        pass
+
+    async def aevaluate(self, query=None, response=None, contexts=None, **kwargs):
+        self.asked.append((query, response, contexts))
+        return EvaluationResult(passing=self.passing)
+
+
+@pytest.fixture(params=["sync", "async"])
+def align(request):
+    async def call(*args, **kwargs):
+        if request.param == "sync":
+            return align_response(*args, **kwargs)
+        return await aalign_response(*args, **kwargs)
+
+    return call
+
+
+# Evaluators -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TEXTUAL)
+@pytest.mark.parametrize(("passing", "shown"), [(True, FIXED), (False, DRAFT), (None, DRAFT)])
+async def test_an_evaluator_accepts_over_the_sources(align, kind, passing, shown):
+    judge = _Judge(passing)
+    aligner = make_aligner(accept=judge)
+    aligned = await align(aligner, "Is it?", response_of(kind, DRAFT, source_nodes=make_nodes()))
+    assert "".join(await read(aligned)) == shown
+    assert judge.asked == [("Is it?", FIXED, ["Fact 1", "Fact 2"])]
+    assert aligned.metadata["aligner"]["outcome"] == ("corrected" if passing else "rejected")
+    assert aligner.accept is judge  # nothing of this call is left on the shared aligner
+
+
+async def test_rejection_follows_on_reject(align):
+    aligner = make_aligner(accept=_Judge(False), on_reject="block", block_message="withheld")
+    assert (await align(aligner, "Is it?", Response(DRAFT))).response == "withheld"
+
+
+@pytest.mark.parametrize(("verdict", "shown"), [("YES", FIXED), ("NO", DRAFT)])
+async def test_faithfulness(align, verdict, shown):
+    llm = ScriptedLLM(reply=verdict)
+    aligner = make_aligner(accept=FaithfulnessEvaluator(llm=llm))
+    aligned = await align(aligner, "Is it?", Response(DRAFT, make_nodes()))
+    assert aligned.response == shown
+    assert FIXED in llm.prompts[0]
+    assert "Fact 1" in "".join(llm.prompts)
+
+
+async def test_the_callers_repair_goes_first(align):
+    aligner = make_aligner(
+        lambda prompt: "Blue Skye.", repair=lambda answer, correction: correction.replace("Skye", "sky")
+    )
+    aligned = await align(aligner, "Is it?", Response("The damn blue sky [1].", make_nodes()))
+    assert aligned.response == "Blue sky."
+    aligned = await align(aligner, "Is it?", Response("Blue damn sky [1].", make_nodes()))
+    assert aligned.response == "Blue sky [1]."
+
+
+def test_outside_of_llama_index_an_evaluator_is_an_error():
+    with pytest.raises(ConfigurationError, match="accept is _Judge"):
+        make_aligner(accept=_Judge(True)).correct("Is it?", DRAFT)
+
+
+# Events -----------------------------------------------------------------------------------------------------------------
+
+
+class _Events(BaseEventHandler):
+    seen: list = []  # noqa: RUF012 - a pydantic field, copied for each instance
+
+    def handle(self, event, **kwargs):
+        self.seen.append(event)
+
+
+@pytest.fixture
+def seen():
+    root, handler = get_dispatcher(), _Events()
+    root.add_event_handler(handler)
+    yield handler.seen
+    root.event_handlers.remove(handler)
+
+
+@pytest.mark.parametrize("kind", TEXTUAL)
+async def test_events_tell_the_truth(align, kind, seen):
+    aligned = await align(make_aligner(), "Is it?", response_of(kind, DRAFT))
+    assert seen == [] or kind is Response  # of a stream: when it is read
+    await read(aligned)
+    start, end = seen
+    assert isinstance(start, AlignStartEvent) and (start.question, start.answer) == ("Is it?", DRAFT)
+    assert isinstance(end, AlignEndEvent)
+    assert (end.question, end.answer, end.text, end.outcome, end.reason) == ("Is it?", DRAFT, FIXED, "corrected", None)
+
+
+async def test_a_failure_ends_in_an_exception_event(align, seen):
+    with pytest.raises(BackendError):
+        await align(make_aligner(fail), "Is it?", Response(DRAFT))
+    assert [event.class_name() for event in seen] == ["AlignStartEvent", "ExceptionEvent"]
+
+
+async def test_what_is_left_alone_is_told_too(align, seen):
+    await align(make_aligner(), "Is it?", Response("Empty Response"))
+    assert [event.class_name() for event in seen] == ["AlignStartEvent", "AlignEndEvent"]
+    assert (seen[1].outcome, seen[1].reason) == ("skipped", "empty_response")
+
+
+# Structured answers -----------------------------------------------------------------------------------------------------
+
+
+class _Fact(BaseModel):
+    text: str
+    count: int = 1
+
+
+async def test_a_field_by_name(align):
+    fact, fn = _Fact(text=DRAFT), Recorder()
+    upstream = PydanticResponse(fact, make_nodes(), {"a": 1})
+    aligned = await align(make_aligner(fn), "Is it?", upstream, pydantic_field="text")
+    assert type(aligned) is PydanticResponse
+    assert aligned.response == _Fact(text=FIXED)
+    assert fact.text == DRAFT and upstream.response is fact
+    assert aligned.metadata["a"] == 1 and aligned.metadata["aligner"]["outcome"] == "corrected"
+    assert fn.questions == ["Is it?"]
+
+
+@pytest.mark.parametrize("name", ["count", "nothing"])
+async def test_a_field_that_is_no_text(align, name):
+    with pytest.raises(ConfigurationError, match=f"_Fact.{name} is no string"):
+        await align(make_aligner(), "Is it?", PydanticResponse(_Fact(text=DRAFT)), pydantic_field=name)
