@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aligner_integrations import Aligner
 from aligner_integrations.backends import weights as loading
 from aligner_integrations.backends.base import Request
-from aligner_integrations.backends.decoding import decode
+from aligner_integrations.backends.decoding import generate
 from aligner_integrations.backends.gate import GateProbe
 from aligner_integrations.backends.local import LocalBackend
 from aligner_integrations.backends.weights import Weights
@@ -64,7 +64,7 @@ def streamed(backend: LocalBackend, wanted: Request) -> tuple[str, str]:
 
 def smallest_lead(weights: Weights, prompt: list[int], limit: int) -> float:
     """By how little the best logit leads the second best, at its closest, while a prompt is continued."""
-    ((ids, _),) = decode(weights, [prompt], [limit], threading.Event(), {})
+    ((ids, _),) = generate(weights, [prompt], [limit], threading.Event(), {})
     with torch.inference_mode():
         logits = weights.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 :]
     best = logits.topk(2).values
