@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 from aligner_integrations.cli.console import echo, echo_json
 from aligner_integrations.cli.options import JsonOption
 from aligner_integrations.errors import ConfigurationError, MissingDependencyError
+from aligner_integrations.templates import get_template
 
 
 def train(
@@ -30,7 +33,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an aligner. For several GPUs: `accelerate launch --config_file ... -m aligner_integrations.cli train ...`."""
+    """Train an aligner. For several GPUs: `accelerate launch --config_file ... -m aligner_integrations train ...`."""
     try:
         from aligner_integrations.training import embedded_run, run
         from aligner_integrations.training.data import read_triples
@@ -48,26 +51,30 @@ def train(
         "seed": seed,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
-    if recipe == "embedded":
-        if changes or base:
-            raise ConfigurationError(
-                f"The embedded recipe is fixed; drop {', '.join([*changes, *(['base'] if base else [])])}."
+    # Trainers write their losses to standard output, which is for the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        if recipe == "embedded":
+            if changes or base:
+                raise ConfigurationError(
+                    f"The embedded recipe is fixed; drop {', '.join([*changes, *(['base'] if base else [])])}."
+                )
+            embedded_run.train_embedded(Path(data), output)
+        else:
+            if base is None:
+                raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
+            # Before the data, so that what does not fit is found at once.
+            chosen, changed = get_template(template), dataclasses.replace(RECIPES[recipe], **changes)
+            run.train_aligner(
+                read_triples(data),
+                base=base,
+                revision=revision,
+                template=chosen,
+                recipe=changed,
+                output=output,
+                data=data,
             )
-        embedded_run.train_embedded(Path(data), output)
-    else:
-        if base is None:
-            raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
-        from aligner_integrations.templates import get_template
-
-        run.train_aligner(
-            read_triples(data),
-            base=base,
-            revision=revision,
-            template=get_template(template),
-            recipe=dataclasses.replace(RECIPES[recipe], **changes),
-            output=output,
-            data=data,
-        )
+    if not run.is_main_process():
+        return
     report = run.read_report(output)
     if as_json:
         echo_json({"output": str(output), "training": report.to_dict()})

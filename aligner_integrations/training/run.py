@@ -58,7 +58,7 @@ def train_aligner(
     """
     tuning, training = _hold_out(triples, recipe.seed)
     fit_weights(training, base=base, revision=revision, template=template, recipe=recipe, output=output)
-    if not PartialState().is_main_process:
+    if not is_main_process():
         return output  # gate and card are the work of one process
     examples, held_out = _examples(training, recipe.seed, 1600), _examples(tuning, recipe.seed, 400)
     if min(_fewest(examples), _fewest(held_out)) < _FEWEST_EXAMPLES:
@@ -73,6 +73,11 @@ def train_aligner(
     return output
 
 
+def is_main_process() -> bool:
+    """Whether this is the process that writes files, of those `accelerate launch` started."""
+    return bool(PartialState().is_main_process)
+
+
 def fit_weights(
     triples: Sequence[Triple], *, base: str, revision: str | None, template: Template, recipe: Recipe, output: Path
 ) -> None:
@@ -84,7 +89,7 @@ def fit_weights(
     dtype = torch.bfloat16 if recipe.method == "lora" else torch.float32
     model, tokenizer = load_base(base, revision, dtype=dtype)
     trained = train(model, tokenizer, template, triples, recipe, output / "checkpoints")
-    if not PartialState().is_main_process:
+    if not is_main_process():
         return
     result: Any = trained.model
     name = card.base_name(base)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from datasets import Dataset
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from aligner_integrations.templates import Template
 
 
+Method = Literal["full", "lora"]
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How an aligner is trained.
@@ -62,7 +65,7 @@ class Recipe:
         save_steps: Updates between checkpoints.
     """
 
-    method: Literal["full", "lora"] = "full"
+    method: Method = "full"
     epochs: int = 3
     learning_rate: float = 2e-5
     warmup_ratio: float = 0.03
@@ -79,6 +82,8 @@ class Recipe:
     save_steps: int = 100
 
     def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ConfigurationError(f"method is {self.method!r}; it takes one of {get_args(Method)}.")
         if not 0 <= self.identity_share <= 1:
             raise ConfigurationError(f"identity_share is {self.identity_share}; it is a share between 0 and 1.")
         if self.epochs < 1 or self.max_length < 8:

@@ -173,6 +173,23 @@ def test_a_full_training_makes_a_whole_model(random_model, tmp_path):
     assert Aligner(str(folder)).template == tiny.TEMPLATE
 
 
+def test_the_command_trains_from_preference_pairs(random_model, tmp_path):
+    """The paper's recipe, as a user runs it: preference pairs in, a folder that corrects out."""
+    rows = [{"prompt": t.question, "rejected": t.answer, "chosen": t.correction} for t in triples(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-W", "ignore", "-m", "aligner_integrations", "train", "--json", "--epochs", "1"]
+    done = subprocess.run(
+        [*command, "--data", tmp_path / "pairs.jsonl", "--base", random_model, "--output", tmp_path / "out"],
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout)
+    assert result["training"]["rows"] == 54 and result["training"]["refused"] == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "full parameters, 1 pass(es), learning rate 2e-05" in card and "identity warm-up 20%" in card
+    assert Aligner(str(tmp_path / "out")).template.name == "aligner-7b"
+
+
 def test_the_fsdp_configuration_loads():
     from accelerate.commands.config.config_args import load_config_from_file
 
