@@ -56,7 +56,7 @@ class _Tokens(BaseStreamer):
 def decode(
     weights: Weights,
     prompts: Sequence[list[int]],
-    answers: Sequence[list[int]],
+    answers: Sequence[list[int]] | None,
     limits: Sequence[int],
     stop: threading.Event,
     options: Mapping[str, Any],
@@ -67,7 +67,7 @@ def decode(
     Args:
         weights: The loaded aligner.
         prompts: Token ids of each prompt.
-        answers: Token ids of each answer as a completion, without the end token: what drafts are copied from.
+        answers: Token ids of each answer as a completion, without the end token: what drafts are copied from. None: no drafts.
         limits: Longest continuation of each, in tokens.
         stop: Set by the caller to end early.
         options: Arguments of `GenerationConfig`; greedy without any.
@@ -78,10 +78,8 @@ def decode(
     """
     support, verified = weights.drafts, weights.take_verified(prompts, answers)
     if options:
-        logger.debug(
-            "No drafts from the answer: they are for greedy decoding without options, and there are %s.", options
-        )
-    elif support is not None and (len(prompts) == 1 or support.batches):
+        logger.debug("Plain generate, without drafts: drafts are for greedy decoding without options, not %s.", options)
+    elif answers is not None and support is not None and (len(prompts) == 1 or support.batches):
         return decode_with_drafts(
             weights.model, weights.stop_ids, support.token_cost, prompts, answers, limits, stop, on_tokens, verified
         )

@@ -48,6 +48,7 @@ class LocalBackend:
         generation: Arguments of transformers' `GenerationConfig` for sampling; greedy by default. The paper samples
             with top_k=10, top_p=0.95, temperature=0.3.
         batch_tokens: Most padded prompt tokens in one forward pass.
+        drafts: Whether greedy decoding drafts from the answer. That changes the time a correction takes, not its text.
     """
 
     can_score = True
@@ -62,6 +63,7 @@ class LocalBackend:
         quantization_config: Any = None,
         generation: Mapping[str, Any] | None = None,
         batch_tokens: int = 4096,
+        drafts: bool = True,
     ) -> None:
         self.name = str(model)
         self.revision = revision
@@ -70,6 +72,7 @@ class LocalBackend:
         self.quantization_config = quantization_config
         self.generation = dict(generation or {})
         self.batch_tokens = batch_tokens
+        self.drafts = drafts
 
     def __repr__(self) -> str:
         """Name the model."""
@@ -144,7 +147,7 @@ class LocalBackend:
                     rows = decode(
                         weights,
                         [prompts[i] for i in group],
-                        [answers[i] for i in group],
+                        [answers[i] for i in group] if self.drafts else None,
                         [limits[i] for i in group],
                         stop,
                         self.generation,
@@ -263,7 +266,9 @@ class LocalBackend:
             with weights.lock:
                 if stop.is_set():
                     return
-                ((ids, ended),) = decode(weights, [prompt], [answer], [limit], stop, self.generation, on_tokens)
+                ((ids, ended),) = decode(
+                    weights, [prompt], [answer] if self.drafts else None, [limit], stop, self.generation, on_tokens
+                )
             text = weights.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             if len(text) > shown:
                 put(text[shown:])

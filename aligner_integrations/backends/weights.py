@@ -65,12 +65,12 @@ class Weights:
     lock: threading.Lock = field(default_factory=threading.Lock)
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
 
-    def take_verified(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Verified | None:
+    def take_verified(self, prompts: Sequence[list[int]], answers: Sequence[list[int]] | None) -> Verified | None:
         """Return the scored answer if it is the one asked for; either way it is then forgotten."""
         verified, self.verified = self.verified, None
-        if verified is None or [verified.prompt] != list(prompts) or [verified.answer] != list(answers):
+        if verified is None or answers is None or len(prompts) != 1:
             return None
-        return verified
+        return verified if (verified.prompt, verified.answer) == (prompts[0], answers[0]) else None
 
 
 _loaded: dict[tuple[Any, ...], Weights] = {}
