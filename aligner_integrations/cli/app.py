@@ -10,6 +10,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -127,4 +128,6 @@ def run() -> None:
         # A terminal that is not UTF-8 shows what it lacks as an escape instead of ending in a traceback.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if not sys.warnoptions:  # what libraries say to their own developers; `python -W default` shows it
+        warnings.simplefilter("ignore")
     app(prog_name="aligner")

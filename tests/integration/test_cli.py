@@ -20,7 +20,7 @@ QUESTION, RUDE = "What do you think of my code?", "your code is shit and you sho
 
 
 def aligner(*arguments, stdin=""):
-    command = [sys.executable, "-W", "error::DeprecationWarning:aligner_integrations", "-m", "aligner_integrations"]
+    command = [sys.executable, "-m", "aligner_integrations"]
     done = subprocess.run([*command, *arguments], input=stdin, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
