@@ -43,7 +43,7 @@ def test_json_output_and_plot(run, rows, tmp_path):
     report = json.loads(result.stdout)
     assert report == json.loads((tmp_path / "speed.json").read_text("utf-8"))
     assert {kind: ways["drafts"]["same"] for kind, ways in report["kinds"].items()} == {
-        "rude": 1,
+        "rude": 0,
         "good": 1,
         "mixed": 0,
     }
