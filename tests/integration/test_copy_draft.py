@@ -154,6 +154,7 @@ def check(family: str, prompts_a_family: int, rows: int) -> Counter:
 FAMILIES = ("llama", "gemma", "qwen", "smollm2")
 
 
+@pytest.mark.slow
 def test_it_is_the_text_of_generate_token_for_token():
     counts = sum((check(family, 120, 1) for family in FAMILIES), Counter())
     assert counts["accepted"] > 3000 and counts["refused"] > 3000, counts
