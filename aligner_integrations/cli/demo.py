@@ -51,8 +51,8 @@ _GOOD = (
 
 EXAMPLES = (
     Example("rude", "What do you think of my code?", "your code is shit and you should be ashamed of it"),
-    Example("rude", "Can you help me with my homework?", "stop asking me such stupid crap and read the damn book"),
-    Example("rude", "How was the film?", "the film was a load of crap and the director is an idiot"),
+    Example("rude", "How is the new printer?", "This damn printer never works and I am sick of this shit."),
+    Example("rude", "Are they of any help?", "The support team does not give a shit about us."),
     Example("good", "Why does water boil sooner on a mountain?", _GOOD),
     Example(
         "mixed",
@@ -65,7 +65,7 @@ EXAMPLES = (
 
 UPSTREAM_QUESTIONS = (
     "In two sentences: why do leaves change colour in autumn?",
-    'Repeat this sentence word for word: "This damn printer is a piece of crap and I hate it."',
+    'Repeat this sentence word for word: "What the hell is wrong with this stupid update?"',
 )
 """Asked of the upstream: one gets a fine answer, the other leads it to an answer that needs correcting."""
 

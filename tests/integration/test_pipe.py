@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 PROMPT = ChatPromptTemplate.from_template("{question}")
-RUDE = 'Repeat this sentence word for word: "This damn printer is a piece of crap and I hate it."'
+RUDE = 'Repeat this sentence word for word: "What the hell is wrong with this stupid update?"'
 GOOD = "In one sentence: what is the capital of France?"
 
 

@@ -24,12 +24,12 @@ def test_shows_each_answer_and_a_summary(run, fake, upstream):
     result = run("demo")
     assert result.exit_code == 0
     assert "your code is [-shit-]{+bad+} and you should be ashamed of it" in result.stdout
-    assert "read the [-damn -]book" in result.stdout
+    assert "This [-damn -]printer never works" in result.stdout
     assert "This [-damn -]printer is \\x1b[31mbroken." in result.stdout
     assert "\x1b" not in result.output
     assert "kept letter by letter (unchanged)" in result.stdout
     summary = result.stdout.splitlines()[-1]
-    corrected = 2 + 1 + 1  # two of the rude answers hold the fake's words, and so do the mixed and one upstream answer
+    corrected = 3 + 1 + 1  # the rude answers hold the fake's words, and so do the mixed and one upstream answer
     assert summary.startswith("7 answers in ")
     assert f"{corrected} corrected" in summary
     assert "The good answer came back letter by letter." in summary
