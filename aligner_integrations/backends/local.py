@@ -48,6 +48,7 @@ class LocalBackend:
         generation: Arguments of transformers' `GenerationConfig` for sampling; greedy by default. The paper samples
             with top_k=10, top_p=0.95, temperature=0.3.
         batch_tokens: Most padded prompt tokens in one forward pass.
+        drafts: Whether greedy decoding drafts from the answer. That changes the time a correction takes, not its text.
     """
 
     can_score = True
@@ -62,6 +63,7 @@ class LocalBackend:
         quantization_config: Any = None,
         generation: Mapping[str, Any] | None = None,
         batch_tokens: int = 4096,
+        drafts: bool = True,
     ) -> None:
         self.name = str(model)
         self.revision = revision
@@ -70,6 +72,7 @@ class LocalBackend:
         self.quantization_config = quantization_config
         self.generation = dict(generation or {})
         self.batch_tokens = batch_tokens
+        self.drafts = drafts
 
     def __repr__(self) -> str:
         """Name the model."""
@@ -129,10 +132,11 @@ class LocalBackend:
 
         results: list[Completion | AlignerError | None] = [None] * len(requests)
         prompts: dict[int, list[int]] = {}
+        answers: dict[int, list[int]] = {}
         limits: dict[int, int] = {}
         for i, request in enumerate(requests):
             try:
-                prompts[i], limits[i] = self._encode(weights, request)
+                prompts[i], answers[i], limits[i] = self._encode(weights, request)
             except AlignerError as error:
                 results[i] = error
         for group in self._groups({i: len(p) for i, p in prompts.items()}, limits, weights.window):
@@ -141,7 +145,12 @@ class LocalBackend:
                     if stop.is_set():
                         break
                     rows = decode(
-                        weights, [prompts[i] for i in group], [limits[i] for i in group], stop, self.generation
+                        weights,
+                        [prompts[i] for i in group],
+                        [answers[i] for i in group] if self.drafts else None,
+                        [limits[i] for i in group],
+                        stop,
+                        self.generation,
                     )
             except Exception as error:  # noqa: BLE001 - the model may fail in any way; the other groups still run
                 failure = _failure(error)
@@ -153,8 +162,8 @@ class LocalBackend:
                 results[i] = Completion(text, "stop" if ended else "length", Usage(len(prompts[i]), len(ids)))
         return [BackendError("The correction was cancelled.") if result is None else result for result in results]
 
-    def _encode(self, weights: Weights, request: Request) -> tuple[list[int], int]:
-        """Return prompt tokens and the completion's limit."""
+    def _encode(self, weights: Weights, request: Request) -> tuple[list[int], list[int], int]:
+        """Return the tokens of the prompt and of the answer as a completion, and the completion's limit."""
         if weights.window is not None and len(request.prompt) > weights.window * _MAX_CHARACTERS_A_TOKEN:
             raise AnswerTooLongError(
                 f"Question and answer have {len(request.prompt):,} characters, far more than fit the aligner's window of "
@@ -162,10 +171,10 @@ class LocalBackend:
             )
         try:
             prompt = encode_prompt(weights.tokenizer, request.prompt)
-            answer = encode_completion(weights.tokenizer, request.completion_prefix, request.answer)
+            answer = encode_completion(weights.tokenizer, request.completion_prefix, request.answer.strip())
         except (TypeError, UnicodeError) as error:  # tokenizers say "must be str" to a string with a lone surrogate
             raise InvalidTextError("The prompt is not text that can be encoded as UTF-8.") from error
-        return prompt, completion_limit(weights.window, len(prompt), len(answer), request.max_new_tokens)
+        return prompt, answer, completion_limit(weights.window, len(prompt), len(answer), request.max_new_tokens)
 
     def _groups(
         self, lengths: Mapping[int, int], limits: Mapping[int, int] | None = None, window: int | None = None
@@ -241,11 +250,9 @@ class LocalBackend:
         written: list[int] = []
         shown = 0
 
-        def on_token(token: int) -> None:
+        def on_tokens(tokens: list[int]) -> None:
             nonlocal shown
-            if token in weights.stop_ids:
-                return
-            written.append(token)
+            written.extend(tokens)
             text = weights.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             # A character of several tokens shows as U+FFFD until its last one is there.
             if not text.endswith("�"):
@@ -255,11 +262,13 @@ class LocalBackend:
         try:
             if stop.is_set():
                 return
-            prompt, limit = self._encode(weights, request)
+            prompt, answer, limit = self._encode(weights, request)
             with weights.lock:
                 if stop.is_set():
                     return
-                ((ids, ended),) = decode(weights, [prompt], [limit], stop, self.generation, on_token)
+                ((ids, ended),) = decode(
+                    weights, [prompt], [answer] if self.drafts else None, [limit], stop, self.generation, on_tokens
+                )
             text = weights.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             if len(text) > shown:
                 put(text[shown:])
@@ -295,7 +304,7 @@ class LocalBackend:
         prompts: dict[int, list[int]] = {}
         for i, request in enumerate(requests):
             try:
-                prompts[i], _ = self._encode(weights, request)
+                prompts[i], _, _ = self._encode(weights, request)
             except AlignerError as error:
                 results[i] = error
         for group in self._groups({i: len(p) * 2 for i, p in prompts.items()}):

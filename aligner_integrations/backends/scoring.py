@@ -8,13 +8,19 @@ from typing import Any
 import torch
 
 from aligner_integrations.backends.base import Request, Score, TokenScore
+from aligner_integrations.backends.copy_draft import Verified, new_cache
 from aligner_integrations.backends.gate import token_features
 from aligner_integrations.backends.weights import Weights
 from aligner_integrations.encoding import encode_completion
 
 
 def forward_answers(
-    weights: Weights, prompts: Sequence[list[int]], answers: Sequence[list[int]], *, layers: Sequence[int] = ()
+    weights: Weights,
+    prompts: Sequence[list[int]],
+    answers: Sequence[list[int]],
+    *,
+    layers: Sequence[int] = (),
+    keep: bool = False,
 ) -> list[tuple[torch.Tensor, torch.Tensor, dict[int, tuple[torch.Tensor, torch.Tensor]]]]:
     """Run prompts with their answers as completions, each answer with its end token.
 
@@ -23,6 +29,7 @@ def forward_answers(
         prompts: Token ids of each prompt.
         answers: Token ids of each answer, end token included.
         layers: Layers whose hidden states are wanted.
+        keep: Leave what a single answer's pass found out in `weights.verified`, for a correction that may follow.
 
     Returns:
         For each row: log-probabilities in nats, shape (tokens,); gaps in nats, shape (tokens,); and for each layer the
@@ -34,6 +41,8 @@ def forward_answers(
     # Padding on the left lines the answers up at the right end, so that logits are made for that part only.
     ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows], device=device)
     mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
+    weights.verified = None  # its memory may be needed here
+    cache = new_cache(weights.model) if keep and len(rows) == 1 and weights.drafts is not None else None
     with torch.inference_mode():
         output = weights.model(
             input_ids=ids,
@@ -41,8 +50,13 @@ def forward_answers(
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             logits_to_keep=longest + 1,
             output_hidden_states=bool(layers),
-            use_cache=False,
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
+        if cache is not None:
+            choices = output.logits[0, -longest - 1 : -1].float().argmax(-1).tolist()
+            verified = Verified(prompts[0], answers[0][:-1], choices, cache, extra=1)
+            weights.verified = verified if verified.light else None
         results: list[Any] = []
         for i, answer in enumerate(answers):
             n = len(answer)
@@ -65,7 +79,7 @@ def score_batch(weights: Weights, prompts: Sequence[list[int]], requests: Sequen
     end = weights.tokenizer.eos_token_id if weights.tokenizer.eos_token_id is not None else weights.stop_ids[0]
     answers = [[*encode_completion(weights.tokenizer, r.completion_prefix, r.answer.strip()), end] for r in requests]
     probe = weights.probe
-    rows = forward_answers(weights, prompts, answers, layers=[probe.layer] if probe else [])
+    rows = forward_answers(weights, prompts, answers, layers=[probe.layer] if probe else [], keep=True)
     scores = []
     for request, (logprobs, gaps, states) in zip(requests, rows, strict=True):
         marks = probe.marks(token_features(*states[probe.layer], gaps, logprobs)).tolist() if probe else None

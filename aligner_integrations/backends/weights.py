@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ except ImportError as error:
         "pip install 'aligner-integrations[local]'"
     ) from error
 
+from aligner_integrations.backends.copy_draft import DraftSupport, Verified, find_support
 from aligner_integrations.backends.gate import GateProbe
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Weights:
         probe: The gate's probe, if the aligner has one.
         window: Longest context in tokens; None if the model has no limit.
         stop_ids: Token ids that end a completion.
+        drafts: What drafting from the answer can do with this model; None where it cannot.
+        verified: The last answer that was scored, if a correction may go on from there; guarded by the lock.
         lock: Held while the model runs: a forward pass already uses all cores.
         worker: One thread that runs the model for asynchronous callers.
     """
@@ -56,8 +60,17 @@ class Weights:
     probe: GateProbe | None
     window: int | None
     stop_ids: list[int]
+    drafts: DraftSupport | None = None
+    verified: Verified | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
+
+    def take_verified(self, prompts: Sequence[list[int]], answers: Sequence[list[int]] | None) -> Verified | None:
+        """Return the scored answer if it is the one asked for; either way it is then forgotten."""
+        verified, self.verified = self.verified, None
+        if verified is None or answers is None or len(prompts) != 1:
+            return None
+        return verified if (verified.prompt, verified.answer) == (prompts[0], answers[0]) else None
 
 
 _loaded: dict[tuple[Any, ...], Weights] = {}
@@ -148,7 +161,7 @@ def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config
     # Sampling settings that a checkpoint carries would be mixed into ours; decoding is configured at the call.
     model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ids))
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return Weights(model, tokenizer, probe, window, sorted(ids))
+    return Weights(model, tokenizer, probe, window, sorted(ids), find_support(model, window))
 
 
 def _read_probe(files: ModelFiles, config: Any) -> GateProbe | None:

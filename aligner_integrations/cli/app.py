@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from aligner_integrations import __version__
-from aligner_integrations.cli import correct, demo, evaluate, models, train
+from aligner_integrations.cli import bench, correct, demo, evaluate, models, train
 from aligner_integrations.cli.console import echo, echo_json, note
 from aligner_integrations.errors import AlignerError
 
@@ -99,6 +99,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("correct")(correct.correct)
 app.add_typer(evaluate.app, name="evaluate")
+app.command("bench")(bench.bench)
 app.command("train")(train.train)
 app.command("models")(models.models)
 

@@ -54,7 +54,7 @@ def quality(
 
     if both and not gate:
         raise typer.BadParameter("it measures without the gate already.", param_hint="--both")
-    chosen = _first(read_rows(rows), limit)
+    chosen = first_rows(read_rows(rows), limit)
     aligners = _settings(model, template, gate=gate or both, no_gate=both or not gate, marked=marked)
     order = list(aligners)
     with progress("measuring", len(chosen) * len(order)) as done:
@@ -69,7 +69,8 @@ def quality(
         note("Measured with " + ", ".join(f"{name} {number}" for name, number in report.versions.items()) + ".")
 
 
-def _first(rows: list[Row], limit: int | None) -> list[Row]:
+def first_rows(rows: list[Row], limit: int | None) -> list[Row]:
+    """Return the first `limit` rows of each kind; all of them if there is no limit."""
     if limit is None:
         return rows
     chosen: list[Row] = []

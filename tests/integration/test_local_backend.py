@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aligner_integrations import Aligner
 from aligner_integrations.backends import weights as loading
 from aligner_integrations.backends.base import Request
-from aligner_integrations.backends.decoding import decode
+from aligner_integrations.backends.decoding import generate
 from aligner_integrations.backends.gate import GateProbe
 from aligner_integrations.backends.local import LocalBackend
 from aligner_integrations.backends.weights import Weights
@@ -64,7 +64,7 @@ def streamed(backend: LocalBackend, wanted: Request) -> tuple[str, str]:
 
 def smallest_lead(weights: Weights, prompt: list[int], limit: int) -> float:
     """By how little the best logit leads the second best, at its closest, while a prompt is continued."""
-    ((ids, _),) = decode(weights, [prompt], [limit], threading.Event(), {})
+    ((ids, _),) = generate(weights, [prompt], [limit], threading.Event(), {})
     with torch.inference_mode():
         logits = weights.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 :]
     best = logits.topk(2).values
@@ -498,7 +498,8 @@ def test_ten_aligners_of_one_folder_share_one_load(tmp_path, sure_model, loads, 
 def endless(tmp_path_factory):
     """(aligner, steps): a model that would write for minutes, and how many forward passes it has made."""
     folder = tiny.write_model(tmp_path_factory.mktemp("endless") / "model", says=tiny.SAYS, loops=True, window=40_000)
-    aligner = Aligner(folder, max_new_tokens=30_000)
+    # Without drafts: what repeats itself would be over in no time.
+    aligner = Aligner(backend=LocalBackend(folder, drafts=False), max_new_tokens=30_000)
     steps: Counter[str] = Counter()
 
     def slow(*_):
@@ -574,7 +575,7 @@ async def test_cancelling_a_correction_ends_the_generation(endless):
 
 async def test_cancelling_a_batch_starts_no_further_part_of_it(endless):
     aligner, steps = endless
-    backend = LocalBackend(aligner.backend.name, batch_tokens=1)
+    backend = LocalBackend(aligner.backend.name, batch_tokens=1, drafts=False)
     assert backend.weights is aligner.backend.weights
     made = steps["made"]
     task = asyncio.create_task(backend.acomplete([request("a", "b", 30_000)] * 200))

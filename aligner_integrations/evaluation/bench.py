@@ -1,0 +1,209 @@
+"""How fast an aligner corrects: several ways of decoding over the same rows, and a replay of recorded corrections.
+
+What lives elsewhere: which ways there are to compare (`cli/bench.py`), whether the texts are any good (`quality.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aligner_integrations.backends.drafting import Drafter, best_length
+from aligner_integrations.errors import ConfigurationError, MissingDependencyError
+from aligner_integrations.evaluation.rows import Row
+
+if TYPE_CHECKING:
+    from aligner_integrations.aligner import Aligner
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """One way of decoding on the rows of one kind.
+
+    Attributes:
+        rows: Number of rows.
+        median: Median time of one correction, in seconds.
+        total: Time of all of them, in seconds; of each row the median of its repetitions.
+        speedup: Total of the reference divided by this one's.
+        row_speedup: Median over the rows of the reference's time divided by this one's.
+        same: Rows whose text is that of the reference.
+        kept: Rows whose answer came back as it was.
+    """
+
+    rows: int
+    median: float
+    total: float
+    speedup: float
+    row_speedup: float
+    same: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedReport:
+    """What `bench` measured.
+
+    Attributes:
+        reference: The way all others are compared with.
+        kinds: Kind of row -> way of decoding -> its speed.
+        differences: Rows whose text differs from the reference's: way, number of the row, the reference's text, its text.
+    """
+
+    reference: str
+    kinds: dict[str, dict[str, Speed]]
+    differences: list[tuple[str, int, str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able data."""
+        return dataclasses.asdict(self)
+
+    def table(self) -> list[list[str]]:
+        """Return the figures as lines of cells: a header, then one line for each kind and way."""
+        lines = [["", "seconds a text", "seconds", "times faster", "row by row", "same text", "kept"]]
+        for kind, ways in self.kinds.items():
+            for way, speed in ways.items():
+                share = [f"{count} of {speed.rows}" for count in (speed.same, speed.kept)]
+                faster = [f"{speed.speedup:.2f}", f"{speed.row_speedup:.2f}"]
+                lines.append([f"{kind}: {way}", f"{speed.median:.3f}", f"{speed.total:.1f}", *faster, *share])
+        return lines
+
+    def plot(self, path: Path) -> None:
+        """Draw how many times faster each way is, kind by kind, as a PNG, SVG or PDF.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise MissingDependencyError(
+                "A plot needs matplotlib: pip install 'aligner-integrations[train]'"
+            ) from error
+        ways = list(next(iter(self.kinds.values())))
+        figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
+        axes = figure.add_subplot()
+        for number, way in enumerate(ways):
+            places = [i + 0.8 * (number - (len(ways) - 1) / 2) / len(ways) for i in range(len(self.kinds))]
+            bars = axes.bar(
+                places, [by_way[way].speedup for by_way in self.kinds.values()], 0.75 / len(ways), label=way
+            )
+            axes.bar_label(bars, fmt="%.1f", fontsize=7)
+        axes.set_xticks(range(len(self.kinds)), list(self.kinds))
+        axes.set_ylabel(f"times faster than {self.reference}")
+        axes.legend(fontsize=8)
+        figure.savefig(path)
+
+
+def bench(
+    ways: Mapping[str, Aligner],
+    rows: Sequence[Row],
+    *,
+    repeats: int = 1,
+    on_progress: Callable[[int], None] | None = None,
+) -> SpeedReport:
+    """Time corrections one by one, each row in every way before the next one, so that a busy machine slows all alike.
+
+    Args:
+        ways: Name of a way of decoding -> an aligner that works like that. The first is the reference.
+        rows: What to correct.
+        repeats: How often each row is corrected in each way.
+        on_progress: Called with the number of corrections done.
+
+    Raises:
+        ConfigurationError: There are no rows or no ways.
+        AlignerError: An aligner raised; give those that shall go on `on_error="keep"`.
+    """
+    if not rows or not ways:
+        raise ConfigurationError("A benchmark needs rows and at least one way to correct them.")
+    for aligner in ways.values():
+        aligner.load()
+        aligner.correct(rows[0].question, rows[0].answer)  # the first one warms up
+    names = list(ways)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    texts: dict[str, list[str]] = {name: [] for name in names}
+    done = 0
+    for number, row in enumerate(rows):
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for repeat in range(repeats):
+            # Whoever comes first finds other caches than the next one, so all take turns at it.
+            first = (number + repeat) % len(names)
+            for name in names[first:] + names[:first]:
+                started = time.perf_counter()
+                correction = ways[name].correct(row.question, row.answer)
+                times[name].append(time.perf_counter() - started)
+                if repeat == 0:
+                    texts[name].append(correction.text)
+                done += 1
+                if on_progress is not None:
+                    on_progress(done)
+        for name in names:
+            seconds[name].append(statistics.median(times[name]))
+    reference = names[0]
+    kinds: dict[str, dict[str, Speed]] = {}
+    for kind in dict.fromkeys(row.kind for row in rows):
+        chosen = [i for i, row in enumerate(rows) if row.kind == kind]
+        plain = [seconds[reference][i] for i in chosen]
+        kinds[kind] = {}
+        for name in names:
+            own = [seconds[name][i] for i in chosen]
+            kinds[kind][name] = Speed(
+                len(chosen),
+                statistics.median(own),
+                sum(own),
+                sum(plain) / sum(own),
+                statistics.median(a / b for a, b in zip(plain, own, strict=True)),
+                sum(texts[name][i] == texts[reference][i] for i in chosen),
+                sum(texts[name][i] == rows[i].answer for i in chosen),
+            )
+    differences = [
+        (name, i, texts[reference][i], texts[name][i])
+        for name in names
+        for i in range(len(rows))
+        if texts[name][i] != texts[reference][i]
+    ]
+    return SpeedReport(reference, kinds, differences)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What drafting would have done with recorded corrections.
+
+    Attributes:
+        tokens: Tokens of the corrections, end tokens included.
+        passes: Forward passes they take; without drafts it would be one a token.
+        fed: Tokens that go through the model, prompts aside.
+    """
+
+    tokens: int
+    passes: int
+    fed: int
+
+
+def replay(triples: Sequence[tuple[list[int], list[int], list[int]]], *, token_cost: float = 1 / 16) -> Replay:
+    """Count the forward passes of recorded corrections, as if the aligner that wrote them were decoded with drafts.
+
+    Args:
+        triples: Token ids of the question, of the answer, and of the correction with its end token.
+        token_cost: Time for one token more in a forward pass, as a share of that of a pass of one token.
+    """
+    tokens = passes = fed = 0
+    for question, answer, correction in triples:
+        drafter = Drafter(question, answer)
+        at = 0
+        while at < len(correction):
+            guess = drafter.propose(len(correction) - at - 1)
+            draft = guess.tokens[: best_length([guess], token_cost)]
+            right = 0
+            while right < len(draft) and draft[right] == correction[at + right]:
+                right += 1
+            drafter.take(correction[at : at + right + 1], len(draft))
+            fed += len(draft) + (at > 0)  # what comes before the first token is the prompt
+            passes += 1
+            at += right + 1
+        tokens += len(correction)
+    return Replay(tokens, passes, fed)
