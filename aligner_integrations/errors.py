@@ -101,8 +101,13 @@ class RejectedCorrectionError(CorrectionError):
 
 
 class BackendError(CorrectionError):
-    """The backend failed while running. `retryable` is set by whoever raises it."""
+    """The backend failed while running. `retryable` is set by whoever raises it.
 
-    def __init__(self, message: str, *, retryable: bool = False) -> None:
+    Attributes:
+        retry_after: Seconds after which a server said that it may be asked again; None if it did not.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.retry_after = retry_after

@@ -17,6 +17,21 @@ from aligner_integrations.templates import Template
 
 
 @dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a request may take; None: as long as it takes. A backend that runs into one raises a retryable BackendError.
+
+    Attributes:
+        connect: Seconds to reach a server.
+        first_token: Seconds to the first token of the completion.
+        deadline: Point of `time.monotonic()` at which the request is given up, whatever it is doing.
+    """
+
+    connect: float | None = None
+    first_token: float | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One correction to run.
 
@@ -26,6 +41,7 @@ class Request:
         prompt: The rendered template.
         completion_prefix: White space between prompt and completion (`Template.completion_prefix`).
         max_new_tokens: Longest completion in tokens; None lets the backend choose by `completion_limit`.
+        timeouts: How long it may take.
     """
 
     question: str
@@ -33,6 +49,7 @@ class Request:
     prompt: str
     completion_prefix: str = ""
     max_new_tokens: int | None = None
+    timeouts: Timeouts = Timeouts()
 
 
 @dataclass(frozen=True, slots=True)

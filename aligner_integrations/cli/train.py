@@ -30,6 +30,9 @@ def train(
     identity_share: Annotated[
         float | None, typer.Option(help="Size of the identity warm-up as a share of the rows.")
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Folder of a LoRA adapter to go on from, for a further feature.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,10 +57,9 @@ def train(
     # Trainers write their losses to standard output, which is for the result.
     with contextlib.redirect_stdout(sys.stderr):
         if recipe == "embedded":
-            if changes or base:
-                raise ConfigurationError(
-                    f"The embedded recipe is fixed; drop {', '.join([*changes, *(['base'] if base else [])])}."
-                )
+            fixed = [name for name, value in (("base", base), ("start", start)) if value]
+            if changes or fixed:
+                raise ConfigurationError(f"The embedded recipe is fixed; drop {', '.join([*changes, *fixed])}.")
             embedded_run.train_embedded(Path(data), output)
         else:
             if base is None:
@@ -72,6 +74,7 @@ def train(
                 recipe=changed,
                 output=output,
                 data=data,
+                start=start,
             )
     if not run.is_main_process():
         return

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 REPORT_ROWS = "report.jsonl"
+FIRST_PASS = "stage_1"
+SECOND_PASS = dataclasses.replace(RECIPES["embedded"], learning_rate=4e-4, seed=43)
+"""A new draw of the mixture, from where the first pass ended."""
 ROUNDINGS = (8, 4)
 """Bits that the base's weights are rounded to, to see how much the figures hang on the last of them."""
 
@@ -44,14 +47,15 @@ def train_embedded(data: Path, output: Path) -> Path:
     recipe = RECIPES["embedded"]
     splits = embedded.load(data, recipe.seed)
     rows = embedded.report_rows(splits.report, data, recipe.seed)  # first, so that a missing file is found at once
-    if not (output / run.TRAINING_FILE).exists():
+    for stage, folder, start in ((recipe, output / FIRST_PASS, None), (SECOND_PASS, output, output / FIRST_PASS)):
         run.fit_weights(
-            embedded.training_triples(splits.train, recipe.seed),
+            embedded.training_triples(splits.train, stage.seed),
             base="embedded",
             revision=REVISIONS[SMOLLM2],
             template=TEMPLATES["embedded"],
-            recipe=recipe,
-            output=output,
+            recipe=stage,
+            output=folder,
+            start=start,
         )
     written_train, written_tune = embedded.written_examples()
     run.fit_own_gate(
@@ -80,7 +84,7 @@ def write_card(output: Path, checksums: dict[str, str]) -> None:
             "answers written for this package (`good_answers.jsonl`): the gate only",
             f"{embedded.MEASURED_SOURCE}; `{embedded.MEASURED}` SHA-256 `{checksums[embedded.MEASURED]}`: measuring only",
         ],
-        recipe=RECIPES["embedded"],
+        stages=[card.Stage(output / FIRST_PASS, RECIPES["embedded"]), card.Stage(output, SECOND_PASS)],
         licence="apache-2.0",
         notes=[
             "It makes rude answers civil, also a rude sentence inside a long good answer, and leaves good ones alone. It has "

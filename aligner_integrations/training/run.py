@@ -41,6 +41,7 @@ def train_aligner(
     recipe: Recipe,
     output: Path,
     data: str,
+    start: Path | None = None,
 ) -> Path:
     """Train an aligner with its gate and card.
 
@@ -52,12 +53,13 @@ def train_aligner(
         recipe: The hyper-parameters.
         output: Folder of the result; checkpoints go into its sub-folder `checkpoints`.
         data: Where the rows come from, for the card.
+        start: Folder of a LoRA adapter to go on from.
 
     Returns:
         `output`.
     """
     tuning, training = _hold_out(triples, recipe.seed)
-    fit_weights(training, base=base, revision=revision, template=template, recipe=recipe, output=output)
+    fit_weights(training, base=base, revision=revision, template=template, recipe=recipe, output=output, start=start)
     if not is_main_process():
         return output  # gate and card are the work of one process
     examples, held_out = _examples(training, recipe.seed, 1600), _examples(tuning, recipe.seed, 400)
@@ -69,7 +71,8 @@ def train_aligner(
         )
     else:
         fit_own_gate(output, examples, held_out, recipe.seed)
-    card.write(output, title=f"Aligner on {base}", data=[data], recipe=recipe)
+    further = [] if start is None else [f"goes on from the adapter in {start}"]
+    card.write(output, title=f"Aligner on {base}", data=[data, *further], stages=[card.Stage(output, recipe)])
     return output
 
 
@@ -79,7 +82,14 @@ def is_main_process() -> bool:
 
 
 def fit_weights(
-    triples: Sequence[Triple], *, base: str, revision: str | None, template: Template, recipe: Recipe, output: Path
+    triples: Sequence[Triple],
+    *,
+    base: str,
+    revision: str | None,
+    template: Template,
+    recipe: Recipe,
+    output: Path,
+    start: Path | None = None,
 ) -> None:
     """Train and save weights, tokenizer, `aligner_config.json` and `training.json`; skipped if that is done."""
     if (output / TRAINING_FILE).exists():
@@ -88,7 +98,7 @@ def fit_weights(
         keep_freed_memory()
     dtype = torch.bfloat16 if recipe.method == "lora" else torch.float32
     model, tokenizer = load_base(base, revision, dtype=dtype)
-    trained = train(model, tokenizer, template, triples, recipe, output / "checkpoints")
+    trained = train(model, tokenizer, template, triples, recipe, output / "checkpoints", start)
     if not is_main_process():
         return
     result: Any = trained.model

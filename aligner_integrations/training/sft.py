@@ -233,6 +233,7 @@ def train(
     triples: Sequence[Triple],
     recipe: Recipe,
     folder: Path,
+    start: Path | None = None,
 ) -> Trained:
     """Train an aligner; resumes from the newest checkpoint in `folder` if there is one.
 
@@ -245,16 +246,19 @@ def train(
         triples: Q-A-C rows.
         recipe: The hyper-parameters.
         folder: Where checkpoints go.
+        start: Folder of a LoRA adapter to go on from (paper, appendix C.5: an aligner learns a further feature).
 
     Raises:
-        ConfigurationError: Nothing to train on, or the folder belongs to another training.
+        ConfigurationError: Nothing to train on, the folder belongs to another training, or `start` is no adapter.
     """
     order, refused = lay_out(triples, tokenizer, template, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     _check_same_training(folder, order, recipe)
     torch.manual_seed(recipe.seed)
     trainable: Any = model
-    if recipe.method == "lora":
+    if start is not None:
+        trainable = _read_adapter(model, recipe, start)
+    elif recipe.method == "lora":
         trainable = get_peft_model(
             model,
             LoraConfig(
@@ -313,6 +317,15 @@ def train(
     halves: dict[int, torch.Tensor] = {}
     state = {name: halves.setdefault(tensor.data_ptr(), tensor.bfloat16()) for name, tensor in gathered.items()}
     return Trained(trainer.accelerator.unwrap_model(trainer.model), state, report)
+
+
+def _read_adapter(model: PreTrainedModel, recipe: Recipe, start: Path) -> PeftModel:
+    if recipe.method != "lora" or not (start / "adapter_model.safetensors").is_file():
+        raise ConfigurationError(
+            f"{start} has to be the folder of a LoRA adapter, and method 'lora'. A whole model that is trained further is "
+            "simply the base."
+        )
+    return PeftModel.from_pretrained(model, start, is_trainable=True, autocast_adapter_dtype=True)
 
 
 def _machine() -> str:

@@ -10,7 +10,7 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms import CompletionResponse, CompletionResponseGen, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.query_engine import CitationQueryEngine
-from llama_index.core.response_synthesizers import ResponseMode
+from llama_index.core.response_synthesizers.context_only import ContextOnly
 
 from aligner_integrations import Aligner
 from aligner_integrations.llama_index import AlignerQueryEngine, with_aligner
@@ -155,7 +155,7 @@ def test_citations(index, aligner, llm):
 def test_rude_sources_come_out_civil(embeddings, aligner, llm, top_k):
     documents = [Document(text=RUDE), Document(text="Water your roses in the morning.")]
     index = VectorStoreIndex.from_documents(documents, embed_model=embeddings)
-    inner = index.as_query_engine(llm=llm, similarity_top_k=top_k, response_mode=ResponseMode.CONTEXT_ONLY)
+    inner = index.as_query_engine(llm=llm, similarity_top_k=top_k, response_synthesizer=ContextOnly(llm=llm))
     question = "How often do I feed my cat?"
     upstream, response = inner.query(question), AlignerQueryEngine(inner, aligner).query(question)
     assert RUDE in upstream.response

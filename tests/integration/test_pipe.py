@@ -6,6 +6,7 @@ import pytest
 from better_profanity import profanity
 from langchain_core.prompts import ChatPromptTemplate
 from llama_index.core import Document, SummaryIndex
+from llama_index.core.response_synthesizers.context_only import ContextOnly
 
 from aligner_integrations import Aligner, AlignerQueryEngine, AlignerRunnable
 from aligner_integrations.models import EMBEDDED
@@ -95,7 +96,7 @@ async def test_a_query_engine_that_repeats_what_it_found(index):
     """An engine whose answer is the text itself: rude text comes out civil, the sources as they are."""
     text = "this damn printer is a piece of crap"
     rude = SummaryIndex.from_documents([Document(text=text)])
-    engine = AlignerQueryEngine(rude.as_query_engine(llm=SmolLLM(), response_mode="context_only"))
+    engine = AlignerQueryEngine(rude.as_query_engine(llm=SmolLLM(), response_synthesizer=ContextOnly(llm=SmolLLM())))
     for response in (engine.query("What about the printer?"), await engine.aquery("What about the printer?")):
         assert response.response and not profanity.contains_profanity(response.response)
         assert response.source_nodes[0].node.get_content() == text
