@@ -1,0 +1,453 @@
+"""An aligner behind any OpenAI-compatible `/v1/completions`: vLLM, SGLang, llama.cpp, TGI, `transformers serve`.
+
+The rendered template goes to the server as a raw prompt: a chat route would wrap it into a chat template and ruin it.
+What a server can do beyond that (lists of prompts, token ids) is tried, and remembered once it has been refused.
+
+What lives elsewhere: HTTP and keys (`endpoint.py`), limits and what "too long" means (`fitting.py`), special-token
+strings (`special_tokens.py`), scores (`echo.py`), trying again (`resilience.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aligner_integrations.backends import echo
+from aligner_integrations.backends.base import Completion, Request, Score, Timeouts
+from aligner_integrations.backends.connection import Clock
+from aligner_integrations.backends.endpoint import Endpoint, Json, StatusError, key_for
+from aligner_integrations.backends.fitting import Fitted, fit, refit
+from aligner_integrations.backends.reading import Written, completion, require_end, shares, usage_of
+from aligner_integrations.correction import Usage
+from aligner_integrations.encoding import load_tokenizer
+from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, ModelError
+from aligner_integrations.models import config_of, template_of
+from aligner_integrations.secret import Secret
+from aligner_integrations.templates import MODEL_TEMPLATES, Template, template_for_model
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_PATH = "/completions"
+_LONGEST_LIST = 32
+_ATTEMPTS = 3  # as it was meant, without token ids, with less room: each only if the server says so
+_OWN = {"prompt", "model", "max_tokens", "stream", "n", "echo", "logprobs", "best_of"}
+_REFUSALS = {400, 404, 405, 415, 422, 500, 501}
+"""What servers answer to a kind of prompt they do not know: a polite 400, or an assertion that fails."""
+
+
+class CompletionsBackend:
+    """Runs an aligner on a server that speaks OpenAI's completions.
+
+    Args:
+        url: The server's API, as OpenAI clients take it: it ends in `/v1`.
+        model: Its name there. None asks `/v1/models`, and wants exactly one.
+        api_key: The key, or a function that returns it. For hosts of the Hugging Face Hub, this machine's token.
+        tokenizer: The aligner's tokenizer (a transformers tokenizer, a folder or a Hub id), if it is at hand: prompts go
+            as token ids where the server takes them, and limits are exact.
+        window: The model's context in tokens, for servers that do not keep to it themselves.
+        generation: Fields of the request, for sampling; greedy by default. The paper samples with top_k=10, top_p=0.95,
+            temperature=0.3, frequency_penalty=1.2.
+        concurrency: Most requests on the way at once, of an event loop and of all threads together.
+        allow_http: Whether the key may travel unencrypted to another machine.
+
+    Raises:
+        ConfigurationError: A URL that cannot be used, a key that must not be sent there, or a field that is not yours.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        api_key: str | Callable[[], str] | Secret | None = None,
+        tokenizer: Any = None,
+        window: int | None = None,
+        generation: Mapping[str, Any] | None = None,
+        concurrency: int = 64,
+        allow_http: bool = False,
+    ) -> None:
+        self.url = url
+        self.model = model
+        self.api_key = key_for(url, api_key)
+        self.tokenizer = tokenizer
+        self.window = window
+        self.generation = dict(generation or {})
+        self.concurrency = concurrency
+        self.allow_http = allow_http
+        if wrong := sorted(_OWN & set(self.generation)):
+            raise ConfigurationError(f"generation holds {', '.join(wrong)}, which the backend sets itself.")
+        self.endpoint = Endpoint(url, self.api_key, allow_http=allow_http, concurrency=concurrency)
+        # What is learnt about the server. Each is set to what was seen, whoever sees it first, so threads need no lock.
+        self._served = model
+        self._window = window
+        self._loaded_tokenizer: Any = None if isinstance(tokenizer, str | Path) else tokenizer
+        self._takes_lists = True
+        self._takes_ids = True
+        self._scores: bool | None = None
+
+    def __repr__(self) -> str:
+        """Name the server and the model."""
+        return f"CompletionsBackend({self.url!r}, {self.model!r})"
+
+    def close(self) -> None:
+        """Close the connections of threads; they are also closed when the backend is no longer used."""
+        self.endpoint.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop and of threads; the end of the loop closes its own, too."""
+        await self.endpoint.aclose()
+
+    # What is served -------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Ask the server which model it has, and load the tokenizer, where that is needed."""
+        if self._served is None:
+            self._served = self._only(self.endpoint.ask("/models", None, _brief()))
+        if self._loaded_tokenizer is None and self.tokenizer is not None:
+            self._loaded_tokenizer = load_tokenizer(self.tokenizer)
+
+    async def _aload(self) -> None:
+        if self._served is None or (self._loaded_tokenizer is None and self.tokenizer is not None):
+            await asyncio.to_thread(self.load)
+
+    @property
+    def template(self) -> Template:
+        """The template of the model; without a name the server is asked for it.
+
+        Raises:
+            UnknownTemplateError: None is known for it; the message lists the choices.
+            BackendError: The server cannot be asked.
+        """
+        if self.model is None:
+            # What a server calls its model is looked up in the registry, never as a folder here or on the Hub.
+            self.load()
+            return template_for_model(self._served or "")
+        try:
+            return template_of(self.model)
+        except ModelError:  # a name that its server gave it, which says nothing here
+            return template_for_model(self.model)
+
+    @property
+    def gate(self) -> float | None:
+        """The threshold in the model's configuration, if its gate is one that log-probabilities can decide."""
+        if self.model is None or self.model in MODEL_TEMPLATES:
+            return None
+        try:
+            config = config_of(self.model)
+        except ModelError:
+            return None
+        # A probe reads hidden states, which no server shows.
+        return config.gate if config is not None and config.gate_layer is None else None
+
+    @property
+    def can_score(self) -> bool:
+        """Whether the server gives the log-probabilities of prompts; asks it once, with a prompt of a few tokens."""
+        if self._scores is None:
+            try:
+                self.load()
+                self._scores = echo.is_sound(self.endpoint.ask(_PATH, echo.probe(self._served), _brief()))
+            except StatusError as error:
+                if error.status not in _REFUSALS:
+                    return True  # not an answer to this question; scoring will say what is wrong
+                self._scores = False
+            except BackendError:
+                return True
+        return self._scores
+
+    def _only(self, answer: Any) -> str:
+        rows = answer.get("data") if isinstance(answer, dict) else None
+        rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        names: list[str] = [row["id"] for row in rows if isinstance(row.get("id"), str)]
+        if len(names) != 1:
+            found = ", ".join(name[:100] for name in names[:20]) or "none"
+            raise ConfigurationError(
+                f"{self.endpoint.host} does not list exactly one model, but {found}: name one with model=."
+            )
+        window = rows[0].get("max_model_len")
+        if self._window is None and isinstance(window, int) and window > 0:
+            self._window = window
+        return names[0]
+
+    # Completions ----------------------------------------------------------------------------------------------------
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """Correct a batch: in lists where the server takes them, else side by side in threads."""
+        try:
+            self.load()
+        except BackendError as error:
+            return [error] * len(requests)
+        jobs, results = self._fit(requests)
+        lists = self._lists(jobs)
+        for group, rows in zip(lists, self._each(lambda g: self._list([jobs[i] for i in g]), lists), strict=True):
+            results.update(zip(group, rows, strict=True) if rows is not None else ())
+        rest = [i for i in jobs if i not in results]
+        results.update(zip(rest, self._each(lambda i: self._one(jobs[i]), rest), strict=True))
+        self._learn(lists, [results[i] for i in rest])
+        return [results[i] for i in range(len(requests))]
+
+    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """`complete` without blocking the event loop; cancelling it closes its connections."""
+        try:
+            await self._aload()
+        except BackendError as error:
+            return [error] * len(requests)
+        jobs, results = self._fit(requests)
+        lists = self._lists(jobs)
+        for group, rows in zip(
+            lists, await _gather([self._alist([jobs[i] for i in group]) for group in lists]), strict=True
+        ):
+            results.update(zip(group, rows, strict=True) if rows is not None else ())
+        rest = [i for i in jobs if i not in results]
+        results.update(zip(rest, await _gather([self._aone(jobs[i]) for i in rest]), strict=True))
+        self._learn(lists, [results[i] for i in rest])
+        return [results[i] for i in range(len(requests))]
+
+    def _one(self, job: Fitted) -> Completion | AlignerError:
+        try:
+            for _ in range(_ATTEMPTS):
+                try:
+                    if job.request.timeouts.first_token is None:
+                        return self._read(self.endpoint.ask(_PATH, self._body([job]), _clock(job)), job)
+                    # When a token comes shows in a stream only.
+                    written = Written(self.endpoint.host)
+                    for _ in self._pieces(job, written):
+                        pass
+                    return written.completion(job.broken.mend)
+                except StatusError as refusal:
+                    job = self._adapt(job, refusal)
+        except AlignerError as error:
+            return error
+        return _endless(self.endpoint.host)
+
+    async def _aone(self, job: Fitted) -> Completion | AlignerError:
+        try:
+            for _ in range(_ATTEMPTS):
+                try:
+                    if job.request.timeouts.first_token is None:
+                        return self._read(await self.endpoint.aask(_PATH, self._body([job]), _clock(job)), job)
+                    written = Written(self.endpoint.host)
+                    async with aclosing(self._apieces(job, written)) as pieces:
+                        async for _ in pieces:
+                            pass
+                    return written.completion(job.broken.mend)
+                except StatusError as refusal:
+                    job = self._adapt(job, refusal)
+        except AlignerError as error:
+            return error
+        return _endless(self.endpoint.host)
+
+    def _list(self, group: Sequence[Fitted]) -> list[Completion | AlignerError] | None:
+        """Send several prompts at once; None if the server does not take that."""
+        try:
+            return self._read_list(self.endpoint.ask(_PATH, self._body(group), _clock(group[0])), group)
+        except StatusError as error:
+            return None if error.status in _REFUSALS else [error] * len(group)
+        except AlignerError as error:
+            return [error] * len(group)
+
+    async def _alist(self, group: Sequence[Fitted]) -> list[Completion | AlignerError] | None:
+        try:
+            return self._read_list(await self.endpoint.aask(_PATH, self._body(group), _clock(group[0])), group)
+        except StatusError as error:
+            return None if error.status in _REFUSALS else [error] * len(group)
+        except AlignerError as error:
+            return [error] * len(group)
+
+    # Streams --------------------------------------------------------------------------------------------------------
+
+    def stream(self, request: Request) -> Generator[str, None, None]:
+        """Yield text as it comes; closing the iterator closes the connection."""
+        self.load()
+        job = self._fit_one(request)
+        for _ in range(_ATTEMPTS):
+            written = Written(self.endpoint.host)
+            try:
+                with closing(self._pieces(job, written)) as pieces:
+                    yield from pieces
+                require_end(written.completion(), job.limit)
+                return
+            except StatusError as refusal:
+                if written.text:
+                    raise
+                job = self._adapt(job, refusal)
+        raise _endless(self.endpoint.host)
+
+    async def astream(self, request: Request) -> AsyncGenerator[str, None]:
+        """`stream` without blocking the event loop."""
+        await self._aload()
+        job = self._fit_one(request)
+        for _ in range(_ATTEMPTS):
+            written = Written(self.endpoint.host)
+            try:
+                async with aclosing(self._apieces(job, written)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                require_end(written.completion(), job.limit)
+                return
+            except StatusError as refusal:
+                if written.text:
+                    raise
+                job = self._adapt(job, refusal)
+        raise _endless(self.endpoint.host)
+
+    def _pieces(self, job: Fitted, written: Written) -> Generator[str, None, None]:
+        clock, mender = _clock(job), job.broken.mender()
+        with closing(self.endpoint.events(_PATH, {**self._body([job]), "stream": True}, clock)) as events:
+            for event in events:
+                if piece := written.feed(event):
+                    clock.token_seen()
+                    if shown := mender.feed(piece):
+                        yield shown
+                if written.reason is not None:
+                    break
+        if rest := mender.end():
+            yield rest
+
+    async def _apieces(self, job: Fitted, written: Written) -> AsyncGenerator[str, None]:
+        clock, mender = _clock(job), job.broken.mender()
+        async with aclosing(self.endpoint.aevents(_PATH, {**self._body([job]), "stream": True}, clock)) as events:
+            async for event in events:
+                if piece := written.feed(event):
+                    clock.token_seen()
+                    if shown := mender.feed(piece):
+                        yield shown
+                if written.reason is not None:
+                    break
+        if rest := mender.end():
+            yield rest
+
+    # Scores ---------------------------------------------------------------------------------------------------------
+
+    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """Judge each answer by the log-probabilities that the server gives for it."""
+        try:
+            self.load()
+        except BackendError as error:
+            return [error] * len(requests)
+        return self._each(self._score, requests)
+
+    async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """`score` without blocking the event loop."""
+        try:
+            await self._aload()
+        except BackendError as error:
+            return [error] * len(requests)
+        return await _gather([self._ascore(request) for request in requests])
+
+    def _score(self, request: Request) -> Score | AlignerError:
+        try:
+            question = echo.Question(self._served, request)
+            return question.score(self.endpoint.ask(_PATH, question.body, Clock(request.timeouts)))
+        except AlignerError as error:
+            return error
+
+    async def _ascore(self, request: Request) -> Score | AlignerError:
+        try:
+            question = echo.Question(self._served, request)
+            return question.score(await self.endpoint.aask(_PATH, question.body, Clock(request.timeouts)))
+        except AlignerError as error:
+            return error
+
+    # What both share ------------------------------------------------------------------------------------------------
+
+    def _fit_one(self, request: Request) -> Fitted:
+        return fit(request, self._window, self._loaded_tokenizer, ids=self._takes_ids)
+
+    def _fit(self, requests: Sequence[Request]) -> tuple[dict[int, Fitted], dict[int, Completion | AlignerError]]:
+        jobs: dict[int, Fitted] = {}
+        failed: dict[int, Completion | AlignerError] = {}
+        for i, request in enumerate(requests):
+            try:
+                jobs[i] = self._fit_one(request)
+            except AlignerError as error:
+                failed[i] = error
+        return jobs, failed
+
+    def _lists(self, jobs: Mapping[int, Fitted]) -> list[list[int]]:
+        """Which requests go together: those with the same time limits, if the server may take lists."""
+        alike: dict[Timeouts, list[int]] = {}
+        if self._takes_lists:
+            for i, job in jobs.items():
+                if job.request.timeouts.first_token is None:
+                    alike.setdefault(job.request.timeouts, []).append(i)
+        chunks = [g[i : i + _LONGEST_LIST] for g in alike.values() for i in range(0, len(g), _LONGEST_LIST)]
+        return [chunk for chunk in chunks if len(chunk) > 1]
+
+    def _learn(self, lists: Sequence[Any], singles: Sequence[Completion | AlignerError]) -> None:
+        """A server that refuses a list but takes its prompts one by one does not take lists."""
+        if lists and any(isinstance(result, Completion) for result in singles):
+            self._takes_lists = False
+
+    def _body(self, jobs: Sequence[Fitted]) -> Json:
+        prompts = [job.prompt for job in jobs]
+        return {
+            "model": self._served,
+            "prompt": prompts if len(jobs) > 1 else prompts[0],
+            "max_tokens": max(job.limit for job in jobs),
+            "temperature": 0,
+            **self.generation,
+        }
+
+    def _adapt(self, job: Fitted, refusal: StatusError) -> Fitted:
+        """Return what to send instead after a refusal, or raise it."""
+        if not isinstance(job.prompt, str) and refusal.status in _REFUSALS:
+            self._takes_ids = False
+            return job.as_text()
+        return refit(job, refusal)
+
+    def _read(self, answer: Any, job: Fitted) -> Completion:
+        written = Written(self.endpoint.host)
+        written.feed(answer)
+        return written.completion(job.broken.mend)
+
+    def _read_list(self, answer: Any, jobs: Sequence[Fitted]) -> list[Completion | AlignerError] | None:
+        """Return a list's completions in order; None if they are not as many as the prompts."""
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise BackendError(f"The response of {self.endpoint.host} holds no choices.", retryable=True)
+        places = {choice.get("index"): choice for choice in choices}
+        if set(places) != set(range(len(jobs))) or len(choices) != len(jobs):
+            return None
+        rows = [places[i] for i in range(len(jobs))]
+        usage = usage_of(answer.get("usage"))
+        read = shares(usage.prompt_tokens, [len(job.broken.text) for job in jobs])
+        wrote = shares(usage.completion_tokens, [len(str(row.get("text"))) for row in rows])
+        results: list[Completion | AlignerError] = []
+        for job, row, counts in zip(jobs, rows, zip(read, wrote, strict=True), strict=True):
+            text = row.get("text")
+            try:
+                mended = job.broken.mend(text) if isinstance(text, str) else text
+                results.append(completion(mended, row.get("finish_reason"), Usage(*counts), self.endpoint.host))
+            except BackendError as error:
+                results.append(error)
+        return results
+
+    def _each(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        """Do something with each item, side by side."""
+        if len(items) < 2:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(min(len(items), self.concurrency), thread_name_prefix="aligner-remote") as pool:
+            return list(pool.map(work, items))
+
+
+async def _gather(work: Sequence[Awaitable[_Result]]) -> list[_Result]:
+    return list(await asyncio.gather(*work))
+
+
+def _clock(job: Fitted) -> Clock:
+    return Clock(job.request.timeouts)
+
+
+def _brief() -> Clock:
+    """The time limits of small questions about the server."""
+    return Clock(Timeouts(connect=10, deadline=time.monotonic() + 30))
+
+
+def _endless(host: str) -> BackendError:
+    return BackendError(f"{host} refuses the prompt each time for another reason.")
