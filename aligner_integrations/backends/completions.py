@@ -10,19 +10,26 @@ strings (`special_tokens.py`), scores (`echo.py`), trying again (`resilience.py`
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from aligner_integrations.backends import echo
 from aligner_integrations.backends.base import Completion, Request, Score, Timeouts
-from aligner_integrations.backends.connection import Clock
-from aligner_integrations.backends.endpoint import Endpoint, Json, StatusError, key_for
+from aligner_integrations.backends.clock import Clock, brief
+from aligner_integrations.backends.endpoint import Endpoint, Json, key_for
 from aligner_integrations.backends.fitting import Fitted, fit, refit
-from aligner_integrations.backends.reading import Written, completion, require_end, shares, usage_of
+from aligner_integrations.backends.parallel import aeach, each
+from aligner_integrations.backends.reading import (
+    StatusError,
+    Written,
+    completion,
+    only_model,
+    require_end,
+    shares,
+    usage_of,
+)
 from aligner_integrations.correction import Usage
 from aligner_integrations.encoding import load_tokenizer
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, ModelError
@@ -30,8 +37,7 @@ from aligner_integrations.models import config_of, template_of
 from aligner_integrations.secret import Secret
 from aligner_integrations.templates import MODEL_TEMPLATES, Template, template_for_model
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+_Results = dict[int, Completion | AlignerError]
 
 _PATH = "/completions"
 _LONGEST_LIST = 32
@@ -108,7 +114,8 @@ class CompletionsBackend:
     def load(self) -> None:
         """Ask the server which model it has, and load the tokenizer, where that is needed."""
         if self._served is None:
-            self._served = self._only(self.endpoint.ask("/models", None, _brief()))
+            self._served, window = only_model(self.endpoint.ask("/models", None, brief()), self.endpoint.host)
+            self._window = self._window or window
         if self._loaded_tokenizer is None and self.tokenizer is not None:
             self._loaded_tokenizer = load_tokenizer(self.tokenizer)
 
@@ -151,7 +158,7 @@ class CompletionsBackend:
         if self._scores is None:
             try:
                 self.load()
-                self._scores = echo.is_sound(self.endpoint.ask(_PATH, echo.probe(self._served), _brief()))
+                self._scores = echo.is_sound(self.endpoint.ask(_PATH, echo.probe(self._served), brief()))
             except StatusError as error:
                 if error.status not in _REFUSALS:
                     return True  # not an answer to this question; scoring will say what is wrong
@@ -159,20 +166,6 @@ class CompletionsBackend:
             except BackendError:
                 return True
         return self._scores
-
-    def _only(self, answer: Any) -> str:
-        rows = answer.get("data") if isinstance(answer, dict) else None
-        rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-        names: list[str] = [row["id"] for row in rows if isinstance(row.get("id"), str)]
-        if len(names) != 1:
-            found = ", ".join(name[:100] for name in names[:20]) or "none"
-            raise ConfigurationError(
-                f"{self.endpoint.host} does not list exactly one model, but {found}: name one with model=."
-            )
-        window = rows[0].get("max_model_len")
-        if self._window is None and isinstance(window, int) and window > 0:
-            self._window = window
-        return names[0]
 
     # Completions ----------------------------------------------------------------------------------------------------
 
@@ -184,11 +177,11 @@ class CompletionsBackend:
             return [error] * len(requests)
         jobs, results = self._fit(requests)
         lists = self._lists(jobs)
-        for group, rows in zip(lists, self._each(lambda g: self._list([jobs[i] for i in g]), lists), strict=True):
-            results.update(zip(group, rows, strict=True) if rows is not None else ())
-        rest = [i for i in jobs if i not in results]
-        results.update(zip(rest, self._each(lambda i: self._one(jobs[i]), rest), strict=True))
-        self._learn(lists, [results[i] for i in rest])
+        for done in each(self._list, lists, self.concurrency):
+            results.update(done)
+        rest = {i: job for i, job in jobs.items() if i not in results}
+        results.update(zip(rest, each(self._one, list(rest.values()), self.concurrency), strict=True))
+        self._learn(lists, rest, results)
         return [results[i] for i in range(len(requests))]
 
     async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
@@ -199,13 +192,11 @@ class CompletionsBackend:
             return [error] * len(requests)
         jobs, results = self._fit(requests)
         lists = self._lists(jobs)
-        for group, rows in zip(
-            lists, await _gather([self._alist([jobs[i] for i in group]) for group in lists]), strict=True
-        ):
-            results.update(zip(group, rows, strict=True) if rows is not None else ())
-        rest = [i for i in jobs if i not in results]
-        results.update(zip(rest, await _gather([self._aone(jobs[i]) for i in rest]), strict=True))
-        self._learn(lists, [results[i] for i in rest])
+        for done in await aeach(self._alist, lists, self.concurrency):
+            results.update(done)
+        rest = {i: job for i, job in jobs.items() if i not in results}
+        results.update(zip(rest, await aeach(self._aone, list(rest.values()), self.concurrency), strict=True))
+        self._learn(lists, rest, results)
         return [results[i] for i in range(len(requests))]
 
     def _one(self, job: Fitted) -> Completion | AlignerError:
@@ -242,22 +233,24 @@ class CompletionsBackend:
             return error
         return _endless(self.endpoint.host)
 
-    def _list(self, group: Sequence[Fitted]) -> list[Completion | AlignerError] | None:
-        """Send several prompts at once; None if the server does not take that."""
+    def _list(self, group: Mapping[int, Fitted]) -> _Results:
+        """Send several prompts at once; nothing comes back if the server does not take that."""
+        jobs = list(group.values())
         try:
-            return self._read_list(self.endpoint.ask(_PATH, self._body(group), _clock(group[0])), group)
+            return self._read_list(self.endpoint.ask(_PATH, self._body(jobs), _clock(jobs[0])), group)
         except StatusError as error:
-            return None if error.status in _REFUSALS else [error] * len(group)
+            return {} if error.status in _REFUSALS else dict.fromkeys(group, error)
         except AlignerError as error:
-            return [error] * len(group)
+            return dict.fromkeys(group, error)
 
-    async def _alist(self, group: Sequence[Fitted]) -> list[Completion | AlignerError] | None:
+    async def _alist(self, group: Mapping[int, Fitted]) -> _Results:
+        jobs = list(group.values())
         try:
-            return self._read_list(await self.endpoint.aask(_PATH, self._body(group), _clock(group[0])), group)
+            return self._read_list(await self.endpoint.aask(_PATH, self._body(jobs), _clock(jobs[0])), group)
         except StatusError as error:
-            return None if error.status in _REFUSALS else [error] * len(group)
+            return {} if error.status in _REFUSALS else dict.fromkeys(group, error)
         except AlignerError as error:
-            return [error] * len(group)
+            return dict.fromkeys(group, error)
 
     # Streams --------------------------------------------------------------------------------------------------------
 
@@ -330,7 +323,7 @@ class CompletionsBackend:
             self.load()
         except BackendError as error:
             return [error] * len(requests)
-        return self._each(self._score, requests)
+        return each(self._score, requests, self.concurrency)
 
     async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         """`score` without blocking the event loop."""
@@ -338,7 +331,7 @@ class CompletionsBackend:
             await self._aload()
         except BackendError as error:
             return [error] * len(requests)
-        return await _gather([self._ascore(request) for request in requests])
+        return await aeach(self._ascore, requests, self.concurrency)
 
     def _score(self, request: Request) -> Score | AlignerError:
         try:
@@ -359,9 +352,9 @@ class CompletionsBackend:
     def _fit_one(self, request: Request) -> Fitted:
         return fit(request, self._window, self._loaded_tokenizer, ids=self._takes_ids)
 
-    def _fit(self, requests: Sequence[Request]) -> tuple[dict[int, Fitted], dict[int, Completion | AlignerError]]:
+    def _fit(self, requests: Sequence[Request]) -> tuple[dict[int, Fitted], _Results]:
         jobs: dict[int, Fitted] = {}
-        failed: dict[int, Completion | AlignerError] = {}
+        failed: _Results = {}
         for i, request in enumerate(requests):
             try:
                 jobs[i] = self._fit_one(request)
@@ -369,7 +362,7 @@ class CompletionsBackend:
                 failed[i] = error
         return jobs, failed
 
-    def _lists(self, jobs: Mapping[int, Fitted]) -> list[list[int]]:
+    def _lists(self, jobs: Mapping[int, Fitted]) -> list[dict[int, Fitted]]:
         """Which requests go together: those with the same time limits, if the server may take lists."""
         alike: dict[Timeouts, list[int]] = {}
         if self._takes_lists:
@@ -377,11 +370,12 @@ class CompletionsBackend:
                 if job.request.timeouts.first_token is None:
                     alike.setdefault(job.request.timeouts, []).append(i)
         chunks = [g[i : i + _LONGEST_LIST] for g in alike.values() for i in range(0, len(g), _LONGEST_LIST)]
-        return [chunk for chunk in chunks if len(chunk) > 1]
+        return [{i: jobs[i] for i in chunk} for chunk in chunks if len(chunk) > 1]
 
-    def _learn(self, lists: Sequence[Any], singles: Sequence[Completion | AlignerError]) -> None:
+    def _learn(self, lists: Sequence[Mapping[int, Fitted]], singles: Mapping[int, Fitted], results: _Results) -> None:
         """A server that refuses a list but takes its prompts one by one does not take lists."""
-        if lists and any(isinstance(result, Completion) for result in singles):
+        refused = [i for group in lists for i in group if i in singles]
+        if any(isinstance(results[i], Completion) for i in refused):
             self._takes_lists = False
 
     def _body(self, jobs: Sequence[Fitted]) -> Json:
@@ -406,47 +400,30 @@ class CompletionsBackend:
         written.feed(answer)
         return written.completion(job.broken.mend)
 
-    def _read_list(self, answer: Any, jobs: Sequence[Fitted]) -> list[Completion | AlignerError] | None:
-        """Return a list's completions in order; None if they are not as many as the prompts."""
+    def _read_list(self, answer: Any, group: Mapping[int, Fitted]) -> _Results:
+        """Return a list's completions; none if they are not as many as the prompts."""
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise BackendError(f"The response of {self.endpoint.host} holds no choices.", retryable=True)
-        places = {choice.get("index"): choice for choice in choices}
-        if set(places) != set(range(len(jobs))) or len(choices) != len(jobs):
-            return None
-        rows = [places[i] for i in range(len(jobs))]
+        rows = sorted((c for c in choices if isinstance(c.get("index"), int)), key=lambda choice: choice["index"])
+        if [row["index"] for row in rows] != list(range(len(group))):
+            return {}
         usage = usage_of(answer.get("usage"))
-        read = shares(usage.prompt_tokens, [len(job.broken.text) for job in jobs])
+        read = shares(usage.prompt_tokens, [len(job.broken.text) for job in group.values()])
         wrote = shares(usage.completion_tokens, [len(str(row.get("text"))) for row in rows])
-        results: list[Completion | AlignerError] = []
-        for job, row, counts in zip(jobs, rows, zip(read, wrote, strict=True), strict=True):
+        results: _Results = {}
+        for (i, job), row, counts in zip(group.items(), rows, zip(read, wrote, strict=True), strict=True):
             text = row.get("text")
             try:
                 mended = job.broken.mend(text) if isinstance(text, str) else text
-                results.append(completion(mended, row.get("finish_reason"), Usage(*counts), self.endpoint.host))
+                results[i] = completion(mended, row.get("finish_reason"), Usage(*counts), self.endpoint.host)
             except BackendError as error:
-                results.append(error)
+                results[i] = error
         return results
-
-    def _each(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-        """Do something with each item, side by side."""
-        if len(items) < 2:
-            return [work(item) for item in items]
-        with ThreadPoolExecutor(min(len(items), self.concurrency), thread_name_prefix="aligner-remote") as pool:
-            return list(pool.map(work, items))
-
-
-async def _gather(work: Sequence[Awaitable[_Result]]) -> list[_Result]:
-    return list(await asyncio.gather(*work))
 
 
 def _clock(job: Fitted) -> Clock:
     return Clock(job.request.timeouts)
-
-
-def _brief() -> Clock:
-    """The time limits of small questions about the server."""
-    return Clock(Timeouts(connect=10, deadline=time.monotonic() + 30))
 
 
 def _endless(host: str) -> BackendError:

@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from dataclasses import dataclass, field
 from typing import Any
 
-from aligner_integrations.backends.base import Timeouts
+from aligner_integrations.backends.clock import Clock
 from aligner_integrations.errors import BackendError, MissingDependencyError
 
 try:
@@ -38,33 +38,6 @@ _KEEP_ALIVE = 4.0
 """Seconds for which an idle connection is kept: less than the 5 after which uvicorn, and so most servers, close it."""
 
 Headers = list[tuple[bytes, bytes]]
-
-
-class Clock:
-    """When a request has to be given up: at its deadline, and earlier while its first token has not come."""
-
-    __slots__ = ("_deadline", "connect", "point")
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self.connect = timeouts.connect
-        self.point = self._deadline = timeouts.deadline
-        if timeouts.first_token is not None:
-            first = time.monotonic() + timeouts.first_token
-            self.point = first if self._deadline is None else min(first, self._deadline)
-
-    def token_seen(self) -> None:
-        """From here on the deadline alone counts."""
-        self.point = self._deadline
-
-    @property
-    def waits_for_token(self) -> bool:
-        """Whether it is the first token that is late, if anything is."""
-        return self.point != self._deadline
-
-    @property
-    def left(self) -> float | None:
-        """Seconds left; None: as long as it takes."""
-        return None if self.point is None else self.point - time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ from typing import Any
 from huggingface_hub import constants, get_token
 
 from aligner_integrations import __version__
-from aligner_integrations.backends.connection import Clock, Connections, Headers
+from aligner_integrations.backends.clock import Clock
+from aligner_integrations.backends.connection import Connections, Headers
+from aligner_integrations.backends.reading import StatusError
 from aligner_integrations.errors import BackendError, ConfigurationError, InvalidTextError
 from aligner_integrations.secret import Secret, redact
 
@@ -31,20 +33,6 @@ _MAX_REFUSAL = 64 * 2**10
 _RETRYABLE = {408, 425, 429}
 
 Json = dict[str, Any]
-
-
-class StatusError(BackendError):
-    """A server answered with a status that is no success.
-
-    Attributes:
-        status: The HTTP status; 0 for an error that a stream reported.
-        detail: What the server said about it, shortened.
-    """
-
-    def __init__(self, message: str, *, status: int, detail: str, retryable: bool, retry_after: float | None) -> None:
-        super().__init__(message, retryable=retryable, retry_after=retry_after)
-        self.status = status
-        self.detail = detail
 
 
 class Endpoint:

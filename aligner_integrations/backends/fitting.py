@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aligner_integrations.backends.base import Request, completion_limit
-from aligner_integrations.backends.endpoint import StatusError
+from aligner_integrations.backends.reading import StatusError
 from aligner_integrations.backends.special_tokens import Broken
 from aligner_integrations.encoding import encode_completion, encode_prompt
 from aligner_integrations.errors import AnswerTooLongError, InvalidTextError
@@ -92,7 +92,7 @@ def refit(fitted: Fitted, refusal: StatusError) -> Fitted:
         AnswerTooLongError: Question and answer do not fit its window.
         StatusError: It refused for another reason.
     """
-    if refusal.status != 413 and not (refusal.status in (400, 422) and _TOO_LONG.search(refusal.detail)):
+    if refusal.status != 413 and not (refusal.status in (400, 422) and says_too_long(refusal.detail)):
         raise refusal
     window, prompt = _WINDOW.search(refusal.detail), _PROMPT.search(refusal.detail)
     if window and prompt:
@@ -101,6 +101,11 @@ def refit(fitted: Fitted, refusal: StatusError) -> Fitted:
         if fitted.answer_tokens < room < fitted.limit:
             return replace(fitted, limit=room)
     raise too_long(f"the server says: {refusal.detail or refusal}") from None
+
+
+def says_too_long(text: str) -> bool:
+    """Whether an error of others means that the prompt does not fit."""
+    return _TOO_LONG.search(text) is not None
 
 
 def too_long(why: str) -> AnswerTooLongError:

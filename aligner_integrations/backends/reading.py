@@ -10,10 +10,25 @@ from typing import Any
 
 from aligner_integrations.backends.base import Completion
 from aligner_integrations.correction import Usage
-from aligner_integrations.errors import BackendError, TruncatedCorrectionError
+from aligner_integrations.errors import BackendError, ConfigurationError, TruncatedCorrectionError
 
 _ENDED = {"stop", "eos_token", "stop_sequence", "eos", "end_turn", "stop_string"}
-_CUT = {"length", "max_tokens", "max_new_tokens", "model_length"}
+_CUT = {"length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"}
+_WITHHELD = {"content_filter", "safety", "prohibited_content", "refusal"}
+
+
+class StatusError(BackendError):
+    """A server answered with a status that is no success.
+
+    Attributes:
+        status: The HTTP status; 0 for an error that a stream reported.
+        detail: What the server said about it, shortened.
+    """
+
+    def __init__(self, message: str, *, status: int, detail: str, retryable: bool, retry_after: float | None) -> None:
+        super().__init__(message, retryable=retryable, retry_after=retry_after)
+        self.status = status
+        self.detail = detail
 
 
 class Written:
@@ -72,16 +87,26 @@ def completion(text: Any, reason: Any, usage: Usage, host: str) -> Completion:
     """
     if not isinstance(text, str):
         raise BackendError(f"The response of {host} holds no text.", retryable=True)
-    if reason in _ENDED:
+    if isinstance(reason, str) and reason in _ENDED:
         return Completion(text, "stop", usage)
-    if reason in _CUT:
+    if is_cut(reason):
         return Completion(text, "length", usage)
-    if reason == "content_filter":
+    if is_withheld(reason):
         raise BackendError(f"The content filter of {host} withheld the correction.")
     raise BackendError(
         f"{host} does not say that it finished the correction (finish reason {str(reason)[:40]!r}); it may be cut.",
         retryable=True,
     )
+
+
+def is_cut(reason: Any) -> bool:
+    """Whether a text ended at a token limit."""
+    return isinstance(reason, str) and reason.lower() in _CUT
+
+
+def is_withheld(reason: Any) -> bool:
+    """Whether a content filter took a text away."""
+    return isinstance(reason, str) and reason.lower() in _WITHHELD
 
 
 def usage_of(data: Any) -> Usage:
@@ -111,3 +136,19 @@ def require_end(completion: Completion, limit: int | None) -> None:
     if completion.finish_reason == "length":
         of = "its token limit" if limit is None else f"its limit of {limit} tokens"
         raise TruncatedCorrectionError(f"The correction ran into {of} and is incomplete. Raise max_new_tokens.")
+
+
+def only_model(answer: Any, host: str) -> tuple[str, int | None]:
+    """Return the name of the one model that `/v1/models` lists, and its context in tokens if it says so.
+
+    Raises:
+        ConfigurationError: There are several, or none.
+    """
+    rows = answer.get("data") if isinstance(answer, dict) else None
+    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    names: list[str] = [row["id"] for row in rows if isinstance(row.get("id"), str)]
+    if len(names) != 1:
+        found = ", ".join(name[:100] for name in names[:20]) or "none"
+        raise ConfigurationError(f"{host} does not list exactly one model, but {found}: name one with model=.")
+    window = rows[0].get("max_model_len")
+    return names[0], window if isinstance(window, int) and window > 0 else None

@@ -32,9 +32,10 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2Stre
 from langchain_core.tracers.context import _configure_hooks
 
 from aligner_integrations.aligner import Aligner
+from aligner_integrations.backends.base import INTERNAL_TAG
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError
-from aligner_integrations.langchain.upstream import INTERNAL_TAG, UpstreamRecorder
+from aligner_integrations.langchain.upstream import UpstreamRecorder
 
 NO_STREAM_TAG = "nostream"
 """What LangGraph calls `TAG_NOSTREAM`: it shows no token of such an LLM call."""
