@@ -1,10 +1,10 @@
 """An aligner behind any OpenAI-compatible `/v1/completions`: vLLM, SGLang, llama.cpp, TGI, `transformers serve`.
 
 The rendered template goes to the server as a raw prompt: a chat route would wrap it into a chat template and ruin it.
-What a server can do beyond that (lists of prompts, token ids) is tried, and remembered once it has been refused.
+What a server takes beyond that (lists of prompts, token ids) is found out (`dialect.py`).
 
-What lives elsewhere: HTTP and keys (`endpoint.py`), limits and what "too long" means (`fitting.py`), special-token
-strings (`special_tokens.py`), scores (`echo.py`), trying again (`resilience.py`).
+What lives elsewhere: HTTP and keys (`endpoint.py`), limits (`fitting.py`), special-token strings (`special_tokens.py`),
+scores (`echo.py`), trying again (`resilience.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from aligner_integrations.backends import echo
-from aligner_integrations.backends.base import Completion, Request, Score, Timeouts
+from aligner_integrations.backends.base import Completion, Request, Score
 from aligner_integrations.backends.clock import Clock, brief
-from aligner_integrations.backends.endpoint import Endpoint, Json, key_for
-from aligner_integrations.backends.fitting import Fitted, fit, refit
+from aligner_integrations.backends.dialect import LIST_REFUSALS, Dialect
+from aligner_integrations.backends.endpoint import Endpoint, key_for
+from aligner_integrations.backends.fitting import Fitted, fit
 from aligner_integrations.backends.parallel import aeach, each
 from aligner_integrations.backends.reading import (
     StatusError,
@@ -40,11 +41,8 @@ from aligner_integrations.templates import MODEL_TEMPLATES, Template, template_f
 _Results = dict[int, Completion | AlignerError]
 
 _PATH = "/completions"
-_LONGEST_LIST = 32
-_ATTEMPTS = 3  # as it was meant, without token ids, with less room: each only if the server says so
+_ATTEMPTS = 4  # as it was meant; then without what the server refuses, one thing at a time
 _OWN = {"prompt", "model", "max_tokens", "stream", "n", "echo", "logprobs", "best_of"}
-_REFUSALS = {400, 404, 405, 415, 422, 500, 501}
-"""What servers answer to a kind of prompt they do not know: a polite 400, or an assertion that fails."""
 
 
 class CompletionsBackend:
@@ -93,8 +91,7 @@ class CompletionsBackend:
         self._served = model
         self._window = window
         self._loaded_tokenizer: Any = None if isinstance(tokenizer, str | Path) else tokenizer
-        self._takes_lists = True
-        self._takes_ids = True
+        self._dialect = Dialect(self.generation)
         self._scores: bool | None = None
 
     def __repr__(self) -> str:
@@ -160,7 +157,7 @@ class CompletionsBackend:
                 self.load()
                 self._scores = echo.is_sound(self.endpoint.ask(_PATH, echo.probe(self._served), brief()))
             except StatusError as error:
-                if error.status not in _REFUSALS:
+                if error.status not in LIST_REFUSALS:
                     return True  # not an answer to this question; scoring will say what is wrong
                 self._scores = False
             except BackendError:
@@ -176,7 +173,7 @@ class CompletionsBackend:
         except BackendError as error:
             return [error] * len(requests)
         jobs, results = self._fit(requests)
-        lists = self._lists(jobs)
+        lists = self._dialect.lists(jobs)
         for done in each(self._list, lists, self.concurrency):
             results.update(done)
         rest = {i: job for i, job in jobs.items() if i not in results}
@@ -191,7 +188,7 @@ class CompletionsBackend:
         except BackendError as error:
             return [error] * len(requests)
         jobs, results = self._fit(requests)
-        lists = self._lists(jobs)
+        lists = self._dialect.lists(jobs)
         for done in await aeach(self._alist, lists, self.concurrency):
             results.update(done)
         rest = {i: job for i, job in jobs.items() if i not in results}
@@ -199,36 +196,44 @@ class CompletionsBackend:
         self._learn(lists, rest, results)
         return [results[i] for i in range(len(requests))]
 
-    def _one(self, job: Fitted) -> Completion | AlignerError:
+    def _one(self, meant: Fitted) -> Completion | AlignerError:
+        job = meant
         try:
             for _ in range(_ATTEMPTS):
+                written = Written(self.endpoint.host)
                 try:
                     if job.request.timeouts.first_token is None:
-                        return self._read(self.endpoint.ask(_PATH, self._body([job]), _clock(job)), job)
-                    # When a token comes shows in a stream only.
-                    written = Written(self.endpoint.host)
-                    for _ in self._pieces(job, written):
-                        pass
-                    return written.completion(job.broken.mend)
+                        written.feed(self.endpoint.ask(_PATH, self._dialect.body(self._served, [job]), _clock(job)))
+                    else:  # when a token comes shows in a stream only
+                        for _ in self._pieces(job, written):
+                            pass
                 except StatusError as refusal:
-                    job = self._adapt(job, refusal)
+                    job = self._dialect.adapt(job, refusal)
+                    continue
+                self._dialect.worked(meant, job)
+                return written.completion(job.broken.mend)
         except AlignerError as error:
             return error
         return _endless(self.endpoint.host)
 
-    async def _aone(self, job: Fitted) -> Completion | AlignerError:
+    async def _aone(self, meant: Fitted) -> Completion | AlignerError:
+        job = meant
         try:
             for _ in range(_ATTEMPTS):
+                written = Written(self.endpoint.host)
                 try:
                     if job.request.timeouts.first_token is None:
-                        return self._read(await self.endpoint.aask(_PATH, self._body([job]), _clock(job)), job)
-                    written = Written(self.endpoint.host)
-                    async with aclosing(self._apieces(job, written)) as pieces:
-                        async for _ in pieces:
-                            pass
-                    return written.completion(job.broken.mend)
+                        body = self._dialect.body(self._served, [job])
+                        written.feed(await self.endpoint.aask(_PATH, body, _clock(job)))
+                    else:
+                        async with aclosing(self._apieces(job, written)) as pieces:
+                            async for _ in pieces:
+                                pass
                 except StatusError as refusal:
-                    job = self._adapt(job, refusal)
+                    job = self._dialect.adapt(job, refusal)
+                    continue
+                self._dialect.worked(meant, job)
+                return written.completion(job.broken.mend)
         except AlignerError as error:
             return error
         return _endless(self.endpoint.host)
@@ -237,18 +242,20 @@ class CompletionsBackend:
         """Send several prompts at once; nothing comes back if the server does not take that."""
         jobs = list(group.values())
         try:
-            return self._read_list(self.endpoint.ask(_PATH, self._body(jobs), _clock(jobs[0])), group)
+            answer = self.endpoint.ask(_PATH, self._dialect.body(self._served, jobs), _clock(jobs[0]))
+            return self._read_list(answer, group)
         except StatusError as error:
-            return {} if error.status in _REFUSALS else dict.fromkeys(group, error)
+            return {} if error.status in LIST_REFUSALS else dict.fromkeys(group, error)
         except AlignerError as error:
             return dict.fromkeys(group, error)
 
     async def _alist(self, group: Mapping[int, Fitted]) -> _Results:
         jobs = list(group.values())
         try:
-            return self._read_list(await self.endpoint.aask(_PATH, self._body(jobs), _clock(jobs[0])), group)
+            answer = await self.endpoint.aask(_PATH, self._dialect.body(self._served, jobs), _clock(jobs[0]))
+            return self._read_list(answer, group)
         except StatusError as error:
-            return {} if error.status in _REFUSALS else dict.fromkeys(group, error)
+            return {} if error.status in LIST_REFUSALS else dict.fromkeys(group, error)
         except AlignerError as error:
             return dict.fromkeys(group, error)
 
@@ -257,41 +264,45 @@ class CompletionsBackend:
     def stream(self, request: Request) -> Generator[str, None, None]:
         """Yield text as it comes; closing the iterator closes the connection."""
         self.load()
-        job = self._fit_one(request)
+        meant = job = self._fit_one(request)
         for _ in range(_ATTEMPTS):
             written = Written(self.endpoint.host)
             try:
                 with closing(self._pieces(job, written)) as pieces:
                     yield from pieces
+                self._dialect.worked(meant, job)
                 require_end(written.completion(), job.limit)
                 return
             except StatusError as refusal:
                 if written.text:
                     raise
-                job = self._adapt(job, refusal)
+                job = self._dialect.adapt(job, refusal)
         raise _endless(self.endpoint.host)
 
     async def astream(self, request: Request) -> AsyncGenerator[str, None]:
         """`stream` without blocking the event loop."""
         await self._aload()
-        job = self._fit_one(request)
+        meant = job = self._fit_one(request)
         for _ in range(_ATTEMPTS):
             written = Written(self.endpoint.host)
             try:
                 async with aclosing(self._apieces(job, written)) as pieces:
                     async for piece in pieces:
                         yield piece
+                self._dialect.worked(meant, job)
                 require_end(written.completion(), job.limit)
                 return
             except StatusError as refusal:
                 if written.text:
                     raise
-                job = self._adapt(job, refusal)
+                job = self._dialect.adapt(job, refusal)
         raise _endless(self.endpoint.host)
 
     def _pieces(self, job: Fitted, written: Written) -> Generator[str, None, None]:
         clock, mender = _clock(job), job.broken.mender()
-        with closing(self.endpoint.events(_PATH, {**self._body([job]), "stream": True}, clock)) as events:
+        with closing(
+            self.endpoint.events(_PATH, {**self._dialect.body(self._served, [job]), "stream": True}, clock)
+        ) as events:
             for event in events:
                 if piece := written.feed(event):
                     clock.token_seen()
@@ -304,7 +315,9 @@ class CompletionsBackend:
 
     async def _apieces(self, job: Fitted, written: Written) -> AsyncGenerator[str, None]:
         clock, mender = _clock(job), job.broken.mender()
-        async with aclosing(self.endpoint.aevents(_PATH, {**self._body([job]), "stream": True}, clock)) as events:
+        async with aclosing(
+            self.endpoint.aevents(_PATH, {**self._dialect.body(self._served, [job]), "stream": True}, clock)
+        ) as events:
             async for event in events:
                 if piece := written.feed(event):
                     clock.token_seen()
@@ -350,7 +363,7 @@ class CompletionsBackend:
     # What both share ------------------------------------------------------------------------------------------------
 
     def _fit_one(self, request: Request) -> Fitted:
-        return fit(request, self._window, self._loaded_tokenizer, ids=self._takes_ids)
+        return fit(request, self._window, self._loaded_tokenizer, ids=self._dialect.takes_ids)
 
     def _fit(self, requests: Sequence[Request]) -> tuple[dict[int, Fitted], _Results]:
         jobs: dict[int, Fitted] = {}
@@ -362,43 +375,11 @@ class CompletionsBackend:
                 failed[i] = error
         return jobs, failed
 
-    def _lists(self, jobs: Mapping[int, Fitted]) -> list[dict[int, Fitted]]:
-        """Which requests go together: those with the same time limits, if the server may take lists."""
-        alike: dict[Timeouts, list[int]] = {}
-        if self._takes_lists:
-            for i, job in jobs.items():
-                if job.request.timeouts.first_token is None:
-                    alike.setdefault(job.request.timeouts, []).append(i)
-        chunks = [g[i : i + _LONGEST_LIST] for g in alike.values() for i in range(0, len(g), _LONGEST_LIST)]
-        return [{i: jobs[i] for i in chunk} for chunk in chunks if len(chunk) > 1]
-
     def _learn(self, lists: Sequence[Mapping[int, Fitted]], singles: Mapping[int, Fitted], results: _Results) -> None:
-        """A server that refuses a list but takes its prompts one by one does not take lists."""
-        refused = [i for group in lists for i in group if i in singles]
-        if any(isinstance(results[i], Completion) for i in refused):
-            self._takes_lists = False
-
-    def _body(self, jobs: Sequence[Fitted]) -> Json:
-        prompts = [job.prompt for job in jobs]
-        return {
-            "model": self._served,
-            "prompt": prompts if len(jobs) > 1 else prompts[0],
-            "max_tokens": max(job.limit for job in jobs),
-            "temperature": 0,
-            **self.generation,
-        }
-
-    def _adapt(self, job: Fitted, refusal: StatusError) -> Fitted:
-        """Return what to send instead after a refusal, or raise it."""
-        if not isinstance(job.prompt, str) and refusal.status in _REFUSALS:
-            self._takes_ids = False
-            return job.as_text()
-        return refit(job, refusal)
-
-    def _read(self, answer: Any, job: Fitted) -> Completion:
-        written = Written(self.endpoint.host)
-        written.feed(answer)
-        return written.completion(job.broken.mend)
+        """Tell the dialect of lists that came back unread, and whose prompts were then taken one by one."""
+        for group in lists:
+            if any(i in singles and isinstance(results[i], Completion) for i in group):
+                self._dialect.list_worked(whole=False)
 
     def _read_list(self, answer: Any, group: Mapping[int, Fitted]) -> _Results:
         """Return a list's completions; none if they are not as many as the prompts."""
@@ -419,6 +400,7 @@ class CompletionsBackend:
                 results[i] = completion(mended, row.get("finish_reason"), Usage(*counts), self.endpoint.host)
             except BackendError as error:
                 results[i] = error
+        self._dialect.list_worked(whole=True)
         return results
 
 

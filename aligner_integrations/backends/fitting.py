@@ -41,6 +41,7 @@ class Fitted:
         limit: Longest completion in tokens.
         broken: The text, and how to put such strings back.
         answer_tokens: Tokens of the answer; an estimate without a tokenizer.
+        bare: Whether it goes without fields that not every server knows.
     """
 
     request: Request
@@ -48,6 +49,7 @@ class Fitted:
     limit: int
     broken: Broken
     answer_tokens: int
+    bare: bool = False
 
     def as_text(self) -> Fitted:
         """The same for a server that takes no token ids."""
