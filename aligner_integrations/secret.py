@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from aligner_integrations.errors import ConfigurationError
 
 # What keys of the usual providers look like, for errors of clients whose key is not ours to know.
 _KEY_LIKE = re.compile(
-    r"(?i:\bbearer\s+)[^\s'\"]+|\b(?:sk|pk|hf|gsk|xai|nvapi|AKIA)[-_]?(?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{12,}"
+    r"(?i:\bbearer\s+)[^\s'\";,]{6,}|\b(?:sk|pk|hf|gsk|xai|nvapi|AKIA)[-_]?(?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{12,}"
 )
 
 
@@ -41,7 +42,15 @@ class Secret:
         Raises:
             ConfigurationError: The function gave no key, or the key was lost when this object was pickled.
         """
-        return _checked(self._value()) if callable(self._value) else self._value
+        if not callable(self._value):
+            return self._value
+        try:
+            key = self._value()
+        except ConfigurationError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a function of the caller's; its words may hold the key
+            raise ConfigurationError(f"The function that gives the API key raised {type(error).__name__}.") from None
+        return _checked(key)
 
     @property
     def is_asked_for(self) -> bool:
@@ -65,8 +74,9 @@ class Secret:
 
 def redact(text: str, secret: Secret | None = None) -> str:
     """Return a text of others without keys: neither this one nor what looks like one."""
-    if secret is not None and (key := secret.reveal()):
-        text = text.replace(key, "***")
+    if secret is not None:
+        with suppress(ConfigurationError):  # a function that gives no key any more
+            text = text.replace(secret.reveal(), "***")
     return _KEY_LIKE.sub("***", text)
 
 

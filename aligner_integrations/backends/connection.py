@@ -17,7 +17,7 @@ import time
 import urllib.parse
 import urllib.request
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,9 +93,17 @@ class Connections:
 
     @contextmanager
     def open(
-        self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]], content: bytes, clock: Clock
+        self, method: str, target: str, headers: Headers, content: bytes, clock: Clock, key: Callable[[], Headers]
     ) -> Iterator[Reply]:
         """Send a request; what has not been read of the response when the block ends is dropped with its connection.
+
+        Args:
+            method: The HTTP method.
+            target: Path on the server.
+            headers: All but the one with the key.
+            content: The body.
+            clock: How long it may take.
+            key: Gives the header with the key. It is in no variable here, because errors carry variables along.
 
         Raises:
             BackendError: The server cannot be reached, is too slow, or cuts the connection.
@@ -106,7 +114,7 @@ class Connections:
                     self._threads_pool().stream(
                         method,
                         self._url(target),
-                        headers=list(headers),
+                        headers=[*headers, *key()],
                         content=content,
                         extensions={"timeout": {"connect": clock.connect, "pool": _positive(clock.left)}},
                     )
@@ -124,7 +132,7 @@ class Connections:
 
     @asynccontextmanager
     async def aopen(
-        self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]], content: bytes, clock: Clock
+        self, method: str, target: str, headers: Headers, content: bytes, clock: Clock, key: Callable[[], Headers]
     ) -> AsyncIterator[AsyncReply]:
         """`open` without blocking the event loop; cancelling it closes the connection."""
         async with AsyncExitStack() as stack:
@@ -136,7 +144,7 @@ class Connections:
                         here.pool.stream(
                             method,
                             self._url(target),
-                            headers=list(headers),
+                            headers=[*headers, *key()],
                             content=content,
                             extensions={"timeout": {"connect": clock.connect}},
                         )
@@ -224,10 +232,10 @@ class Connections:
         try:
             yield
         except (httpcore.TimeoutException, TimeoutError) as error:
-            error.__traceback__ = None
+            _forget_frames(error)
             raise BackendError(self._late(error, clock), retryable=True) from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, OSError) as error:
-            error.__traceback__ = None
+            _forget_frames(error)
             name = f"{self.host}:{self.port}"
             if isinstance(error, httpcore.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise BackendError(
@@ -242,6 +250,12 @@ class Connections:
             return f"{name} could not be reached within {clock.connect:g} seconds."
         what = "did not begin to write in time" if clock.waits_for_token else "was not done at the deadline"
         return f"{name} {what}; the request was given up."
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 @dataclass(slots=True)

@@ -64,7 +64,7 @@ class Endpoint:
         self.path = parts.path.rstrip("/")
         self.api_key = api_key
         if api_key is not None and not api_key.is_asked_for:
-            self._bearer()
+            self._refuse_hub_token()
         port = parts.port or (443 if parts.scheme == "https" else 80)
         # The host header names the port only where it is not the usual one.
         self._authority = parts.netloc
@@ -91,7 +91,7 @@ class Endpoint:
             BackendError: Anything else came, or nothing in time.
         """
         content = _encode(body)
-        with self.connections.open(*self._request(path, content), clock) as reply:
+        with self.connections.open(*self._request(path, content), clock, self._key) as reply:
             limit = _limit(reply.status)
             read = bytearray()
             for chunk in reply.chunks:
@@ -103,7 +103,7 @@ class Endpoint:
     async def aask(self, path: str, body: Json | None, clock: Clock) -> Any:
         """`ask` without blocking the event loop; cancelling it closes the connection."""
         content = _encode(body)
-        async with self.connections.aopen(*self._request(path, content), clock) as reply:
+        async with self.connections.aopen(*self._request(path, content), clock, self._key) as reply:
             limit = _limit(reply.status)
             read = bytearray()
             async for chunk in reply.chunks:
@@ -121,7 +121,7 @@ class Endpoint:
             BackendError: As above, also in the middle.
         """
         content = _encode(body)
-        with self.connections.open(*self._request(path, content, "text/event-stream"), clock) as reply:
+        with self.connections.open(*self._request(path, content, "text/event-stream"), clock, self._key) as reply:
             if not _is_stream(reply.status, reply.headers):
                 read = bytearray()
                 for chunk in reply.chunks:
@@ -141,7 +141,9 @@ class Endpoint:
     async def aevents(self, path: str, body: Json, clock: Clock) -> AsyncGenerator[Json, None]:
         """`events` without blocking the event loop; closing it closes the connection."""
         content = _encode(body)
-        async with self.connections.aopen(*self._request(path, content, "text/event-stream"), clock) as reply:
+        async with self.connections.aopen(
+            *self._request(path, content, "text/event-stream"), clock, self._key
+        ) as reply:
             if not _is_stream(reply.status, reply.headers):
                 read = bytearray()
                 async for chunk in reply.chunks:
@@ -169,18 +171,25 @@ class Endpoint:
         ]
         if content:
             headers += [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        if self.api_key is not None:
-            headers.append((b"authorization", self._bearer()))
         return "POST" if content else "GET", self.path + path, headers, content
 
-    def _bearer(self) -> bytes:
-        key = self.api_key.reveal() if self.api_key is not None else ""
-        if key.startswith("hf_") and not (is_hub(self.host) or is_loopback(self.host)):
+    def _key(self) -> Headers:
+        if self.api_key is None:
+            return []
+        self._refuse_hub_token()
+        return [(b"authorization", b"Bearer " + self.api_key.reveal().encode())]
+
+    def _refuse_hub_token(self) -> None:
+        """A token of the Hub is worth more than this server: it must not learn one, not even by mistake."""
+        if (
+            self.api_key is not None
+            and self.api_key.reveal().startswith("hf_")
+            and not (is_hub(self.host) or is_loopback(self.host))
+        ):
             raise ConfigurationError(
                 f"The API key for {self.host} is a token of the Hugging Face Hub, and {self.host} does not belong to the Hub. "
                 "It is not sent there; give the server's own key."
             )
-        return b"Bearer " + key.encode()
 
     def _enough(self, size: int, limit: int, status: int) -> bool:
         """Whether a refusal has been read as far as it matters; a response beyond the limit is an error."""
@@ -351,9 +360,14 @@ def _is_stream(status: int, headers: Mapping[str, str]) -> bool:
 def _message(data: Any) -> str:
     """What an error object says: servers differ in where they say it."""
     for _ in range(3):
-        if not isinstance(data, dict):
+        inner = (
+            next((data[key] for key in ("error", "message", "detail") if data.get(key)), None)
+            if isinstance(data, dict)
+            else None
+        )
+        if inner is None:
             break
-        data = next((data[key] for key in ("error", "message", "detail") if data.get(key)), "")
+        data = inner
     return data if isinstance(data, str) else json.dumps(data) if data else ""
 
 
