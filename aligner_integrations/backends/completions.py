@@ -36,7 +36,7 @@ from aligner_integrations.encoding import load_tokenizer
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, ModelError
 from aligner_integrations.models import config_of, template_of
 from aligner_integrations.secret import Secret
-from aligner_integrations.templates import MODEL_TEMPLATES, Template, template_for_model
+from aligner_integrations.templates import Template, template_for_model
 
 _Results = dict[int, Completion | AlignerError]
 
@@ -132,22 +132,25 @@ class CompletionsBackend:
             # What a server calls its model is looked up in the registry, never as a folder here or on the Hub.
             self.load()
             return template_for_model(self._served or "")
+        if self._folder is None and "/" not in self.model:  # a name that its server gave it; no id of the Hub
+            return template_for_model(self.model)
         try:
             return template_of(self.model)
-        except ModelError:  # a name that its server gave it, which says nothing here
+        except ModelError:  # no model that can be looked at from here
             return template_for_model(self.model)
 
     @property
     def gate(self) -> float | None:
-        """The threshold in the model's configuration, if its gate is one that log-probabilities can decide."""
-        if self.model is None or self.model in MODEL_TEMPLATES:
-            return None
-        try:
-            config = config_of(self.model)
-        except ModelError:
-            return None
+        """The threshold of a model whose folder is here, if its gate is one that log-probabilities can decide."""
+        config = None if self._folder is None else config_of(self._folder)
         # A probe reads hidden states, which no server shows.
         return config.gate if config is not None and config.gate_layer is None else None
+
+    @property
+    def _folder(self) -> str | None:
+        return (
+            self.model if self.model is not None and (self.model == "embedded" or Path(self.model).is_dir()) else None
+        )
 
     @property
     def can_score(self) -> bool:

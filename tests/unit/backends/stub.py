@@ -68,6 +68,7 @@ class Stub:
     """Starts at once; `with` stops it. `calls` is what it was asked, `open` how many connections are open."""
 
     handle: object
+    tls: object = None
     calls: list = field(default_factory=list)
     open: int = 0
     connections: int = 0
@@ -96,6 +97,13 @@ class Stub:
             block_on_close = False
             request_queue_size = 512
             allow_reuse_address = True
+
+            def finish_request(self, request, address):
+                if stub.tls is None:
+                    super().finish_request(request, address)
+                    return
+                with suppress(OSError), stub.tls.wrap_socket(request, server_side=True) as wrapped:
+                    super().finish_request(wrapped, address)
 
         self._lock = threading.Lock()
         self._stop = threading.Event()
