@@ -48,7 +48,8 @@ class LocalBackend:
         generation: Arguments of transformers' `GenerationConfig` for sampling; greedy by default. The paper samples
             with top_k=10, top_p=0.95, temperature=0.3.
         batch_tokens: Most padded prompt tokens in one forward pass.
-        drafts: Whether greedy decoding drafts from the answer. That changes the time a correction takes, not its text.
+        drafts: Whether text is drafted from the answer. That changes the time a correction takes; greedy text stays the
+            same, sampled text has the same distribution.
     """
 
     can_score = True
@@ -114,6 +115,10 @@ class LocalBackend:
     def load(self) -> None:
         """Load the weights now."""
         _ = self.weights
+
+    def forget(self) -> None:
+        """Free what is kept of earlier texts to go on from; all who share these weights have kept it together."""
+        self.weights.prefixes.clear()
 
     # Completions ----------------------------------------------------------------------------------------------------
 
@@ -312,7 +317,9 @@ class LocalBackend:
                 break
             try:
                 with weights.lock:
-                    scores = score_batch(weights, [prompts[i] for i in group], [requests[i] for i in group])
+                    scores = score_batch(
+                        weights, [prompts[i] for i in group], [requests[i] for i in group], keep=self.drafts
+                    )
             except Exception as error:  # noqa: BLE001 - as above
                 failure = _failure(error)
                 for i in group:
