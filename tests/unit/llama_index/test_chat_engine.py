@@ -217,7 +217,9 @@ async def test_turns_that_overlap():
 @pytest.mark.parametrize("way", WAYS)
 async def test_an_aligner_around_an_aligner(way):
     inner = AlignerChatEngine(make_engine("context"), make_aligner())
-    engine = AlignerChatEngine(inner, make_aligner(lambda prompt: prompt.partition(";A=")[2][:-1].replace("good", "fine")))
+    engine = AlignerChatEngine(
+        inner, make_aligner(lambda prompt: prompt.partition(";A=")[2][:-1].replace("good", "fine"))
+    )
     assert (await say(engine, way, "Is it?"))[1] == "It is a fine idea."
     assert [m.content for m in engine.chat_history] == [m.content for m in inner.chat_history]
     assert [m.content for m in engine.chat_history] == ["Is it?", "It is a fine idea."]
