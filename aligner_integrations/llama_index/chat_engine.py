@@ -21,7 +21,6 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
 )
-from llama_index.core.base.response.schema import Response
 from llama_index.core.chat_engine.types import (
     AGENT_CHAT_RESPONSE_TYPE,
     AgentChatResponse,
@@ -37,6 +36,7 @@ from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.correcting import make_corrector
 from aligner_integrations.llama_index.memory import TurnMemory
+from aligner_integrations.llama_index.messages import response_with_text
 from aligner_integrations.llama_index.response import METADATA_KEY
 
 logger = logging.getLogger(__name__)
@@ -228,8 +228,7 @@ def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, text: str) -> list[ToolOutput]:
 
 
 def _with_output(source: ToolOutput, text: str) -> ToolOutput:
-    raw = source.raw_output
-    raw = dataclasses.replace(raw, response=text) if isinstance(raw, Response) else text
+    raw = response_with_text(source.raw_output, text)
     return source.model_copy(update={"blocks": [TextBlock(text=text)], "raw_output": raw})
 
 
