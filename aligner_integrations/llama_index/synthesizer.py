@@ -15,8 +15,12 @@ from llama_index.core.base.response.schema import (
     StreamingResponse,
 )
 from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.llms.llm import LLM
+from llama_index.core.llms.mock import MockLLM
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
-from llama_index.core.response_synthesizers import BaseSynthesizer, get_response_synthesizer
+from llama_index.core.response_synthesizers import BaseSynthesizer, ResponseMode, get_response_synthesizer
+from llama_index.core.response_synthesizers.context_only import ContextOnly
+from llama_index.core.response_synthesizers.no_text import NoText
 from llama_index.core.schema import NodeWithScore, QueryType, TextNode
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
@@ -72,7 +76,7 @@ class AlignerSynthesizer(BaseSynthesizer):
                 f"AlignerSynthesizer wraps a response synthesizer, got {type(synthesizer).__name__}."
             )
         # Not super().__init__(): it would resolve Settings.llm and set the callback manager of an LLM that is not ours.
-        self._inner = get_response_synthesizer(**options) if synthesizer is None else synthesizer
+        self._inner = _make(**options) if synthesizer is None else synthesizer
         self._corrector = make_corrector(
             aligner, {}, citations=citations, include_original=include_original, pydantic_field=pydantic_field
         )
@@ -187,6 +191,17 @@ class AlignerSynthesizer(BaseSynthesizer):
 
     def _get_prompt_modules(self) -> PromptMixinType:
         return self._inner._get_prompt_modules()
+
+
+def _make(
+    llm: LLM | None = None, response_mode: ResponseMode = ResponseMode.COMPACT, **options: Any
+) -> BaseSynthesizer:
+    """`get_response_synthesizer`, which asks for the LLM of the settings even in the modes that use none."""
+    without_llm = {ResponseMode.NO_TEXT: NoText, ResponseMode.CONTEXT_ONLY: ContextOnly}
+    if response_mode in without_llm:
+        used = {name: options[name] for name in ("callback_manager", "streaming") if name in options}
+        return without_llm[response_mode](llm=llm or MockLLM(), **used)
+    return get_response_synthesizer(llm=llm, response_mode=response_mode, **options)
 
 
 def _nodes(chunks: Sequence[str]) -> list[NodeWithScore]:
