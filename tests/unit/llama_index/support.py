@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.evaluation import BaseEvaluator, EvaluationResult
 from llama_index.core.llms import (
     ChatMessage,
     ChatResponse,
@@ -142,6 +143,27 @@ class Kept(BaseQueryEngine):
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         self.returned.append(await self.engine.aquery(query_bundle))
         return self.returned[-1]
+
+
+class Verdicts(BaseEvaluator):
+    """Passes or fails answers in a given order, and keeps the answers it judged."""
+
+    def __init__(self, *verdicts, feedback="no"):
+        self.verdicts, self.feedback, self.judged = list(verdicts), feedback, []
+
+    def _get_prompts(self):
+        return {}
+
+    def _update_prompts(self, prompts):
+        pass
+
+    def evaluate_response(self, query=None, response=None, **kwargs):
+        self.judged.append(response.response)
+        passing = self.verdicts.pop(0)
+        return EvaluationResult(query=query, response=response.response, passing=passing, feedback=self.feedback)
+
+    async def aevaluate(self, *args, **kwargs):
+        raise NotImplementedError
 
 
 def pieces_of(*pieces: str, seen: list[str] | None = None, then: Exception | None = None):

@@ -9,9 +9,7 @@ from llama_index.core.base.base_selector import BaseSelector, SelectorResult, Si
 from llama_index.core.base.response.schema import Response, StreamingResponse
 from llama_index.core.chat_engine import CondenseQuestionChatEngine
 from llama_index.core.evaluation import (
-    BaseEvaluator,
     BatchEvalRunner,
-    EvaluationResult,
     FaithfulnessEvaluator,
     GuidelineEvaluator,
     RelevancyEvaluator,
@@ -38,6 +36,7 @@ from tests.unit.llama_index.support import (
     Kept,
     Recorder,
     ScriptedLLM,
+    Verdicts,
     make_aligner,
     make_index,
     make_nodes,
@@ -62,27 +61,6 @@ class _First(BaseSelector):
 
     async def _aselect(self, choices, query):
         return self._select(choices, query)
-
-
-class _Verdicts(BaseEvaluator):
-    """Passes or fails answers in a given order, and keeps the answers it judged."""
-
-    def __init__(self, *verdicts, feedback="no"):
-        self.verdicts, self.feedback, self.judged = list(verdicts), feedback, []
-
-    def _get_prompts(self):
-        return {}
-
-    def _update_prompts(self, prompts):
-        pass
-
-    def evaluate_response(self, query=None, response=None, **kwargs):
-        self.judged.append(response.response)
-        passing = self.verdicts.pop(0)
-        return EvaluationResult(query=query, response=response.response, passing=passing, feedback=self.feedback)
-
-    async def aevaluate(self, *args, **kwargs):
-        raise NotImplementedError
 
 
 class _Rewrite(BaseQueryTransform):
@@ -135,7 +113,7 @@ async def test_as_a_tool():
 async def test_around_a_retry_engine(ask, kind, monkeypatch):
     """RetryQueryEngine asks again with more words, and returns a stream that it has read already."""
     monkeypatch.setattr(Settings, "_llm", MockLLM())  # its FeedbackQueryTransformation resolves that one
-    fn, evaluator = Recorder(), _Verdicts(False, True)
+    fn, evaluator = Recorder(), Verdicts(False, True)
     inner = Engine(lambda query: response_of(kind, *DRAFT.split(" ")))
     response = await ask(AlignerQueryEngine(RetryQueryEngine(inner, evaluator), make_aligner(fn)), QUESTION)
     assert len(inner.queries) == 2
@@ -146,7 +124,7 @@ async def test_around_a_retry_engine(ask, kind, monkeypatch):
 
 
 async def test_under_a_retry_engine(ask):
-    evaluator = _Verdicts(True)
+    evaluator = Verdicts(True)
     inner = Engine(lambda query: Response(DRAFT))
     response = await ask(RetryQueryEngine(AlignerQueryEngine(inner, make_aligner()), evaluator), QUESTION)
     assert evaluator.judged == [response.response] == [FIXED]
@@ -171,7 +149,7 @@ async def test_under_a_retry_engine_the_question_is_the_users_words(ask, feedbac
     """It asks again with the failed answer after the question, or before it; that is for the LLM."""
     monkeypatch.setattr(Settings, "_llm", MockLLM())
     fn, llm = Recorder(), ScriptedLLM()
-    evaluator = _Verdicts(False, False, True, feedback=feedback)
+    evaluator = Verdicts(False, False, True, feedback=feedback)
     engine = AlignerQueryEngine(make_index().as_query_engine(llm=llm), make_aligner(fn))
     response = await ask(RetryQueryEngine(engine, evaluator), QUESTION)
     assert response.response == FIXED
@@ -197,8 +175,8 @@ async def test_a_custom_engine_under_a_retry_engine(ask):
             return DRAFT
 
     with pytest.raises(NotImplementedError):
-        await ask(RetryQueryEngine(Plain(), _Verdicts(True)), QUESTION)
-    engine = RetryQueryEngine(AlignerQueryEngine(Plain(), make_aligner()), _Verdicts(True))
+        await ask(RetryQueryEngine(Plain(), Verdicts(True)), QUESTION)
+    engine = RetryQueryEngine(AlignerQueryEngine(Plain(), make_aligner()), Verdicts(True))
     assert (await ask(engine, QUESTION)).response == FIXED
 
 
