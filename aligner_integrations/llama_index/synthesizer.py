@@ -12,8 +12,11 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.base.response.schema import (
     RESPONSE_TYPE,
     AsyncStreamingResponse,
+    PydanticResponse,
+    Response,
     StreamingResponse,
 )
+from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.llms.llm import LLM
 from llama_index.core.llms.mock import MockLLM
@@ -139,27 +142,10 @@ class AlignerSynthesizer(BaseSynthesizer):
         return await self._atext(query_str, text, [message.content or "" for message in message_chunks])
 
     def _text(self, question: str, text: RESPONSE_TEXT_TYPE, chunks: Sequence[str]) -> RESPONSE_TEXT_TYPE:
-        if isinstance(text, str):
-            return self._corrector.correct(question, text, _nodes(chunks)).text
-        return self._stream(question, text, chunks)
+        return _text_of(align(self._corrector, question, _response(text, chunks)))
 
     async def _atext(self, question: str, text: RESPONSE_TEXT_TYPE, chunks: Sequence[str]) -> RESPONSE_TEXT_TYPE:
-        if isinstance(text, str):
-            return (await self._corrector.acorrect(question, text, _nodes(chunks))).text
-        return self._stream(question, text, chunks)
-
-    def _stream(self, question: str, text: Any, chunks: Sequence[str]) -> RESPONSE_TEXT_TYPE:
-        """Streams are aligned while they are read; a structured answer is left alone."""
-        if isinstance(text, AsyncGenerator):
-            upstream: Any = AsyncStreamingResponse(text, _nodes(chunks))
-        elif hasattr(text, "__next__"):
-            upstream = StreamingResponse(text, _nodes(chunks))
-        else:
-            structured: RESPONSE_TEXT_TYPE = text
-            return structured
-        aligned: Any = align(self._corrector, question, upstream)
-        stream: RESPONSE_TEXT_TYPE = aligned.response_gen
-        return stream
+        return _text_of(await aalign(self._corrector, question, _response(text, chunks)))
 
     # What is the wrapped synthesizer's, as it is ----------------------------------------------------------------------
 
@@ -204,5 +190,20 @@ def _make(
     return get_response_synthesizer(llm=llm, response_mode=response_mode, **options)
 
 
-def _nodes(chunks: Sequence[str]) -> list[NodeWithScore]:
-    return [NodeWithScore(node=TextNode(text=chunk)) for chunk in chunks]
+def _response(text: Any, chunks: Sequence[str]) -> RESPONSE_TYPE:
+    """Return what `synthesize` would make of a text."""
+    nodes = [NodeWithScore(node=TextNode(text=chunk)) for chunk in chunks]
+    if isinstance(text, str):
+        return Response(text, nodes)
+    if isinstance(text, BaseModel):
+        return PydanticResponse(text, nodes)
+    if isinstance(text, AsyncGenerator):
+        return AsyncStreamingResponse(text, nodes)
+    return StreamingResponse(text, nodes)
+
+
+def _text_of(response: Any) -> RESPONSE_TEXT_TYPE:
+    """Return the text, or the stream, of one of the responses that `_response` makes."""
+    whole = isinstance(response, Response | PydanticResponse)
+    text: RESPONSE_TEXT_TYPE = response.response if whole else response.response_gen
+    return text

@@ -138,6 +138,54 @@ async def test_the_heartbeat_sees_a_blocked_loop():
     assert heart.paused_ms > 50
 
 
+class _Endless(FakeBackend):
+    """Corrects nothing until it is cancelled, and says that it was."""
+
+    def __init__(self):
+        super().__init__(lambda prompt: "")
+        self.running, self.cancelled = asyncio.Event(), 0
+
+    async def acomplete(self, requests):
+        self.running.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def astream(self, request):
+        await self.acomplete([request])
+        yield ""
+
+
+@pytest.mark.parametrize("way", ["aquery", "a stream", "achat", "astream_chat"])
+async def test_a_cancelled_call_stops_the_aligner(way):
+    """And leaves nothing in a chat's memory."""
+    backend = _Endless()
+    aligner, index, llm = Aligner(backend=backend, template=TEMPLATE), make_index(), ScriptedLLM()
+    chat = AlignerChatEngine(index.as_chat_engine(chat_mode="context", llm=llm), aligner)
+
+    async def call():
+        if way == "aquery":
+            await AlignerQueryEngine(index.as_query_engine(llm=llm), aligner).aquery("Is it?")
+        elif way == "a stream":
+            engine = AlignerQueryEngine(index.as_query_engine(llm=llm, streaming=True), aligner)
+            await read(await engine.aquery("Is it?"))
+        elif way == "achat":
+            await chat.achat("Is it?")
+        else:
+            async for _ in (await chat.astream_chat("Is it?")).async_response_gen():
+                pass
+
+    task = asyncio.create_task(call())
+    await asyncio.wait_for(backend.running.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert backend.cancelled == 1
+    assert chat.chat_history == []
+
+
 def test_fifty_questions_from_threads():
     engine = AlignerQueryEngine(Engine(lambda query: Response(DRAFT)), make_aligner(_for_question))
     with ThreadPoolExecutor(8) as pool:

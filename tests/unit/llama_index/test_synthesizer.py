@@ -87,15 +87,22 @@ async def test_the_text_alone(ask):
     assert fn.questions == [QUESTION] * 4
 
 
-async def test_a_structured_answer_is_left_alone(ask):
-    class Fact(BaseModel):
-        text: str
+class _Fact(BaseModel):
+    text: str
 
-    fn = Recorder()
-    response = await ask(engine_with(fn, ScriptedLLM(reply='{"text": "bad"}'), output_cls=Fact), QUESTION)
+
+@pytest.mark.parametrize("field", [None, "text"])
+async def test_a_structured_answer(ask, field):
+    """Left alone, or corrected in the field that holds the answer."""
+    fn, llm = Recorder(), ScriptedLLM(reply='{"text": "bad"}')
+    engine = engine_with(fn, llm, output_cls=_Fact, pydantic_field=field)
+    response = await ask(engine, QUESTION)
     assert isinstance(response, PydanticResponse)
-    assert response.response.text == "bad"
-    assert fn.prompts == []
+    wanted = _Fact(text="good" if field else "bad")
+    assert response.response == wanted
+    synthesizer = engine._response_synthesizer
+    assert synthesizer.get_response(QUESTION, ["a"]) == await synthesizer.aget_response(QUESTION, ["a"]) == wanted
+    assert fn.questions == ([QUESTION] * 3 if field else [])
 
 
 async def test_prompts_keep_their_names(ask):
