@@ -208,7 +208,6 @@ class LoopWatch:
     """
 
     def __enter__(self):
-        gc.collect()
         gc.freeze()
         self.blocked_ms = 0.0
         self._run = run = asyncio.Handle._run
@@ -235,7 +234,6 @@ class Heartbeat:
     TICK = 0.005
 
     async def __aenter__(self):
-        gc.collect()
         gc.freeze()
         self.loop_ms = self.machine_ms = 0.0
         self._over = threading.Event()

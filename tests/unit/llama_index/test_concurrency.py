@@ -112,13 +112,13 @@ async def test_fifty_messages_at_once():
 
 
 def _slow(*texts: str) -> bool:
-    time.sleep(0.1)
+    time.sleep(0.06)
     return True
 
 
 @pytest.mark.parametrize("kind", [Response, AsyncStreamingResponse])
 async def test_the_heart_beats_while_fifty_questions_are_slow(kind):
-    """What a caller gives to the aligner may take its time; each of these would stop the loop for 100 ms."""
+    """What a caller gives to the aligner may take its time; each of these would stop the loop for 60 ms."""
     aligner = Aligner(backend=_Waiting(_for_question), template=TEMPLATE, accept=_slow)
     engine = AlignerQueryEngine(_Alike(lambda query: response_of(kind, DRAFT)), aligner)
 
