@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 WORDS = ["tea", "is", "a", "drink", "hot", "wait", "fine", "thanks", "kettle", "water", "good", "old"]
 
 
-def triples(count: int = 400) -> list[Triple]:
+def triples(count: int = 700) -> list[Triple]:
     """Rows in which "advice" becomes "water" and everything else stays; every third row is an identity pair."""
     rng = random.Random(3)
     rows = []
