@@ -1,8 +1,8 @@
 """The aligner in LangChain: `prompt | llm | AlignerRunnable()`.
 
 What lives here: `runnable.py` (the step of a chain) and `chat_model.py` (a chat model and an aligner as one), what they
-share (`messages.py`, `chunks.py`, `tracing.py`, `identity.py`), and how the question is found (`upstream.py`, `lookup.py`).
-What is corrected and what is not is decided in `aligner.py`.
+share (`tasks.py`, `messages.py`, `chunks.py`, `tracing.py`, `identity.py`), and how the question is found
+(`upstream.py`, `lookup.py`). What is corrected and what is not is decided in `aligner.py`.
 """
 
 try:

@@ -262,7 +262,7 @@ def test_query_rewriter_before_the_answer():
 
 
 def test_guess_is_logged_once(caplog, monkeypatch):
-    monkeypatch.setattr("aligner_integrations.langchain.runnable._guesses_logged", set())
+    monkeypatch.setattr("aligner_integrations.langchain.tasks._guesses_logged", set())
     chain = RunnableLambda(lambda q: "A fixed answer.") | step()
     chain.batch(["x", "y", "z"])
     chain.invoke("x")
