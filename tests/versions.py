@@ -1,6 +1,6 @@
 """The constraints that `make test-oldest` and `make test-newest` install with, made of pyproject.toml and constraints.txt.
 
-    python tests/versions.py oldest     # each range of pyproject.toml at its lower end, all else as constraints.txt pins it
+    python tests/versions.py oldest     # the core's and the frameworks' ranges at their lower end, all else as pinned
     python tests/versions.py newest     # nothing but torch and transformers, which keep their pins in both
 
 Needs nothing but the standard library, for it runs in an environment in which nothing is installed yet.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 KEPT = ("torch", "transformers")  # gigabytes, and not what these runs are about
-USERS = ("agents", "evaluate", "langchain", "llama-index", "local", "train")  # extras; the tools in dev keep their pins
+FRAMEWORKS = ("agents", "langchain", "llama-index")  # the extras that these runs are about
 
 
 def name_of(requirement):
@@ -28,12 +28,12 @@ def pins():
 
 
 def floors():
-    """Name -> `name==version` for each range that users get."""
+    """Name -> `name==version` for the lower end of each range of the core and of the frameworks."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(line for extra in USERS for line in extras[extra])]
+    wanted = [*project["dependencies"], *(line for extra in FRAMEWORKS for line in extras[extra])]
     found = {name_of(line): re.search(r">=([\w.]+)", line) for line in wanted}
-    return {name: f"{name}=={floor[1]}" for name, floor in found.items() if floor and name not in KEPT}
+    return {name: f"{name}=={floor[1]}" for name, floor in found.items() if floor}
 
 
 def constraints(which):
