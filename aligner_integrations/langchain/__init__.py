@@ -2,7 +2,7 @@
 
 What lives here: `runnable.py` (the step of a chain) and `chat_model.py` (a chat model and an aligner as one), what they
 share (`tasks.py`, `messages.py`, `chunks.py`, `tracing.py`, `identity.py`), and how the question is found
-(`upstream.py`, `lookup.py`). What is corrected and what is not is decided in `aligner.py`.
+(`upstream.py`, `runs.py`, `lookup.py`). What is corrected and what is not is decided in `aligner.py`.
 """
 
 try:

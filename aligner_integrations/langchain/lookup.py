@@ -1,24 +1,17 @@
-"""Which question led to an answer: what the recorder knows of a run, and how an answer is matched with it.
-
-Plain values and functions without locks or callbacks; `upstream.py` fills them in and asks.
-"""
+"""Which question led to an answer: how an answer is matched with what happened in the runs around it (`runs.py`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
-from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
 
 from aligner_integrations.errors import QuestionNotFoundError
 from aligner_integrations.langchain.messages import as_messages, last_question, text_of
-
-MAX_TEXTS = 256  # texts noted for one LLM call
-MAX_PARTS = 512  # parts of a run's input that are looked at
-MIN_NEAR = 8  # shortest text, in characters, that may be recognised as part of another
+from aligner_integrations.langchain.runs import Call, Made, Scope, core_of, near
 
 How = Literal["id", "text", "near", "only", "latest", "prompt", "chain_input"]
 """id: the message's id is the LLM call's. text: an LLM call gave exactly this text. near: one text holds the other, up
@@ -29,121 +22,6 @@ _AMBIGUOUS = (
     "Several questions fit this answer equally well, and a wrong one would silently mix up answers. Hand on the "
     "AIMessage instead of its text, or pass {'question': ..., 'answer': ...}."
 )
-
-
-@dataclass(eq=False, slots=True, weakref_slot=True)
-class Call:
-    """One LLM call.
-
-    `given` is what the prompt template was given, if one made the messages; `started` and `ended` are ticks of the
-    recorder's clock; `texts` maps each text to its core; `spoken` are the pieces of an answer that is being streamed;
-    `branches` maps a mapping of runnables, by its start, to the branch in which the call is.
-    """
-
-    messages: list[BaseMessage]
-    given: Any
-    started: int
-    branches: dict[int, str]
-    ended: int | None = None
-    failed: bool = False
-    ids: set[str] = field(default_factory=set)
-    texts: dict[str, str] = field(default_factory=dict)
-    spoken: list[str] = field(default_factory=list)
-
-    @property
-    def answered(self) -> bool:
-        """Whether an answer can have come of it: not if it was cancelled, which nobody reports, before it said a word."""
-        return self.ended is not None or bool(self.spoken)
-
-    def cores(self) -> Iterator[str]:
-        """The cores of its texts, or of what it has said so far."""
-        yield from self.texts.values()
-        if self.ended is None and self.spoken:
-            yield _core("".join(self.spoken))
-
-    def note(self, message_id: str | None, text: str) -> None:
-        """Add an id and a text by which this call's answer can be recognised."""
-        if message_id and len(self.ids) < MAX_TEXTS:
-            self.ids.add(message_id)
-        if text and len(self.texts) < MAX_TEXTS:
-            self.texts[text] = _core(text)
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A prompt that a template made from what it was given, and when."""
-
-    tick: int
-    prompt: PromptValue
-    given: Any
-
-
-@dataclass(eq=False, slots=True)
-class Scope:
-    """A run that is alive, and what happened in it so far.
-
-    Attributes:
-        parent: The run around it.
-        started: When, by the recorder's clock.
-        input: What it was given; a stream says "" because its input is still to come.
-        inner: Whether it is an aligner's own work.
-        opens: Whether it is given what the run around it is given, as the first step of a sequence is.
-        branch: Which branch of a mapping of runnables it is; "" if it is none.
-        calls: The LLM calls in it.
-        calls_dropped: Whether some were forgotten.
-        prompts: The prompts made in it.
-        first_input: What the first run inside that ended was given.
-        known_input: What this run was given, if that is known.
-    """
-
-    parent: UUID | None
-    started: int
-    input: Any
-    inner: bool
-    opens: bool
-    branch: str
-    calls: list[Call] = field(default_factory=list)
-    calls_dropped: bool = False
-    prompts: list[Made] = field(default_factory=list)
-    first_input: Any = None
-    known_input: Any = None
-
-    def __post_init__(self) -> None:
-        self.known_input = None if self.streams else self.input
-
-    @property
-    def streams(self) -> bool:
-        """Whether the run started with its input still to come: LangChain then reports an empty one."""
-        value = self.input.get("input") if isinstance(self.input, dict) and len(self.input) == 1 else None
-        return isinstance(value, str) and not value
-
-    def follows(self, call: Call, around: Scope) -> bool:
-        """Whether what this run was given can stem from a call outside it: not if they ran side by side.
-
-        Args:
-            call: The call.
-            around: The run around this one, which the call is in too.
-        """
-        if self.branch and call.branches.get(around.started, self.branch) != self.branch:
-            return False
-        if call.ended is None or call.started > self.started:
-            return False
-        return self.streams or call.ended < self.started
-
-    def handed(self, core: str, answers: Set[str]) -> bool | None:
-        """Whether this run was given a text, so that it was made outside; None if that cannot be told.
-
-        Args:
-            core: The core of the text.
-            answers: The cores of what LLMs outside this run said: of those it may have made the text.
-        """
-        if self.known_input is None:
-            return None
-        cores, complete = _cores_in(self.known_input)
-        if core in cores:
-            return True
-        unsure = not complete or any(other in answers or _near(core, other) for other in cores)
-        return None if unsure else False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +47,7 @@ class _View:
         return [call for call in self.calls if text in call.texts]
 
     def saying_nearly(self, core: str) -> list[Call]:
-        return [call for call in self.calls if any(_near(core, other) for other in call.cores())]
+        return [call for call in self.calls if any(near(core, other) for other in call.cores())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +135,7 @@ def find(
     if isinstance(answer, BaseMessage) and answer.id and (found := _by_id(answer.id, path, root_calls, outer)):
         return found
     text, views = text_of(answer), list(_views(path))
-    core = _core(text)
+    core = core_of(text)
     handed = list(_handed(core, views))
     made_in = handed.index(False) + 1 if False in handed else len(views)
     inside, outside = views[:made_in], views[made_in:]
@@ -356,42 +234,10 @@ def _by_input(core: str, views: Sequence[_View], outer: tuple[Any, ...], name: s
         named = value.get(name) if isinstance(value, Mapping) and name else None
         messages = as_messages(value if named is None else named)
         # A run that is handed the answer tells nothing about the question.
-        if not messages or any(_core(text_of(message)) == core for message in messages):
+        if not messages or any(core_of(text_of(message)) == core for message in messages):
             continue
         if isinstance(value, PromptValue):
             made = next((made for view in views for made in view.prompts if made.prompt is value), None)
             return Found("prompt", (Asked(messages, made.given if made else None, outer),))
         return Found("chain_input", (Asked(messages, value if named is not None else None, outer),))
     return None
-
-
-def _core(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
-def _near(a: str, b: str) -> bool:
-    return (a in b or b in a) and min(len(a), len(b)) >= MIN_NEAR
-
-
-def _cores_in(value: Any) -> tuple[list[str], bool]:
-    """The cores of the texts in a value, and whether that is all there is to it."""
-    cores: list[str] = []
-    complete = True
-    waiting = [value]
-    for _ in range(MAX_PARTS):
-        if not waiting:
-            return cores, complete
-        part = waiting.pop()
-        if isinstance(part, BaseMessage):
-            part = text_of(part)
-        elif isinstance(part, PromptValue):
-            part = part.to_string()
-        if isinstance(part, str):
-            cores.append(_core(part))
-        elif isinstance(part, Mapping):
-            waiting.extend(part.values())
-        elif isinstance(part, list | tuple | set | frozenset):
-            waiting.extend(part)
-        elif not isinstance(part, int | float | None):
-            complete = False
-    return cores, False

@@ -9,8 +9,8 @@ questions fit equally well, that is an error.
 The hook can be switched off: for a process by the environment variable `ALIGNER_NO_UPSTREAM=1`, for some code by
 `with disabled():`, for a runnable by `hook=False`. `AlignerRunnable.after(chain)` finds the question without it.
 
-What lives elsewhere: which question fits an answer (`lookup.py`), answers given together with their question
-(`messages.py`), and the step itself (`runnable.py`).
+What lives elsewhere: what is kept of a run (`runs.py`), which question fits an answer (`lookup.py`), answers given
+together with their question (`messages.py`), and the step itself (`runnable.py`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from langchain_core.tracers.context import register_configure_hook
 
 from aligner_integrations.errors import QuestionNotFoundError
 from aligner_integrations.langchain import lookup
-from aligner_integrations.langchain.lookup import Call, Found, Made, Scope, made_for
+from aligner_integrations.langchain.lookup import Found, made_for
 from aligner_integrations.langchain.messages import text_of
+from aligner_integrations.langchain.runs import Call, Made, Scope
 
 INTERNAL_TAG = "aligner:internal"
 """On a run that belongs to an aligner's own work: it and everything below it is never taken for the upstream."""

@@ -1,6 +1,7 @@
 """An upstream that answers everything alike, and an aligner that shows which question it was given."""
 
 import asyncio
+import gc
 import random
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from aligner_integrations import Aligner, AlignerRunnable
 from aligner_integrations.backends.base import FakeBackend
+from aligner_integrations.langchain.upstream import RECORDER
 
 ALIKE = "I do not know."
 PROMPT = ChatPromptTemplate.from_messages([("system", "Be nice."), ("human", "{q}")])
@@ -113,6 +115,21 @@ class Upstream(BaseChatModel):
         for chunk in self._chunks():
             await asyncio.sleep(random.random() * self.delay / 4)
             yield chunk
+
+
+def held() -> int:
+    """How many runs and LLM calls the recorder holds."""
+    sizes = RECORDER.sizes()
+    return sizes["scopes"] + sizes["calls"]
+
+
+async def settle() -> None:
+    """LangChain leaves the streams inside a closed one to the event loop."""
+    for _ in range(200):
+        gc.collect()
+        await asyncio.sleep(0.005)
+        if held() == 0:
+            return
 
 
 def text(result: Any) -> str:
