@@ -15,6 +15,7 @@ from langchain_core.prompt_values import PromptValue
 
 from aligner_integrations.langchain.messages import text_of
 
+STEP, BRANCH = "seq:step:", "map:key:"  # how LangChain tags the runs inside a sequence or a mapping
 MAX_TEXTS = 256  # texts noted for one LLM call
 MAX_PARTS = 512  # parts of a run's input that are looked at
 MIN_NEAR = 8  # shortest text, in characters, that may be recognised as part of another
@@ -26,13 +27,13 @@ class Call:
 
     `given` is what the prompt template was given, if one made the messages; `started` and `ended` are ticks of the
     recorder's clock; `texts` maps each text to its core; `spoken` are the pieces of an answer that is being streamed;
-    `branches` maps a mapping of runnables, by its start, to the branch in which the call is.
+    `places` maps each run around it, by its start, to the place of the call in that run.
     """
 
     messages: list[BaseMessage]
     given: Any
     started: int
-    branches: dict[int, str]
+    places: dict[int, str]
     ended: int | None = None
     failed: bool = False
     ids: set[str] = field(default_factory=set)
@@ -76,8 +77,7 @@ class Scope:
         started: When, by the recorder's clock.
         input: What it was given; a stream says "" because its input is still to come.
         inner: Whether it is an aligner's own work.
-        opens: Whether it is given what the run around it is given, as the first step of a sequence is.
-        branch: Which branch of a mapping of runnables it is; "" if it is none.
+        place: Which step of a sequence or which branch of a mapping it is, as LangChain tags it; "" if it is neither.
         calls: The LLM calls in it.
         calls_dropped: Whether some were forgotten.
         prompts: The prompts made in it.
@@ -89,8 +89,7 @@ class Scope:
     started: int
     input: Any
     inner: bool
-    opens: bool
-    branch: str
+    place: str
     calls: list[Call] = field(default_factory=list)
     calls_dropped: bool = False
     prompts: list[Made] = field(default_factory=list)
@@ -113,7 +112,7 @@ class Scope:
             call: The call.
             around: The run around this one, which the call is in too.
         """
-        if self.branch and call.branches.get(around.started, self.branch) != self.branch:
+        if self.place.startswith(BRANCH) and call.places[around.started] != self.place:
             return False
         if call.ended is None or call.started > self.started:
             return False
@@ -133,6 +132,11 @@ class Scope:
             return True
         unsure = not complete or any(other in answers or near(core, other) for other in cores)
         return None if unsure else False
+
+
+def opens(place: str) -> bool:
+    """Return whether a run in this place is given what the run around it is given."""
+    return place == f"{STEP}1" or place.startswith(BRANCH)
 
 
 def core_of(text: str) -> str:

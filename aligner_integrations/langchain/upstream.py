@@ -37,7 +37,7 @@ from aligner_integrations.errors import QuestionNotFoundError
 from aligner_integrations.langchain import lookup
 from aligner_integrations.langchain.lookup import Found, made_for
 from aligner_integrations.langchain.messages import text_of
-from aligner_integrations.langchain.runs import Call, Made, Scope
+from aligner_integrations.langchain.runs import BRANCH, STEP, Call, Made, Scope, opens
 
 INTERNAL_TAG = "aligner:internal"
 """On a run that belongs to an aligner's own work: it and everything below it is never taken for the upstream."""
@@ -86,7 +86,7 @@ class UpstreamRecorder(BaseCallbackHandler):
         with self._lock:
             outer = self._scopes.get(parent) if parent else None
             inner = _is_internal(event) or (outer is not None and outer.inner)
-            self._scopes[run_id] = Scope(parent, next(self._clock), inputs, inner, _opens(event), _branch(event))
+            self._scopes[run_id] = Scope(parent, next(self._clock), inputs, inner, _place(event))
             while len(self._scopes) > MAX_SCOPES:
                 self._scopes.popitem(last=False)
 
@@ -105,7 +105,7 @@ class UpstreamRecorder(BaseCallbackHandler):
                 given = scope.input if inputs is None else inputs
                 if outside.first_input is None:
                     outside.first_input = given
-                if scope.opens and outside.known_input is None:
+                if opens(scope.place) and outside.known_input is None:
                     outside.known_input = given
 
     def _path(self, run_id: UUID | None) -> Iterator[Scope]:
@@ -183,11 +183,11 @@ class UpstreamRecorder(BaseCallbackHandler):
             if scopes and scopes[0].inner:
                 return
             made = made_for(messages, scopes)
-            inner = [_branch(event), *(scope.branch for scope in scopes)]
-            branches = {scope.started: branch for scope, branch in zip(scopes, inner, strict=False) if branch}
-            call = Call(messages, made.given if made else None, next(self._clock), branches)
+            place = _place(event)
+            places = {scope.started: at for scope, at in zip(scopes, [place, *(s.place for s in scopes)], strict=False)}
+            call = Call(messages, made.given if made else None, next(self._clock), places)
             self._calls[run_id] = call
-            if scopes and _opens(event) and scopes[0].known_input is None:
+            if scopes and opens(place) and scopes[0].known_input is None:
                 scopes[0].known_input = messages
             for scope in scopes:
                 scope.calls.append(call)
@@ -261,14 +261,9 @@ class UpstreamRecorder(BaseCallbackHandler):
             return {"scopes": len(self._scopes), "calls": len(self._calls), "root_calls": len(self._root_calls)}
 
 
-def _branch(event: dict[str, Any]) -> str:
-    """Which branch of a mapping of runnables a run is, as LangChain tags it."""
-    return next((tag for tag in event.get("tags") or () if tag.startswith("map:key:")), "")
-
-
-def _opens(event: dict[str, Any]) -> bool:
-    """Whether a run is given what the run around it is given."""
-    return "seq:step:1" in (event.get("tags") or ()) or bool(_branch(event))
+def _place(event: dict[str, Any]) -> str:
+    """The place of a run in the run around it, as LangChain tags it."""
+    return next((tag for tag in event.get("tags") or () if tag.startswith((STEP, BRANCH))), "")
 
 
 def _is_internal(event: dict[str, Any]) -> bool:
