@@ -80,7 +80,7 @@ test: $(VENV)/.all  ## all tests: unit, integration, notebooks
 
 .PHONY: unit
 unit: $(VENV)/.all  ## the fast tests, without weights
-	@$(BIN)/python -m pytest tests/unit $(ARGS)
+	@$(BIN)/python -m pytest tests/unit -m "not slow" $(ARGS)
 
 # All unit tests, and those with real weights and a framework that take at most ten seconds each.
 FRAMEWORK_TESTS := tests/unit $(wildcard tests/integration/test_*pipe.py tests/integration/test_lang*.py tests/integration/test_llama*.py)

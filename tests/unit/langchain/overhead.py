@@ -15,7 +15,7 @@ from aligner_integrations.langchain import upstream
 from aligner_integrations.langchain.upstream import RECORDER
 from tests.unit.langchain.support import ALIKE, PROMPT, Upstream, step
 
-CALLS, ROUNDS = 50, 20
+CALLS, ROUNDS = 20, 20
 
 
 def _runs():

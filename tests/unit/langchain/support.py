@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from pydantic import Field
@@ -115,6 +115,27 @@ class Upstream(BaseChatModel):
         for chunk in self._chunks():
             await asyncio.sleep(random.random() * self.delay / 4)
             yield chunk
+
+
+USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+REASONING = {"type": "reasoning", "reasoning": "Hm.", "extras": {"signature": "s"}}
+
+
+def full_message(content: Any = ALIKE, kind: Any = AIMessage, **metadata: Any) -> Any:
+    """A message with everything a provider tells."""
+    return kind(
+        content=content,
+        id="msg-1",
+        name="writer",
+        usage_metadata=USAGE,
+        additional_kwargs={"extra": [1]},
+        response_metadata={"model_name": "m", "finish_reason": "stop", **metadata},
+    )
+
+
+def asked(answer: Any) -> list[Any]:
+    """An answer behind the question it was given to."""
+    return [HumanMessage("Why?"), answer]
 
 
 def held() -> int:

@@ -5,7 +5,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from aligner_integrations import AlignedChatModel
-from tests.unit.langchain.support import PROMPT, Upstream, aligner, held, step, total
+from tests.unit.langchain.support import PROMPT, Upstream, aligner, step, total
 
 SECRET, CORRECTED = "Secret words.", "Corrected text."
 
@@ -18,12 +18,6 @@ CHAINS = {
     "pipe": PROMPT | Upstream(answer=SECRET) | step(corrected),
     "way_round": PROMPT | AlignedChatModel(llm=Upstream(answer=SECRET), aligner=aligner(corrected)),
 }
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    yield
-    assert held() == 0
 
 
 async def in_the_chains_own_stream(chain):

@@ -20,15 +20,9 @@ from langchain_core.tools import tool
 
 from aligner_integrations.errors import QuestionNotFoundError
 from aligner_integrations.langchain.upstream import INTERNAL_TAG
-from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Upstream, held, step, text, total, want
+from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Upstream, step, text, total, want
 
 MANY = [f"question {i}" for i in range(100)]
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    yield
-    assert held() == 0
 
 
 @pytest.mark.parametrize("run", [lambda c: c.invoke({"q": "x"}), lambda c: asyncio.run(c.ainvoke({"q": "x"}))])

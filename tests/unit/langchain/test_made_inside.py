@@ -17,15 +17,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from aligner_integrations.errors import QuestionNotFoundError
-from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Upstream, held, step, total, want
+from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Upstream, step, total, want
 
 TEXT = StrOutputParser()
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    yield
-    assert held() == 0
 
 
 # Chains that run inside another run, one after the other --------------------------------------------------------------

@@ -20,13 +20,6 @@ from tests.unit.langchain.support import (
 )
 
 
-@pytest.fixture(autouse=True)
-def nothing_left():
-    assert held() == 0
-    yield
-    assert held() == 0
-
-
 def test_nothing_of_the_upstream_leaks_into_a_stream():
     chunks = list((PROMPT | Upstream() | step(lambda prompt: "Something else entirely.")).stream({"q": "x"}))
     assert len(chunks) > 3
