@@ -28,7 +28,7 @@ from pydantic import ConfigDict, Field, field_validator
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError, QuestionNotFoundError
-from aligner_integrations.langchain import tracing
+from aligner_integrations.langchain import hearing, tracing
 from aligner_integrations.langchain.chunks import awrite, join, write
 from aligner_integrations.langchain.identity import identity
 from aligner_integrations.langchain.messages import Answer, read, reason_to_leave, text_of
@@ -96,8 +96,8 @@ class AlignedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with tracing.unheard():
-            config = tracing.tracers_inside(run_manager, CallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run_manager, CallbackManager([]))
             answer = _own(self.llm.invoke(messages, config, stop=stop, **kwargs))
         task = self._task(messages, answer, kwargs, run_manager)
         results = [task.left()] if task.reason else tracing.correct_many(self.aligner, [task.work], {})
@@ -110,8 +110,8 @@ class AlignedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with tracing.unheard():
-            config = tracing.tracers_inside(run_manager, AsyncCallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run_manager, AsyncCallbackManager([]))
             answer = _own(await self.llm.ainvoke(messages, config, stop=stop, **kwargs))
         task = self._task(messages, answer, kwargs, run_manager)
         results = [task.left()] if task.reason else await tracing.acorrect_many(self.aligner, [task.work], {})
@@ -125,8 +125,8 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         run = run_manager or _stream_run.get()
-        with tracing.unheard():
-            config = tracing.tracers_inside(run, CallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run, CallbackManager([]))
             answer = _own(join(list(self.llm.stream(messages, config, stop=stop, **kwargs))))
         task = self._task(messages, answer, kwargs, run)
         with closing(write(self.aligner, task, {}, self._corrected)) as written:
@@ -144,8 +144,8 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         run = run_manager or _stream_run.get()
-        with tracing.unheard():
-            config = tracing.tracers_inside(run, AsyncCallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run, AsyncCallbackManager([]))
             held = [chunk async for chunk in self.llm.astream(messages, config, stop=stop, **kwargs)]
         task = self._task(messages, _own(join(held)), kwargs, run)
         async with aclosing(awrite(self.aligner, task, {}, self._corrected)) as written:
@@ -165,7 +165,7 @@ class AlignedChatModel(BaseChatModel):
     ) -> Iterator[AIMessageChunk]:
         """Yield the corrected answer as the aligner writes it; adding up the chunks gives what `invoke` returns."""
         config = _with_run_id(config)
-        run = tracing.run_of_stream(config, self.callbacks)
+        run = hearing.run_of_stream(config, self.callbacks)
         with closing(cast("Generator[AIMessageChunk]", super().stream(input, config, stop=stop, **kwargs))) as chunks:
             while True:
                 with _streaming(run):
@@ -184,7 +184,7 @@ class AlignedChatModel(BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """`stream` without blocking the event loop; closing it stops the aligner."""
         config = _with_run_id(config)
-        run = tracing.run_of_stream(config, self.callbacks)
+        run = hearing.run_of_stream(config, self.callbacks)
         inner = cast("AsyncGenerator[AIMessageChunk]", super().astream(input, config, stop=stop, **kwargs))
         async with aclosing(inner) as chunks:
             while True:
@@ -201,7 +201,7 @@ class AlignedChatModel(BaseChatModel):
         messages: list[BaseMessage],
         answer: AIMessage,
         kwargs: dict[str, Any],
-        run: tracing.Run | None,
+        run: hearing.Run | None,
     ) -> Task:
         asked_for_data = any(kwargs.get(name) is not None for name in _STRUCTURED)
         if reason := reason_to_leave(answer) or ("structured" if asked_for_data else None):

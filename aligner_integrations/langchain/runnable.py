@@ -24,9 +24,10 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError
 from aligner_integrations.langchain import tracing
 from aligner_integrations.langchain.chunks import awrite, join, write
+from aligner_integrations.langchain.hearing import Run
 from aligner_integrations.langchain.messages import Answer
 from aligner_integrations.langchain.tasks import Finder, Picker, Task
-from aligner_integrations.langchain.tracing import Run, Work
+from aligner_integrations.langchain.tracing import Work
 from aligner_integrations.langchain.upstream import RECORDER, UpstreamRecorder, install
 
 

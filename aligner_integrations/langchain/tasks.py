@@ -16,6 +16,7 @@ from langchain_core.messages import BaseMessage
 
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import InvalidTextError, QuestionNotFoundError
+from aligner_integrations.langchain.hearing import Run
 from aligner_integrations.langchain.lookup import Asked, Call
 from aligner_integrations.langchain.messages import (
     Answer,
@@ -26,7 +27,7 @@ from aligner_integrations.langchain.messages import (
     text_of,
     with_correction,
 )
-from aligner_integrations.langchain.tracing import Run, Work
+from aligner_integrations.langchain.tracing import Work
 from aligner_integrations.langchain.upstream import UpstreamRecorder
 
 _logger = logging.getLogger(__name__)
