@@ -27,12 +27,12 @@ from pydantic import ConfigDict, Field, field_validator
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import AlignerError, ConfigurationError, QuestionNotFoundError
-from aligner_integrations.langchain import hearing, tracing
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.langchain import hearing
 from aligner_integrations.langchain.chunks import awrite, join, write
 from aligner_integrations.langchain.identity import identity
 from aligner_integrations.langchain.messages import Answer, read, reason_to_leave, text_of
-from aligner_integrations.langchain.tasks import Picker, Task, picked
+from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct
 from aligner_integrations.langchain.tracing import Work
 
 _STRUCTURED = (  # what providers call the request for structured output
@@ -100,8 +100,7 @@ class AlignedChatModel(BaseChatModel):
             config = hearing.tracers_inside(run_manager, CallbackManager([]))
             answer = _own(self.llm.invoke(messages, config, stop=stop, **kwargs))
         task = self._task(messages, answer, kwargs, run_manager)
-        results = [task.left()] if task.reason else tracing.correct_many(self.aligner, [task.work], {})
-        return self._result(task, results[0])
+        return self._result(task, correct(self.aligner, task, {}))
 
     async def _agenerate(
         self,
@@ -114,8 +113,7 @@ class AlignedChatModel(BaseChatModel):
             config = hearing.tracers_inside(run_manager, AsyncCallbackManager([]))
             answer = _own(await self.llm.ainvoke(messages, config, stop=stop, **kwargs))
         task = self._task(messages, answer, kwargs, run_manager)
-        results = [task.left()] if task.reason else await tracing.acorrect_many(self.aligner, [task.work], {})
-        return self._result(task, results[0])
+        return self._result(task, await acorrect(self.aligner, task, {}))
 
     def _stream(
         self,
@@ -206,16 +204,12 @@ class AlignedChatModel(BaseChatModel):
         asked_for_data = any(kwargs.get(name) is not None for name in _STRUCTURED)
         if reason := reason_to_leave(answer) or ("structured" if asked_for_data else None):
             return Task(answer, read(answer), Work("", text_of(answer), None, run), reason)
-        if not (question := picked(self.question, messages)):
-            raise QuestionNotFoundError("There is no text in the messages to take as the question.")
-        return Task(answer, read(answer), Work(question, text_of(answer), _ASKED, run))
+        return Task(answer, read(answer), Work(asked(self.question, messages), text_of(answer), _ASKED, run))
 
     def _corrected(self, task: Task, correction: Correction) -> Answer:
         return task.corrected(correction, include_original=self.include_original)
 
-    def _result(self, task: Task, correction: Correction | AlignerError) -> ChatResult:
-        if isinstance(correction, AlignerError):
-            raise correction
+    def _result(self, task: Task, correction: Correction) -> ChatResult:
         message = cast("AIMessage", self._corrected(task, correction))
         return ChatResult(generations=[ChatGeneration(message=message)])
 

@@ -257,6 +257,17 @@ def with_correction(answer: Answer, correction: Correction, record: dict[str, An
     return answer.model_copy(update=update)
 
 
+def text_alone(message: AIMessage) -> AIMessage:
+    """Return the message with its text and nothing else of its content: no tool call, no reasoning that led to one."""
+    return AIMessage(
+        message.text,
+        id=message.id,
+        name=message.name,
+        response_metadata=message.response_metadata,
+        usage_metadata=message.usage_metadata,
+    )
+
+
 def _replace(content: str | list[Any], text: str) -> str | list[Any]:
     """Put the text into the first text block, drop further text blocks, keep all others."""
     if isinstance(content, str):
