@@ -27,12 +27,12 @@ from pydantic import ConfigDict, Field, field_validator
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import AlignerError, ConfigurationError, QuestionNotFoundError
-from aligner_integrations.langchain import tracing
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.langchain import hearing
 from aligner_integrations.langchain.chunks import awrite, join, write
 from aligner_integrations.langchain.identity import identity
 from aligner_integrations.langchain.messages import Answer, read, reason_to_leave, text_of
-from aligner_integrations.langchain.tasks import Picker, Task, picked
+from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct
 from aligner_integrations.langchain.tracing import Work
 
 _STRUCTURED = (  # what providers call the request for structured output
@@ -96,12 +96,11 @@ class AlignedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with tracing.unheard():
-            config = tracing.tracers_inside(run_manager, CallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run_manager, CallbackManager([]))
             answer = _own(self.llm.invoke(messages, config, stop=stop, **kwargs))
         task = self._task(messages, answer, kwargs, run_manager)
-        results = [task.left()] if task.reason else tracing.correct_many(self.aligner, [task.work], {})
-        return self._result(task, results[0])
+        return self._result(task, correct(self.aligner, task, {}))
 
     async def _agenerate(
         self,
@@ -110,12 +109,11 @@ class AlignedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with tracing.unheard():
-            config = tracing.tracers_inside(run_manager, AsyncCallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run_manager, AsyncCallbackManager([]))
             answer = _own(await self.llm.ainvoke(messages, config, stop=stop, **kwargs))
         task = self._task(messages, answer, kwargs, run_manager)
-        results = [task.left()] if task.reason else await tracing.acorrect_many(self.aligner, [task.work], {})
-        return self._result(task, results[0])
+        return self._result(task, await acorrect(self.aligner, task, {}))
 
     def _stream(
         self,
@@ -125,8 +123,8 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         run = run_manager or _stream_run.get()
-        with tracing.unheard():
-            config = tracing.tracers_inside(run, CallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run, CallbackManager([]))
             answer = _own(join(list(self.llm.stream(messages, config, stop=stop, **kwargs))))
         task = self._task(messages, answer, kwargs, run)
         with closing(write(self.aligner, task, {}, self._corrected)) as written:
@@ -144,8 +142,8 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         run = run_manager or _stream_run.get()
-        with tracing.unheard():
-            config = tracing.tracers_inside(run, AsyncCallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run, AsyncCallbackManager([]))
             held = [chunk async for chunk in self.llm.astream(messages, config, stop=stop, **kwargs)]
         task = self._task(messages, _own(join(held)), kwargs, run)
         async with aclosing(awrite(self.aligner, task, {}, self._corrected)) as written:
@@ -165,7 +163,7 @@ class AlignedChatModel(BaseChatModel):
     ) -> Iterator[AIMessageChunk]:
         """Yield the corrected answer as the aligner writes it; adding up the chunks gives what `invoke` returns."""
         config = _with_run_id(config)
-        run = tracing.run_of_stream(config, self.callbacks)
+        run = hearing.run_of_stream(config, self.callbacks)
         with closing(cast("Generator[AIMessageChunk]", super().stream(input, config, stop=stop, **kwargs))) as chunks:
             while True:
                 with _streaming(run):
@@ -184,7 +182,7 @@ class AlignedChatModel(BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """`stream` without blocking the event loop; closing it stops the aligner."""
         config = _with_run_id(config)
-        run = tracing.run_of_stream(config, self.callbacks)
+        run = hearing.run_of_stream(config, self.callbacks)
         inner = cast("AsyncGenerator[AIMessageChunk]", super().astream(input, config, stop=stop, **kwargs))
         async with aclosing(inner) as chunks:
             while True:
@@ -201,21 +199,17 @@ class AlignedChatModel(BaseChatModel):
         messages: list[BaseMessage],
         answer: AIMessage,
         kwargs: dict[str, Any],
-        run: tracing.Run | None,
+        run: hearing.Run | None,
     ) -> Task:
         asked_for_data = any(kwargs.get(name) is not None for name in _STRUCTURED)
         if reason := reason_to_leave(answer) or ("structured" if asked_for_data else None):
             return Task(answer, read(answer), Work("", text_of(answer), None, run), reason)
-        if not (question := picked(self.question, messages)):
-            raise QuestionNotFoundError("There is no text in the messages to take as the question.")
-        return Task(answer, read(answer), Work(question, text_of(answer), _ASKED, run))
+        return Task(answer, read(answer), Work(asked(self.question, messages), text_of(answer), _ASKED, run))
 
     def _corrected(self, task: Task, correction: Correction) -> Answer:
         return task.corrected(correction, include_original=self.include_original)
 
-    def _result(self, task: Task, correction: Correction | AlignerError) -> ChatResult:
-        if isinstance(correction, AlignerError):
-            raise correction
+    def _result(self, task: Task, correction: Correction) -> ChatResult:
         message = cast("AIMessage", self._corrected(task, correction))
         return ChatResult(generations=[ChatGeneration(message=message)])
 

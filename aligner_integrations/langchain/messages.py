@@ -207,17 +207,27 @@ def _hint(value: Any) -> str:
     return ""
 
 
-def reason_to_leave(answer: Answer) -> str | None:
-    """Return why an answer is left alone whatever the aligner thinks; None if it can be aligned."""
+def reason_to_leave(answer: Answer, *, beside_calls: bool = False) -> str | None:
+    """Return why an answer is left alone whatever the aligner thinks; None if it can be aligned.
+
+    Args:
+        answer: The answer.
+        beside_calls: Whether text beside tool calls can be aligned.
+    """
     if isinstance(answer, AIMessage):
         raw = answer.additional_kwargs
-        if answer.tool_calls or answer.invalid_tool_calls or raw.get("tool_calls") or raw.get("function_call"):
+        if not beside_calls and _has_calls(answer):
             return "tool_calls"
         if raw.get("refusal") or answer.response_metadata.get("stop_reason") == "refusal" or _has_refusal(answer):
             return "refusal"
         if raw.get("parsed") is not None:
             return "structured"
     return None if text_of(answer).strip() else "no_text"
+
+
+def _has_calls(answer: AIMessage) -> bool:
+    raw = answer.additional_kwargs
+    return bool(answer.tool_calls or answer.invalid_tool_calls or raw.get("tool_calls") or raw.get("function_call"))
 
 
 def _has_refusal(answer: AIMessage) -> bool:
@@ -245,6 +255,17 @@ def with_correction(answer: Answer, correction: Correction, record: dict[str, An
             record = {**record, "upstream_response_id": metadata.pop("id")}
     metadata["aligner"] = record
     return answer.model_copy(update=update)
+
+
+def text_alone(message: AIMessage) -> AIMessage:
+    """Return the message with its text and nothing else of its content: no tool call, no reasoning that led to one."""
+    return AIMessage(
+        message.text,
+        id=message.id,
+        name=message.name,
+        response_metadata=message.response_metadata,
+        usage_metadata=message.usage_metadata,
+    )
 
 
 def _replace(content: str | list[Any], text: str) -> str | list[Any]:

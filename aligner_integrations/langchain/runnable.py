@@ -24,9 +24,10 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError
 from aligner_integrations.langchain import tracing
 from aligner_integrations.langchain.chunks import awrite, join, write
+from aligner_integrations.langchain.hearing import Run
 from aligner_integrations.langchain.messages import Answer
-from aligner_integrations.langchain.tasks import Finder, Picker, Task
-from aligner_integrations.langchain.tracing import Run, Work
+from aligner_integrations.langchain.tasks import Finder, Picker, Task, given_aligner
+from aligner_integrations.langchain.tracing import Work
 from aligner_integrations.langchain.upstream import RECORDER, UpstreamRecorder, install
 
 
@@ -87,18 +88,12 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         name: str | None = None,
         **options: Any,
     ) -> None:
-        if aligner is not None and not isinstance(aligner, Aligner):
-            raise ConfigurationError(
-                f"aligner must be an Aligner, got {type(aligner).__name__}; a model is given as Aligner(model)."
-            )
-        if aligner is not None and options:
-            raise ConfigurationError(f"Give either an aligner or its options, not both: {', '.join(sorted(options))}.")
         if on_guess not in ("allow", "raise"):
             raise ConfigurationError(f"on_guess is {on_guess!r}; it takes 'allow' or 'raise'.")
         if not (question is None or callable(question) or (isinstance(question, str) and question)):
             raise ConfigurationError(f"question is {question!r}; it takes a function or the name of a variable.")
         fields: dict[str, Any] = {
-            "aligner": Aligner(**options) if aligner is None else aligner,
+            "aligner": given_aligner(aligner, options),
             "question": question,
             "on_guess": on_guess,
             "include_original": include_original,

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
+from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import InvalidTextError, QuestionNotFoundError
+from aligner_integrations.errors import AlignerError, ConfigurationError, InvalidTextError, QuestionNotFoundError
+from aligner_integrations.langchain import tracing
+from aligner_integrations.langchain.hearing import Run
 from aligner_integrations.langchain.lookup import Asked
 from aligner_integrations.langchain.messages import (
     Answer,
@@ -27,11 +30,13 @@ from aligner_integrations.langchain.messages import (
     with_correction,
 )
 from aligner_integrations.langchain.runs import Call
-from aligner_integrations.langchain.tracing import Run, Work
+from aligner_integrations.langchain.tracing import Work
 from aligner_integrations.langchain.upstream import UpstreamRecorder
 
 _logger = logging.getLogger(__name__)
 _guesses_logged: set[str] = set()  # once a kind and process; a chain may guess a million times
+
+_RECORD = "aligner"
 
 Picker = Callable[[list[BaseMessage]], str]
 
@@ -59,9 +64,44 @@ class Task:
         return Correction(self.work.question, self.work.answer, self.work.answer, "skipped", self.reason)
 
     def corrected(self, correction: Correction, *, include_original: bool) -> Answer:
-        """Return the answer with its text corrected and the record attached."""
+        """Return the answer with its text corrected and the record attached.
+
+        What is left alone keeps the record of an aligner before this one.
+        """
+        if (
+            self.reason
+            and isinstance(self.incoming.answer, AIMessage)
+            and _RECORD in self.incoming.answer.response_metadata
+        ):
+            return self.incoming.answer
         record = correction.record(include_original=include_original)
         return with_correction(self.incoming.answer, correction, {**record, "question_from": self.work.question_from})
+
+
+def correct(aligner: Aligner, task: Task, fields: dict[str, Any]) -> Correction:
+    """Correct one answer, or leave it alone.
+
+    Raises:
+        AlignerError: As the aligner's policies say.
+    """
+    if task.reason:
+        return task.left()
+    (result,) = tracing.correct_many(aligner, [task.work], fields)
+    return _unwrap(result)
+
+
+async def acorrect(aligner: Aligner, task: Task, fields: dict[str, Any]) -> Correction:
+    """`correct` without blocking the event loop; cancelling it stops the aligner."""
+    if task.reason:
+        return task.left()
+    (result,) = await tracing.acorrect_many(aligner, [task.work], fields)
+    return _unwrap(result)
+
+
+def _unwrap(result: Correction | AlignerError) -> Correction:
+    if isinstance(result, AlignerError):
+        raise result
+    return result
 
 
 def picked(question: Picker | None, messages: Sequence[BaseMessage]) -> str:
@@ -76,6 +116,35 @@ def picked(question: Picker | None, messages: Sequence[BaseMessage]) -> str:
     if not isinstance(text, str):
         raise InvalidTextError(f"question= must return a string, got {type(text).__name__}.")
     return text
+
+
+def asked(question: Picker | None, messages: Sequence[BaseMessage]) -> str:
+    """Return the question in all that an LLM was given.
+
+    Raises:
+        QuestionNotFoundError: There is no text to take as the question.
+        InvalidTextError: The caller's function returned something else than text.
+    """
+    if not (text := picked(question, messages)):
+        raise QuestionNotFoundError("There is no text in the messages to take as the question.")
+    return text
+
+
+def given_aligner(aligner: Aligner | None, options: dict[str, Any]) -> Aligner:
+    """Return the aligner that was given, or one with the options.
+
+    Raises:
+        ConfigurationError: Both were given, or something else than an aligner.
+    """
+    if aligner is None:
+        return Aligner(**options)
+    if not isinstance(aligner, Aligner):
+        raise ConfigurationError(
+            f"aligner must be an Aligner, got {type(aligner).__name__}; a model is given as Aligner(model)."
+        )
+    if options:
+        raise ConfigurationError(f"Give either an aligner or its options, not both: {', '.join(sorted(options))}.")
+    return aligner
 
 
 @dataclass(frozen=True, slots=True)
