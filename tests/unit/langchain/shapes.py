@@ -197,6 +197,8 @@ MORE = {
     "no_llm": lambda llm: PROMPT | RunnableLambda(lambda prompt: ALIKE) | step(),
     "no_callbacks": lambda llm: PROMPT | llm.with_config(callbacks=[]) | TEXT | step(),
     "aligned_model": lambda llm: PROMPT | AlignedChatModel(llm=llm, aligner=aligner(repeat)) | TEXT | step(),
+    "aligned_model_alone": lambda llm: PROMPT | AlignedChatModel(llm=llm, aligner=aligner()),
+    "after": lambda llm: step(on_guess="raise").after(PROMPT | llm | TEXT),
     "graph": graph,
 }
 SHAPES = NAMED | MORE
