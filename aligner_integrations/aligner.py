@@ -209,6 +209,21 @@ class Aligner:
         """`correct` without blocking the event loop; cancelling it stops the aligner."""
         return (await self.acorrect_many([(question, answer)], return_exceptions=False, **fields))[0]
 
+    def failed(self, question: str, answer: str, error: AlignerError) -> Correction:
+        """Return what stands for a correction that an integration could not even ask for.
+
+        Args:
+            question: What the upstream was asked.
+            answer: What it said.
+            error: Why.
+
+        Raises:
+            AlignerError: This one, as `on_error`, `on_overflow` and `on_reject` say.
+        """
+        job = self._start(question, answer, {})
+        job.fail(error)
+        return self._result(job)
+
     # Many, as one batch ---------------------------------------------------------------------------------------------
 
     def correct_many(
