@@ -1,10 +1,10 @@
 """The aligner in LangChain: `prompt | llm | AlignerRunnable()`, `create_agent(..., middleware=[AlignerMiddleware()])`.
 
-What lives here, one thing a file: the step of a chain (`runnable.py`), a chat model and an aligner as one (`chat_model.py`),
-agents (`middleware.py`, `thought_middleware.py`), and a node for graphs (`node.py`). What they share: `tasks.py`,
-`messages.py`, `chunks.py`, `tracing.py`, `hearing.py`, `identity.py`; how the question is found: `upstream.py`, `lookup.py`;
-what agents' middleware needs beside: `agents.py`, `stand_in.py`, `thoughts.py`. What is corrected and what is not is
-decided in `aligner.py`.
+What lives here, one thing a file: the step of a chain (`runnable.py`), a chat model and an aligner as one
+(`chat_model.py`), agents (`middleware.py`, `thought_middleware.py`), and a node for graphs (`node.py`). What they share:
+`tasks.py`, `messages.py`, `chunks.py`, `tracing.py`, `hearing.py`, `identity.py`; how the question is found: `upstream.py`,
+`runs.py`, `lookup.py`; what agents' middleware needs beside: `agents.py`, `stand_in.py`, `thoughts.py`. What is corrected
+and what is not is decided in `aligner.py`.
 """
 
 from importlib import import_module

@@ -17,7 +17,7 @@ from langchain_core.prompt_values import PromptValue
 from pydantic import BaseModel
 
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import InvalidTextError
+from aligner_integrations.errors import UnsupportedValueError
 
 _QUESTION_KEYS = ("question", "input", "query")
 _ANSWER_KEYS = ("answer", "output", "result")  # of retrieval chains, agents, and older retrieval chains
@@ -102,7 +102,7 @@ def read(value: Any, name: str | None = None) -> Incoming:
         name: A key that holds the question, if the caller knows one.
 
     Raises:
-        InvalidTextError: A value in which no answer can be seen.
+        UnsupportedValueError: A value in which no answer can be seen.
     """
     if (alone := _alone(value)) is not None:
         return alone
@@ -112,7 +112,7 @@ def read(value: Any, name: str | None = None) -> Incoming:
     if isinstance(value, dict):
         if (key := next((key for key in _ANSWER_KEYS if key in value), None)) is not None:
             if (inner := _alone(value[key])) is None:
-                raise InvalidTextError(f"{key!r} must be a string or an AIMessage, got {_kind(value[key])}.")
+                raise UnsupportedValueError(f"{key!r} must be a string or an AIMessage, got {_kind(value[key])}.")
             question = _beside(value, name)
             return Incoming(inner.answer, question, lambda new: _with(value, key, inner.put(new)), key, inner.whole)
         if isinstance(messages := value.get("messages"), list):
@@ -126,7 +126,7 @@ def read(value: Any, name: str | None = None) -> Incoming:
             )
         if isinstance(raw := value.get("raw"), AIMessage) and "parsed" in value:  # with_structured_output(include_raw)
             return Incoming(raw, None, lambda new: _with(value, "raw", new), whole=True, data=True)
-    raise InvalidTextError(f"An aligner takes {_FORMS}; got {_kind(value)}.{_hint(value)}")
+    raise UnsupportedValueError(f"An aligner takes {_FORMS}; got {_kind(value)}.{_hint(value)}")
 
 
 def _alone(value: Any) -> Incoming | None:
@@ -156,12 +156,12 @@ def _split(items: list[Any]) -> tuple[list[BaseMessage], Incoming]:
     """The messages before the last one, and the last one as an answer."""
     if not items or not all(map(_names_a_role, items)):
         kinds = ", ".join(sorted({_kind(item) for item in items})) or "nothing"
-        raise InvalidTextError(
+        raise UnsupportedValueError(
             f"A list must hold messages and end with the AIMessage to correct; this one holds {kinds}."
         )
     before, last = _converted(items[:-1]), _alone(items[-1])
     if last is None:
-        raise InvalidTextError(
+        raise UnsupportedValueError(
             f"A list of messages must end with the AIMessage to correct; this one ends with {_kind(items[-1])}."
         )
     return before, last
@@ -171,7 +171,7 @@ def _converted(items: list[Any]) -> list[BaseMessage]:
     try:
         return convert_to_messages(items)
     except (NotImplementedError, TypeError, ValueError) as error:
-        raise InvalidTextError(f"These are no messages: {error}") from error
+        raise UnsupportedValueError(f"These are no messages: {error}") from error
 
 
 def _beside(value: dict[str, Any], name: str | None) -> str | Sequence[BaseMessage] | None:
@@ -183,7 +183,7 @@ def _beside(value: dict[str, Any], name: str | None) -> str | Sequence[BaseMessa
     if isinstance(question, str):
         return question
     if (messages := as_messages(question)) is None:
-        raise InvalidTextError(f"{key!r} must be a string, a prompt or messages, got {_kind(question)}.")
+        raise UnsupportedValueError(f"{key!r} must be a string, a prompt or messages, got {_kind(question)}.")
     return messages
 
 

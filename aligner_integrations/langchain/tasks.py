@@ -19,7 +19,7 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError, InvalidTextError, QuestionNotFoundError
 from aligner_integrations.langchain import tracing
 from aligner_integrations.langchain.hearing import Run
-from aligner_integrations.langchain.lookup import Asked, Call
+from aligner_integrations.langchain.lookup import Asked
 from aligner_integrations.langchain.messages import (
     Answer,
     Incoming,
@@ -29,6 +29,7 @@ from aligner_integrations.langchain.messages import (
     text_of,
     with_correction,
 )
+from aligner_integrations.langchain.runs import Call
 from aligner_integrations.langchain.tracing import Work
 from aligner_integrations.langchain.upstream import UpstreamRecorder
 
