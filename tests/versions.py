@@ -37,10 +37,10 @@ def floors():
 
 
 def constraints(which):
-    """The lines of a constraints file: for "oldest" or "newest"."""
+    """The lines of a constraints file: for "oldest", "newest", or "pinned" as constraints.txt has them."""
     if which == "newest":
         return [pins()[name] for name in KEPT]
-    return list({**pins(), **floors()}.values())
+    return list({**pins(), **(floors() if which == "oldest" else {})}.values())
 
 
 if __name__ == "__main__":
