@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from aligner_integrations.langchain import AlignerMiddleware
 from tests.unit.langchain.support import aligner
@@ -22,8 +22,8 @@ CANARY = "CANARY"
 class Script(BaseChatModel):
     """Says its turns one after the other since the last human message; without state, so any number may talk to it."""
 
-    turns: list[AIMessage]
-    asked: list = []  # noqa: RUF012 - pydantic copies it
+    turns: list[AIMessage] = Field(repr=False, exclude=True)  # LangSmith shows a model's fields
+    asked: list = Field(default_factory=list, repr=False, exclude=True)
     fails: int = 0  # how often it is down before it answers
 
     @property
