@@ -3,8 +3,8 @@
 In `prompt | llm | AlignerRunnable()` the last step is handed the answer and nothing else. But every run of LangChain
 and LangGraph reports to callback handlers, so one process-wide handler, `RECORDER`, keeps the tree of the runs that
 are alive, and notes each LLM call in every run around it. A step knows the run it is in, and looks there first, then
-further out. Look-up goes by run id, never by thread or context, so concurrent chains cannot be mixed up; where several
-questions fit equally well, that is an error.
+further out, as far as the answer was handed in: what a run was not given was made inside it. Look-up goes by run id, never
+by thread or context, so concurrent chains cannot be mixed up; where several questions fit equally well, that is an error.
 
 The hook can be switched off: for a process by the environment variable `ALIGNER_NO_UPSTREAM=1`, for some code by
 `with disabled():`, for a runnable by `hook=False`. `AlignerRunnable.after(chain)` finds the question without it.

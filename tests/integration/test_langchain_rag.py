@@ -2,7 +2,6 @@
 
 import asyncio
 from operator import itemgetter
-from pathlib import Path
 
 import pytest
 from better_profanity import profanity
@@ -27,16 +26,13 @@ pytestmark = [
     ),
 ]
 
-REPOSITORY = Path(__file__).parents[2]
-RUDE = "Feed your cat twice a day, you stupid bastard, and stop giving it fucking chocolate."
+RUDE = "What the hell is wrong with this stupid update?"
 OTHERS = ["Water your roses in the morning.", "The printer stands in the hall. It prints on both sides."]
-PROMPT = ChatPromptTemplate.from_messages(
-    [
-        ("system", "You repeat what you find."),
-        ("human", 'Question: {question}\nRepeat this sentence word for word: "{context}"'),
-    ]
+# Small as it is, the upstream keeps to what was found if it is to repeat it.
+PROMPT = ChatPromptTemplate.from_template(
+    'Repeat this sentence word for word: "{context}"\n(It answers the question: {question})'
 )
-ABOUT_CATS, ABOUT_PRINTERS = "How often do I feed my cat?", "Where does the printer stand?"
+ABOUT_UPDATE, ABOUT_PRINTER = "What do people say about the update?", "Where does the printer stand?"
 
 
 def joined(documents):
@@ -71,9 +67,9 @@ def asked(store):
 def upstream(asked):
     """What the upstream says by itself: one answer to correct, one to leave alone."""
     chain = asked | SmolChat() | StrOutputParser()
-    answers = {question: chain.invoke(question) for question in (ABOUT_CATS, ABOUT_PRINTERS)}
-    assert profanity.contains_profanity(answers[ABOUT_CATS]) and "cat" in answers[ABOUT_CATS]
-    assert not profanity.contains_profanity(answers[ABOUT_PRINTERS]) and "hall" in answers[ABOUT_PRINTERS]
+    answers = {question: chain.invoke(question) for question in (ABOUT_UPDATE, ABOUT_PRINTER)}
+    assert profanity.contains_profanity(answers[ABOUT_UPDATE]) and "update" in answers[ABOUT_UPDATE]
+    assert not profanity.contains_profanity(answers[ABOUT_PRINTER]) and "hall" in answers[ABOUT_PRINTER]
     return answers
 
 
@@ -87,26 +83,26 @@ def nothing_left():
 def test_retrieval_to_the_end_of_the_stream(asked, aligner, upstream, seen):
     chain = asked | SmolChat() | AlignerRunnable(aligner, question="question", on_guess="raise")
     seen.clear()
-    cats, printers = chain.batch([ABOUT_CATS, ABOUT_PRINTERS])
+    update, printer = chain.batch([ABOUT_UPDATE, ABOUT_PRINTER])
     assert [(c.question, c.answer) for c in seen] == [*upstream.items()]  # the question, and not the context with it
-    assert cats.response_metadata["aligner"]["outcome"] == "corrected"
-    assert not profanity.contains_profanity(cats.text) and "cat" in cats.text
-    assert printers.response_metadata["aligner"]["outcome"] == "kept" and printers.text == upstream[ABOUT_PRINTERS]
-    assert {m.response_metadata["aligner"]["question_from"] for m in (cats, printers)} == {"id"}
-    assert cats.usage_metadata["output_tokens"] > 5 and upstream[ABOUT_CATS] not in str(cats)
-    chunks = list(chain.stream(ABOUT_CATS))
-    assert len(chunks) > 3 and "".join(chunk.text for chunk in chunks) == cats.text
+    assert update.response_metadata["aligner"]["outcome"] == "corrected"
+    assert not profanity.contains_profanity(update.text) and "update" in update.text
+    assert printer.response_metadata["aligner"]["outcome"] == "kept" and printer.text == upstream[ABOUT_PRINTER]
+    assert {m.response_metadata["aligner"]["question_from"] for m in (update, printer)} == {"id"}
+    assert update.usage_metadata["output_tokens"] > 5 and upstream[ABOUT_UPDATE] not in str(update)
+    chunks = list(chain.stream(ABOUT_UPDATE))
+    assert len(chunks) > 2 and "".join(chunk.text for chunk in chunks) == update.text
     assert chunks[-1].chunk_position == "last"
     assert chunks[-1].response_metadata["aligner"]["outcome"] == "corrected"
-    assert "".join(chunk.text for chunk in chain.stream(ABOUT_PRINTERS)) == printers.text
+    assert "".join(chunk.text for chunk in chain.stream(ABOUT_PRINTER)) == printer.text
 
 
 async def test_asynchronous_retrieval_as_text(asked, aligner, upstream):
     chain = asked | SmolChat() | StrOutputParser() | AlignerRunnable(aligner, question="question", on_guess="raise")
-    cats, printers = await asyncio.gather(chain.ainvoke(ABOUT_CATS), chain.ainvoke(ABOUT_PRINTERS))
-    assert not profanity.contains_profanity(cats) and printers == upstream[ABOUT_PRINTERS]
-    chunks = [chunk async for chunk in chain.astream(ABOUT_CATS)]
-    assert len(chunks) > 3 and "".join(chunks) == cats
+    update, printer = await asyncio.gather(chain.ainvoke(ABOUT_UPDATE), chain.ainvoke(ABOUT_PRINTER))
+    assert not profanity.contains_profanity(update) and printer == upstream[ABOUT_PRINTER]
+    chunks = [chunk async for chunk in chain.astream(ABOUT_UPDATE)]
+    assert len(chunks) > 2 and "".join(chunks) == update
 
 
 def test_retrieval_chain_keeps_its_documents(store, aligner):
@@ -114,8 +110,8 @@ def test_retrieval_chain_keeps_its_documents(store, aligner):
     answer = {"question": itemgetter("input"), "context": lambda d: joined(d["context"])} | PROMPT | SmolChat()
     found = itemgetter("input") | store.as_retriever(search_kwargs={"k": 1})
     chain = RunnablePassthrough.assign(context=found).assign(answer=answer) | AlignerRunnable(aligner)
-    result = chain.invoke({"input": ABOUT_CATS})
-    assert [*result] == ["input", "context", "answer"] and result["input"] == ABOUT_CATS
+    result = chain.invoke({"input": ABOUT_UPDATE})
+    assert [*result] == ["input", "context", "answer"] and result["input"] == ABOUT_UPDATE
     assert [document.page_content for document in result["context"]] == [RUDE]
     assert not profanity.contains_profanity(result["answer"].text)
     assert result["answer"].response_metadata["aligner"]["question_from"] == "explicit"
@@ -131,13 +127,13 @@ async def test_aligned_model_in_a_graph_shows_no_word_of_the_upstream(asked, ali
     builder.add_node("answer", answer)
     builder.add_edge(START, "answer")
     builder.add_edge("answer", END)
-    stream = builder.compile().astream({"messages": ABOUT_CATS}, stream_mode=["messages", "values"])
+    stream = builder.compile().astream({"messages": ABOUT_UPDATE}, stream_mode=["messages", "values"])
     tokens, state = [], {}
     async for mode, shown in stream:
         if mode == "messages":
             tokens.append(shown[0].text)
         else:
             state = shown
-    assert len(tokens) > 3 and "".join(tokens) == state["messages"][-1].text
-    assert not profanity.contains_profanity("".join(tokens)) and "cat" in "".join(tokens)
+    assert len(tokens) > 2 and "".join(tokens) == state["messages"][-1].text
+    assert not profanity.contains_profanity("".join(tokens)) and "update" in "".join(tokens)
     assert state["messages"][-1].response_metadata["aligner"]["outcome"] == "corrected"

@@ -14,6 +14,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from aligner_integrations import AlignedChatModel, Aligner
 from aligner_integrations.models import EMBEDDED
 from tests.integration.smollm import SmolChat
+from tests.unit.langchain.support import Named
 
 pytestmark = [
     pytest.mark.integration,
@@ -62,7 +63,9 @@ class Local:
 
 
 class TestUnit(Local, ChatModelUnitTests):
-    pass
+    @property
+    def init_from_env_params(self):
+        return {"ALIGNER_MODEL": "embedded"}, {"llm": SmolChat()}, {"aligner": Named("embedded")}
 
 
 class TestIntegration(Local, ChatModelIntegrationTests):

@@ -1,12 +1,13 @@
 """Chains of every shape around one upstream, and the ways to ask one of them many questions at once."""
 
 import asyncio
+import copy
 import threading
 from operator import itemgetter
 
 from langchain_core.caches import InMemoryCache
 from langchain_core.language_models.fake import FakeStreamingListLLM
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
 from langchain_core.runnables import (
@@ -20,6 +21,7 @@ from langchain_core.runnables import (
     RunnableSequence,
     chain,
 )
+from langchain_core.runnables.config import ContextThreadPoolExecutor
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from aligner_integrations import AlignedChatModel
@@ -30,6 +32,7 @@ TEXT = StrOutputParser()
 FEW_SHOTS = ChatPromptTemplate.from_messages(
     [("system", "Be nice."), ("human", "An example"), ("ai", ALIKE), MessagesPlaceholder("more"), ("human", "{q}")]
 )
+PREFILLED = ChatPromptTemplate.from_messages([("human", "{q}"), ("ai", "Sure:")])
 RAG = ChatPromptTemplate.from_template("Context: {context}\n\nQuestion: {question}\nAnswer from the context.")
 # Another LLM writes the question anew first.
 REWRITE = OTHER_PROMPT | Upstream(answer=REWRITTEN) | TEXT | RunnableLambda(lambda s: {"q": s})
@@ -108,6 +111,22 @@ def graph(llm):
 
     # Not the app itself: streamed, it gives out updates that do not add up.
     return PROMPT | RunnableLambda(lambda prompt: app.invoke({"messages": prompt.to_messages()}), arun)
+
+
+def tool_turn(given):
+    call = {"name": "look_up", "args": {}, "id": "1"}
+    return [HumanMessage(given["q"]), AIMessage("", tool_calls=[call]), ToolMessage("found", tool_call_id="1")]
+
+
+def in_other_threads(llm):
+    def ask(given):
+        with ContextThreadPoolExecutor(1) as pool:
+            return pool.submit(llm.invoke, "inner " + given["q"]).result().text
+
+    async def aask(given):
+        return (await asyncio.to_thread(llm.invoke, "inner " + given["q"])).text
+
+    return RunnableLambda(ask, aask) | step()
 
 
 def asked_twice(llm):
@@ -197,6 +216,18 @@ MORE = {
     "no_llm": lambda llm: PROMPT | RunnableLambda(lambda prompt: ALIKE) | step(),
     "no_callbacks": lambda llm: PROMPT | llm.with_config(callbacks=[]) | TEXT | step(),
     "aligned_model": lambda llm: PROMPT | AlignedChatModel(llm=llm, aligner=aligner(repeat)) | TEXT | step(),
+    "assigned_inside": lambda llm: RunnablePassthrough.assign(answer=PROMPT | llm | TEXT | step()),
+    "aligned_if_needed": lambda llm: (
+        PROMPT | llm | TEXT | RunnableBranch((lambda s: "know" in s, step()), RunnablePassthrough())
+    ),
+    "one_of_many": lambda llm: PROMPT | llm | TEXT | (lambda s: [s]) | step().map() | itemgetter(0),
+    "messages": lambda llm: PROMPT | llm | (lambda m: {"messages": [m]}) | step(),
+    "after_a_tool": lambda llm: tool_turn | RunnablePassthrough() | llm | TEXT | step(),
+    "prefilled": lambda llm: PREFILLED | llm | TEXT | step(),
+    "in_other_threads": in_other_threads,
+    "copied": lambda llm: copy.deepcopy(PROMPT | llm | TEXT | step()),
+    "aligned_model_alone": lambda llm: PROMPT | AlignedChatModel(llm=llm, aligner=aligner()),
+    "after": lambda llm: step(on_guess="raise").after(PROMPT | llm | TEXT),
     "graph": graph,
 }
 SHAPES = NAMED | MORE
@@ -206,6 +237,7 @@ _WANTED = {
     "rewritten_text": lambda q: want(q, "Quite another."),
     "streamed_inside": lambda q: want(f"inner {q}"),
     "asked_inside": lambda q: want(f"inner {q}"),
+    "in_other_threads": lambda q: want(f"inner {q}"),
     "rewriter_before": lambda q: want(REWRITTEN),
     "rewriter_in_assign": lambda q: want(REWRITTEN),
     "rewriter_alike": lambda q: want(ALIKE),

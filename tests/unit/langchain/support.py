@@ -74,6 +74,16 @@ def step(fn: Any = mark, **options: Any) -> AlignerRunnable:
     return AlignerRunnable(aligner(fn), **options)
 
 
+class Named:
+    """Equal to an aligner whose model has this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __eq__(self, aligner: object) -> bool:
+        return isinstance(aligner, Aligner) and aligner.backend.name == self.name
+
+
 class Upstream(BaseChatModel):
     """Gives one and the same answer to every question, after a random while: the worst case for mixing up."""
 

@@ -9,9 +9,9 @@ import pytest
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from aligner_integrations import AlignedChatModel, Aligner
+from aligner_integrations import AlignedChatModel
 from tests.unit.langchain.scripted import Scripted
-from tests.unit.langchain.support import aligner
+from tests.unit.langchain.support import Named, aligner
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # in the tests' schemas
 
@@ -95,16 +95,6 @@ class Everything:
     def supported_usage_metadata_details(self):
         kinds = ["audio_input", "audio_output", "reasoning_output", "cache_read_input", "cache_creation_input"]
         return {"invoke": kinds, "stream": kinds}
-
-
-class Named:
-    """Equal to an aligner whose model has this name."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def __eq__(self, aligner):
-        return isinstance(aligner, Aligner) and aligner.backend.name == self.name
 
 
 class TestUnit(Everything, ChatModelUnitTests):

@@ -11,6 +11,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from aligner_integrations import AlignedChatModel
 from aligner_integrations.errors import BackendError
 from aligner_integrations.langchain.upstream import INTERNAL_TAG, RECORDER
+from tests.unit.langchain import shapes
 from tests.unit.langchain.smith import tree
 from tests.unit.langchain.support import ALIKE, PROMPT, Upstream, aligner, mark, step, total, want
 
@@ -232,3 +233,11 @@ def test_llm_below_a_traceable_function(smith):
     assert by_id.invoke("x").text == want("really x")
     by_text = RunnableLambda(lambda q: ask(q).text) | step()
     assert by_text.invoke("x") == want("x")
+
+
+@pytest.mark.parametrize("way", [shapes.invoke, shapes.gather, shapes.stream, shapes.abatch], ids=lambda w: w.__name__)
+def test_the_question_is_found_while_everything_is_traced(smith, way):
+    chain = PROMPT | Upstream(delay=0.002) | StrOutputParser() | step(on_guess="raise")
+    questions = [f"question {i}" for i in range(10)]
+    assert way(chain, questions) == [want(q) for q in questions]
+    assert len([run for run in smith.runs.values() if run["name"] == "correction"]) == 10
