@@ -43,7 +43,7 @@ from aligner_integrations.langchain.agents import (
     conversation,
     goes_on,
 )
-from aligner_integrations.langchain.messages import read, text_alone, text_of, with_correction
+from aligner_integrations.langchain.messages import read, text_alone, text_of, usage_of, with_correction
 from aligner_integrations.langchain.stand_in import StandIn
 from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct, given_aligner
 from aligner_integrations.langchain.thoughts import (
@@ -181,7 +181,7 @@ class _Turn:
         """Look at what the LLM said."""
         self.response = dataclasses.replace(response, result=list(response.result))
         if (message := self._message) is not None:
-            self._usage = add_usage(self._usage, message.usage_metadata)
+            self._usage = add_usage(self._usage, usage_of(message))
 
     def task(self) -> Task | None:
         """Return the thought to correct, if tools are to be run and there is one that is not the aligner's own."""

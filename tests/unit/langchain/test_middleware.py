@@ -19,7 +19,9 @@ from langchain.agents.middleware import (
     ToolRetryMiddleware,
 )
 from langchain.agents.structured_output import ToolStrategy
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
+from langchain_core.globals import set_llm_cache
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -477,6 +479,17 @@ def test_a_step_behind_the_agent_finds_the_question():
     chain = agent() | AlignerRunnable(aligner(lambda prompt: prompt.replace("||", ": ")), on_guess="raise")
     assert chain.invoke(ASKED)["messages"][-1].text == f"How is the weather?: {kind('||' + FINAL)}"
     assert RECORDER.sizes()["scopes"] == RECORDER.sizes()["calls"] == 0
+
+
+def test_a_cache_of_llm_calls_holds_no_aligned_answer():
+    set_llm_cache(InMemoryCache())
+    try:
+        for fn in (kind, lambda prompt: kind(prompt).upper()):
+            for way in ("invoke", "stream-messages", "ainvoke"):
+                WAYS[way](agent(TURNS[1:], fn=fn), ASKED, {})
+            assert agent(TURNS[1:], fn=fn).invoke(ASKED)["messages"][-1].text == fn("||" + FINAL)
+    finally:
+        set_llm_cache(None)
 
 
 async def test_a_cancelled_agent_stops_its_aligner():
