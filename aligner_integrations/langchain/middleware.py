@@ -66,8 +66,9 @@ class AlignerMiddleware(AgentMiddleware[Any, Any, Any]):
     alone. Where the aligner's `on_error`, `on_overflow` or `on_reject` says "block", the message becomes the block
     message without tool calls, so that none is left without a result and the conversation can go on.
 
-    An agent that works inside a tool of this one has words of its own: give it its own middleware. What a tool itself
-    puts into the `custom` stream, an artifact, or a state key other than `messages`, is not touched.
+    Not touched: what a tool itself puts into the `custom` stream, an artifact, or a state key other than `messages`; the
+    words of an agent that works inside a tool of this one, which needs its own middleware; and callbacks that are fixed
+    to the model object itself, which hear that model.
 
     Safe to share between agents, threads and tasks.
 
