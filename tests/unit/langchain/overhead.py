@@ -15,7 +15,7 @@ from aligner_integrations.langchain import upstream
 from aligner_integrations.langchain.upstream import RECORDER
 from tests.unit.langchain.support import ALIKE, PROMPT, Upstream, step
 
-CALLS, ROUNDS = 20, 20
+CALLS, ROUNDS = 5, 100  # short rounds, so that some of either kind are undisturbed
 
 
 def _runs():

@@ -8,25 +8,34 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableLambda
 
 from aligner_integrations import AlignerRunnable
-from tests.unit.langchain.shapes import SHAPES, WAYS, told, wanted
+from tests.unit.langchain.shapes import MORE, NAMED, SHAPES, WAYS, gather, stream, told, wanted
 from tests.unit.langchain.support import PROMPT, Upstream, aligner, step, want
 
 MANY = [f"question {i}" for i in range(100)]
 
 
+def check(shape, way, questions):
+    results = way(SHAPES[shape](Upstream(delay=0.002)), questions)
+    assert [told(result) for result in results] == [wanted(shape, q) for q in questions], shape
+
+
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", NAMED)
 def test_finds_the_question(shape, way):
-    results = way(SHAPES[shape](Upstream(delay=0.002)), MANY[:5])
-    assert [told(result) for result in results] == [wanted(shape, q) for q in MANY[:5]]
+    check(shape, way, MANY[:5])
+
+
+@pytest.mark.parametrize("way", [gather, stream], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("shape", MORE)
+def test_finds_the_question_in_further_shapes(shape, way):
+    check(shape, way, MANY[:5])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_finds_the_question_for_hundred_callers(way):
-    for shape, make in SHAPES.items():
-        results = way(make(Upstream(delay=0.002)), MANY)
-        assert [told(result) for result in results] == [wanted(shape, q) for q in MANY], shape
+def test_finds_the_question_in_all_shapes_for_hundred_callers(way):
+    for shape in SHAPES:
+        check(shape, way, MANY)
 
 
 def test_mixed_load_of_threads_and_tasks():
