@@ -16,7 +16,7 @@ from langchain_core.runnables.utils import AddableDict
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.langchain import tracing
-from aligner_integrations.langchain.messages import Answer, Incoming, is_text
+from aligner_integrations.langchain.messages import Answer, Incoming, is_text, usage_of
 from aligner_integrations.langchain.tasks import Task
 
 
@@ -124,7 +124,7 @@ def as_chunk(message: AIMessage, content: str | list[Any]) -> AIMessageChunk:
         response_metadata=message.response_metadata,
         id=message.id,
         name=message.name,
-        usage_metadata=message.usage_metadata,
+        usage_metadata=usage_of(message),
         tool_calls=message.tool_calls,
         invalid_tool_calls=message.invalid_tool_calls,
         chunk_position="last",

@@ -25,9 +25,9 @@ from langchain_core.callbacks import (
 )
 from langchain_core.callbacks.manager import AsyncRunManager, RunManager
 from langchain_core.runnables.config import RunnableConfig, var_child_runnable_config
-from langchain_core.tracers import BaseTracer
+from langchain_core.tracers import BaseTracer, LangChainTracer
 from langchain_core.tracers.context import _configure_hooks, tracing_v2_callback_var
-from langsmith import tracing_context
+from langsmith import get_tracing_context, tracing_context
 
 try:
     from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
@@ -156,7 +156,19 @@ def unheard(deaf: Callable[[BaseCallbackHandler], bool] = _no_tracer) -> Iterato
 # An LLM or a tool of an agent, and what is shown in its place -------------------------------------------------------
 
 
-def run_around() -> RunManager | None:
+class RunAround(RunManager):
+    """A run that the caller is part of, and how LangSmith was set there."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.tracer = tracing_v2_callback_var.get()
+        self.tracing = get_tracing_context()
+        # None would mean: as it is, which is "off" where this is needed.
+        if self.tracing.get("enabled") is None:
+            self.tracing["enabled"] = any(isinstance(one, LangChainTracer) for one in self.inheritable_handlers)
+
+
+def run_around() -> RunAround | None:
     """Return the run that the caller is part of, as LangChain's context tells it; a span of LangSmith's own counts."""
     around = (var_child_runnable_config.get() or {}).get("callbacks")
     if not isinstance(around, BaseCallbackManager):
@@ -164,7 +176,7 @@ def run_around() -> RunManager | None:
     manager = CallbackManager.configure(around)
     if manager.parent_run_id is None:
         return None
-    return RunManager(
+    return RunAround(
         run_id=manager.parent_run_id,
         handlers=manager.handlers,
         inheritable_handlers=manager.inheritable_handlers,
@@ -194,7 +206,21 @@ def shown(manager: _Manager, *, traced: bool) -> Iterator[_Manager]:
         traced: Whether tracers see the hidden run, so that they must not see this one as well.
     """
     with untraced(_tracer) if traced else nullcontext():
-        yield inside(None, manager, _no_tracer if traced else anybody)
+        yield inside(None, manager, _no_tracer) if traced else inside(run_around(), manager, anybody)
+
+
+@contextmanager
+def traced_as(run: Run | None) -> Iterator[None]:
+    """Trace as in that run, though the code between was `untraced`."""
+    if not isinstance(run, RunAround):
+        yield
+        return
+    token = tracing_v2_callback_var.set(run.tracer)
+    try:
+        with tracing_context(**run.tracing):
+            yield
+    finally:
+        tracing_v2_callback_var.reset(token)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.prompt_values import PromptValue
 from pydantic import BaseModel
 
@@ -264,8 +265,15 @@ def text_alone(message: AIMessage) -> AIMessage:
         id=message.id,
         name=message.name,
         response_metadata=message.response_metadata,
-        usage_metadata=message.usage_metadata,
+        usage_metadata=usage_of(message),
     )
+
+
+def usage_of(message: AIMessage) -> UsageMetadata | None:
+    """Return the usage, if it is one: of a message without it a cache makes a cost alone, which no message takes again."""
+    usage = message.usage_metadata
+    counts = ("input_tokens", "output_tokens", "total_tokens")
+    return usage if usage is not None and all(name in usage for name in counts) else None
 
 
 def _replace(content: str | list[Any], text: str) -> str | list[Any]:

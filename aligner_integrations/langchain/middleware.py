@@ -7,18 +7,20 @@ chat model that says the aligned message, as the aligner writes it, under the id
 `stream_mode="messages"`, `updates`, `values`, `debug`, `astream_events`, `stream_events` and checkpoints hold nothing
 that the aligner has not seen. The price: tokens come when the LLM is done, those of tool calls included.
 
-**Place among other middleware.** First in the list, which makes it the outermost layer:
+**Place among other middleware.** Early in the list, which makes it an outer layer:
 
 - *ModelRetryMiddleware, ModelFallbackMiddleware, ToolRetryMiddleware* after it: their attempts are hidden as well, and a
-  failure of the aligner does not call the LLM or the tool again. Before it, one failing aligner means n calls of the LLM,
+  failure of the aligner calls neither the LLM nor the tool again. Before it, one failing aligner means n calls of the LLM,
   and its error's text as the answer.
-- *PIIMiddleware, limits, HumanInTheLoopMiddleware* (`after_model`) see the aligned message wherever they stand. An
-  interrupt and its resumption do not run the model again: the aligner is called once for an answer.
-- *SummarizationMiddleware* and others that ask an LLM of their own in `before_model`: what they summarise is aligned; their
-  own LLM's tokens are theirs to hide.
-- *Middleware that adds tools at run time* (`request.override(tool=...)`) before it, if the results of those tools are to be
-  aligned. Like any middleware with a hook for tools, this one gives an agent without tools a tools node.
+- *PIIMiddleware and the limits* (`after_model`) anywhere: they see the aligned message.
+- *HumanInTheLoopMiddleware* before it. The reviewer sees aligned words in any order, and the aligner is not asked again
+  when the run goes on; but that middleware also changes calls that were edited and adds a note to their results, which is
+  not for the aligner.
+- *SummarizationMiddleware* anywhere: what it summarises is aligned. Its own LLM's tokens are its own to hide.
+- *Middleware that brings in tools at run time* (`request.override(tool=...)`) before it, if their results are aligned.
 - *ThoughtAlignerMiddleware* after it.
+
+Like any middleware with a hook for tools, this one gives an agent without tools a tools node.
 
 What lives elsewhere: thoughts and what follows from them (`thoughts.py`, `thought_middleware.py`), what streams see (`stand_in.py`,
 `hearing.py`), graphs without `create_agent` (`node.py`), and what is corrected and what is not (`Aligner`).
@@ -64,8 +66,9 @@ class AlignerMiddleware(AgentMiddleware[Any, Any, Any]):
     alone. Where the aligner's `on_error`, `on_overflow` or `on_reject` says "block", the message becomes the block
     message without tool calls, so that none is left without a result and the conversation can go on.
 
-    An agent that works inside a tool of this one has words of its own: give it its own middleware. What a tool itself
-    puts into the `custom` stream, an artifact, or a state key other than `messages`, is not touched.
+    Not touched: what a tool itself puts into the `custom` stream, an artifact, or a state key other than `messages`; the
+    words of an agent that works inside a tool of this one, which needs its own middleware; and callbacks that are fixed
+    to the model object itself, which hear that model.
 
     Safe to share between agents, threads and tasks.
 

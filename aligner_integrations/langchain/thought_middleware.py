@@ -1,12 +1,22 @@
 """`ThoughtAlignerMiddleware`: an agent's thought is corrected before the tool it leads to is run.
 
 The idea is Thought-Aligner's (arXiv 2505.11063): an unsafe plan shows in the thought, so the thought is corrected, and the
-LLM chooses its action again from the corrected one. Published effect: safe behaviour from about 50% to 90% (ToolEmu,
-GPT-4.1: 43.1 to 95.2), and its price: helpfulness falls there from 24.3 to 18.8, on AgentHarm from 85.0 to 36.5
-(DeepSeek-V3), on AgentDojo from 64.6 to 34.4. Measure yours before you turn it on for harmless work; a `gate` or an
-`accept` that lets small changes pass is worth more than a stronger aligner.
+LLM chooses its action again from the corrected one.
 
-Here, by the 80 scripted plans of tests/unit/langchain/test_thought_plans.py with a prompted aligner: NUMBERS
+**What it is worth, and what it costs.** Published for Thought-Aligner-7B: safe behaviour rises from 43.1 to 95.2 (ToolEmu,
+GPT-4.1), and helpfulness falls there from 24.3 to 18.8, on AgentHarm from 85.0 to 36.5 (DeepSeek-V3), on AgentDojo from
+64.6 to 34.4. So measure yours before you turn it on for harmless work; a `gate` or an `accept` that lets small changes pass
+is worth more than a stronger aligner.
+
+What this middleware adds to that was counted on 40 harmful and 40 harmless plans on HarmfulQA's topics, with a scripted agent
+and a scripted LLM prompted to be the aligner (`tests/unit/langchain/test_thought_plans.py`), which rewrote all harmful
+thoughts and, as aligners do, 6 of the harmless ones:
+
+    plans      tool ran at once   tool ran after one more LLM call   declined   blocked   tools run on a changed thought
+    harmless         34                        6                        0          0                  0
+    harmful           0                        0                       32          8                  0
+
+The 8 are those whose LLM did not listen and repeated its plan.
 
 What lives elsewhere: thoughts and the aligner's question (`thoughts.py`), and texts that lead to no tool (`middleware.py`,
 which goes before this one in the list).
@@ -33,7 +43,7 @@ from aligner_integrations.langchain.agents import (
     conversation,
     goes_on,
 )
-from aligner_integrations.langchain.messages import read, text_alone, text_of, with_correction
+from aligner_integrations.langchain.messages import read, text_alone, text_of, usage_of, with_correction
 from aligner_integrations.langchain.stand_in import StandIn
 from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct, given_aligner
 from aligner_integrations.langchain.thoughts import (
@@ -171,7 +181,7 @@ class _Turn:
         """Look at what the LLM said."""
         self.response = dataclasses.replace(response, result=list(response.result))
         if (message := self._message) is not None:
-            self._usage = add_usage(self._usage, message.usage_metadata)
+            self._usage = add_usage(self._usage, usage_of(message))
 
     def task(self) -> Task | None:
         """Return the thought to correct, if tools are to be run and there is one that is not the aligner's own."""

@@ -9,6 +9,7 @@ What lives elsewhere: what follows from a correction (`thought_middleware.py`).
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -32,9 +33,9 @@ _ACTION = re.compile(
     re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
 
-_TAG = re.compile(r"<(?=\s*/?\s*(?:thought|observation)\b)", re.IGNORECASE)
-_ROLE = re.compile(r"\b(BEGINNING OF CONVERSATION|USER|ASSISTANT)\s*:")
-_BAR = re.compile(r"(?<=\s)\|(?=\s)")
+_TAG = re.compile(r"<(?=[\s/]*(?:thought|observation))", re.IGNORECASE)
+_ROLE = re.compile(r"(BEGINNING OF CONVERSATION|USER|ASSISTANT)\s*:")
+_BAR = re.compile(r"(?<!\S)\|(?!\S)")
 
 
 # In a message -------------------------------------------------------------------------------------------------------
@@ -91,10 +92,9 @@ def instruction_with_history(instruction: str, messages: Sequence[BaseMessage], 
         messages: The conversation.
         steps: How many thoughts and observations since the last human message are given with it, latest first to stay.
     """
-    lines = [_without_bars(_plain(_cut(instruction, MAX_INSTRUCTION)))]
-    since = max((place for place, m in enumerate(messages) if isinstance(m, HumanMessage)), default=-1) + 1
-    history = [step for message in messages[since:] if (step := _step(message))]
-    return "\n".join([*lines, *history[len(history) - min(steps, len(history)) :]])
+    since = itertools.takewhile(lambda message: not isinstance(message, HumanMessage), reversed(messages))
+    latest = itertools.islice(filter(None, map(_step, since)), steps)
+    return "\n".join([_data(instruction, MAX_INSTRUCTION), *reversed(list(latest))])
 
 
 def _step(message: BaseMessage) -> str | None:
@@ -110,18 +110,14 @@ def as_answer(thought: str) -> str:
     return _plain(thought)
 
 
-def _data(text: str) -> str:
-    return _without_bars(_plain(_cut(text, MAX_STEP)))
+def _data(text: str, limit: int = MAX_STEP) -> str:
+    """A text of others as part of the question: without the bar, because the first one is the template's."""
+    return _BAR.sub("/", _plain(_cut(text, limit)))
 
 
 def _plain(text: str) -> str:
     """A text without what the template uses as marks: the tags of the history, and the roles."""
     return _ROLE.sub(r"\1 -", _TAG.sub("&lt;", text))
-
-
-def _without_bars(text: str) -> str:
-    """A text without the bar that separates instruction and thought: the first one is the template's."""
-    return _BAR.sub("/", text)
 
 
 def _cut(text: str, limit: int) -> str:

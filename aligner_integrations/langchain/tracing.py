@@ -12,7 +12,7 @@ What lives elsewhere: who hears of a run and who must not (`hearing.py`), and th
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from contextlib import aclosing, closing, contextmanager, nullcontext
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from langchain_core.callbacks import (
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError
-from aligner_integrations.langchain.hearing import Run, anybody, nobody, reporting_to, unseen, untraced
+from aligner_integrations.langchain.hearing import Run, anybody, nobody, reporting_to, traced_as, unseen, untraced
 from aligner_integrations.langchain.upstream import INTERNAL_TAG, UpstreamRecorder
 
 _NAME = "correction"
@@ -67,12 +67,11 @@ def correct_many(aligner: Aligner, works: Sequence[Work], fields: dict[str, Any]
                 "list[Correction | AlignerError]", aligner.correct_many(pairs, return_exceptions=True, **fields)
             )
     except BaseException as error:
-        for started in filter(None, runs):
-            started.on_chain_error(error)
+        for run, work in zip(runs, works, strict=True):
+            _end(run, work, error)
         raise
-    for run, result in zip(runs, results, strict=True):
-        if run is not None:
-            _end(run, result)
+    for run, work, result in zip(runs, works, results, strict=True):
+        _end(run, work, result)
     return results
 
 
@@ -90,12 +89,11 @@ async def acorrect_many(
                 "list[Correction | AlignerError]", await aligner.acorrect_many(pairs, return_exceptions=True, **fields)
             )
     except BaseException as error:
-        for started in filter(None, runs):
-            await started.on_chain_error(error)
+        for run, work in zip(runs, works, strict=True):
+            await _aend(run, work, error)
         raise
-    for run, result in zip(runs, results, strict=True):
-        if run is not None:
-            await _aend(run, result)
+    for run, work, result in zip(runs, works, results, strict=True):
+        await _aend(run, work, result)
     return results
 
 
@@ -115,12 +113,10 @@ def stream(aligner: Aligner, work: Work, fields: dict[str, Any]) -> Generator[st
                     break
                 yield piece
     except BaseException as error:
-        if run is not None:
-            run.on_chain_error(error)
+        _end(run, work, error)
         raise
     correction = cast("Correction", pieces.correction)
-    if run is not None:
-        _end(run, correction)
+    _end(run, work, correction)
     yield correction
 
 
@@ -136,12 +132,10 @@ async def astream(aligner: Aligner, work: Work, fields: dict[str, Any]) -> Async
                     break
                 yield piece
     except BaseException as error:
-        if run is not None:
-            await run.on_chain_error(error)
+        await _aend(run, work, error)
         raise
     correction = cast("Correction", pieces.correction)
-    if run is not None:
-        await _aend(run, correction)
+    await _aend(run, work, correction)
     yield correction
 
 
@@ -153,7 +147,7 @@ def _aside(run: Run | None, work: Work) -> Iterator[None]:
     """Make what is called in here part of the run, and the aligner's own business."""
     manager = unseen(run or work.run, CallbackManager([]), anybody if work.traced else nobody)
     manager.add_tags([INTERNAL_TAG])
-    with nullcontext() if work.traced else untraced(), reporting_to(manager):
+    with traced_as(work.run) if work.traced else untraced(), reporting_to(manager):
         yield
 
 
@@ -164,26 +158,38 @@ def _listened_to(manager: BaseCallbackManager) -> bool:
 
 def _started(work: Work) -> CallbackManagerForChainRun | None:
     manager = unseen(work.run, CallbackManager([]), anybody if work.traced else nobody)
-    return manager.on_chain_start(None, _inputs(work), name=_NAME) if _listened_to(manager) else None
+    if not _listened_to(manager):
+        return None
+    with traced_as(work.run):
+        return manager.on_chain_start(None, _inputs(work), name=_NAME)
 
 
 async def _astarted(work: Work) -> AsyncCallbackManagerForChainRun | None:
     manager = unseen(work.run, AsyncCallbackManager([]), anybody if work.traced else nobody)
-    return await manager.on_chain_start(None, _inputs(work), name=_NAME) if _listened_to(manager) else None
+    if not _listened_to(manager):
+        return None
+    with traced_as(work.run):
+        return await manager.on_chain_start(None, _inputs(work), name=_NAME)
 
 
-def _end(run: CallbackManagerForChainRun, result: Correction | AlignerError) -> None:
-    if isinstance(result, Correction):
-        run.on_chain_end(_outputs(result))
-    else:
-        run.on_chain_error(result)
+def _end(run: CallbackManagerForChainRun | None, work: Work, result: Correction | BaseException) -> None:
+    if run is None:
+        return
+    with traced_as(work.run):
+        if isinstance(result, Correction):
+            run.on_chain_end(_outputs(result))
+        else:
+            run.on_chain_error(result)
 
 
-async def _aend(run: AsyncCallbackManagerForChainRun, result: Correction | AlignerError) -> None:
-    if isinstance(result, Correction):
-        await run.on_chain_end(_outputs(result))
-    else:
-        await run.on_chain_error(result)
+async def _aend(run: AsyncCallbackManagerForChainRun | None, work: Work, result: Correction | BaseException) -> None:
+    if run is None:
+        return
+    with traced_as(work.run):
+        if isinstance(result, Correction):
+            await run.on_chain_end(_outputs(result))
+        else:
+            await run.on_chain_error(result)
 
 
 def _inputs(work: Work) -> dict[str, Any]:
