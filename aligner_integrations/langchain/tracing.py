@@ -25,10 +25,11 @@ from langchain_core.callbacks import (
 )
 
 from aligner_integrations.aligner import Aligner
+from aligner_integrations.backends.base import INTERNAL_TAG
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError
 from aligner_integrations.langchain.hearing import Run, anybody, nobody, reporting_to, traced_as, unseen, untraced
-from aligner_integrations.langchain.upstream import INTERNAL_TAG, UpstreamRecorder
+from aligner_integrations.langchain.upstream import UpstreamRecorder
 
 _NAME = "correction"
 

@@ -33,14 +33,12 @@ from langchain_core.outputs import LLMResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.tracers.context import register_configure_hook
 
+from aligner_integrations.backends.base import INTERNAL_TAG
 from aligner_integrations.errors import QuestionNotFoundError
 from aligner_integrations.langchain import lookup
 from aligner_integrations.langchain.lookup import Found, made_for
 from aligner_integrations.langchain.messages import text_of
 from aligner_integrations.langchain.runs import BRANCH, STEP, Call, Made, Scope, opens
-
-INTERNAL_TAG = "aligner:internal"
-"""On a run that belongs to an aligner's own work: it and everything below it is never taken for the upstream."""
 
 SWITCH = "ALIGNER_NO_UPSTREAM"
 """The environment variable that keeps the process-wide hook from being installed."""
