@@ -9,6 +9,7 @@ What lives elsewhere: how text is generated (`backends/`), prompts (`templates.p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import time
@@ -181,6 +182,42 @@ class Aligner:
         self.cache = cache
         self.record = record
 
+    @classmethod
+    def from_endpoint(
+        cls,
+        url: str,
+        model: str | None = None,
+        api_key: str | Callable[[], str] | None = None,
+        template: str | Template | None = None,
+        **options: Any,
+    ) -> Aligner:
+        """An aligner on a server that speaks OpenAI's completions: vLLM, SGLang, llama.cpp, TGI, `transformers serve`.
+
+        Args:
+            url: The server's API, as OpenAI clients take it: it ends in `/v1`.
+            model: Its name there. None asks the server, which must have exactly one.
+            api_key: The key, or a function that returns it.
+            template: As for `Aligner`. Default: the template of the model, if its name is a known one.
+            **options: Further arguments of `CompletionsBackend` and of `Aligner`.
+        """
+        from aligner_integrations.backends.completions import CompletionsBackend
+
+        own = _taken(CompletionsBackend, options)
+        return cls(backend=CompletionsBackend(url, model, api_key=api_key, **own), template=template, **options)
+
+    @classmethod
+    def from_chat_model(cls, llm: Any, **options: Any) -> Aligner:
+        """A chat model that is told to correct: no aligner's weights are needed.
+
+        Args:
+            llm: A chat model of LangChain, an LLM of LlamaIndex, or the URL of an OpenAI-compatible API.
+            **options: Further arguments of `ChatModelBackend`, such as `principles`, and of `Aligner`.
+        """
+        from aligner_integrations.backends.chat_model import ChatModelBackend
+
+        own = _taken(ChatModelBackend, options)
+        return cls(backend=ChatModelBackend(llm, **own), **options)
+
     @property
     def template(self) -> Template:
         """The prompt template in use; for an unknown checkpoint this may look at its `aligner_config.json`.
@@ -229,6 +266,21 @@ class Aligner:
         """`correct` without blocking the event loop; cancelling it stops the aligner."""
         return (await self.acorrect_many([(question, answer)], return_exceptions=False, **fields))[0]
 
+    def failed(self, question: str, answer: str, error: AlignerError) -> Correction:
+        """Return what stands for a correction that an integration could not even ask for.
+
+        Args:
+            question: What the upstream was asked.
+            answer: What it said.
+            error: Why.
+
+        Raises:
+            AlignerError: This one, as `on_error`, `on_overflow` and `on_reject` say.
+        """
+        job = self._start(question, answer, {})
+        job.fail(error)
+        return self._result(job)
+
     # Many, as one batch ---------------------------------------------------------------------------------------------
 
     def correct_many(
@@ -260,8 +312,7 @@ class Aligner:
         self, pairs: Iterable[tuple[str, str]], *, return_exceptions: bool = False, **fields: str
     ) -> list[Correction]:
         """`correct_many` without blocking the event loop; cancelling it stops the aligner."""
-        # Resolving the template may read a file or ask the Hub.
-        await asyncio.to_thread(lambda: self.template)
+        await asyncio.to_thread(self._look_up)
         jobs = [self._start(question, answer, fields) for question, answer in pairs]
         for _ in range(self.rounds):
             if (waiting := _open(jobs)) and self._wants_score:
@@ -324,7 +375,7 @@ class Aligner:
             yield correction.text
             yield correction
             return
-        await asyncio.to_thread(lambda: self.template)
+        await asyncio.to_thread(self._look_up)
         job = self._start(question, answer, fields)
         if not job.done:
             self._judge([job], await self.wrapped_backend.ascore([self._request(job)]) if self._wants_score else [None])
@@ -365,7 +416,7 @@ class Aligner:
     async def ascore(self, question: str, answer: str, **fields: str) -> Score:
         """`score` without blocking the event loop."""
         self._require_score("ascore()")
-        await asyncio.to_thread(lambda: self.template)
+        await asyncio.to_thread(self._look_up)
         return _unwrap((await self.wrapped_backend.ascore([self._scorable(question, answer, fields)]))[0])
 
     def _scorable(self, question: str, answer: str, fields: dict[str, str]) -> Request:
@@ -382,7 +433,11 @@ class Aligner:
             kinds = f"{type(question).__name__} and {type(answer).__name__}"
             job.fail(InvalidTextError(f"A question and an answer must be strings, got {kinds}."))
             return job
-        self.template.render("", "", **fields)  # a missing field is the caller's mistake, not this answer's
+        try:
+            self.template.render("", "", **fields)  # a missing field is the caller's mistake, not this answer's
+        except BackendError as error:  # a server that cannot say which model it has
+            job.fail(error)
+            return job
         if not answer.strip():
             job.skipped = True
             job.stop("empty")
@@ -402,6 +457,13 @@ class Aligner:
         # One deadline for everything that is done for a correction.
         timeouts = Timeouts() if self.resilience is None else self.resilience.timeouts(job.started)
         return Request(job.question, job.text, prompt, template.completion_prefix, self.max_new_tokens, timeouts)
+
+    def _look_up(self) -> None:
+        """Learn template and gate, which may mean to read a file, or to ask the Hub or a server: off the event loop."""
+        with contextlib.suppress(
+            BackendError
+        ):  # a server that is down; `_start` meets it again, and `on_error` answers
+            _ = self.template, self._wants_score
 
     @property
     def _decides_late(self) -> bool:
@@ -592,6 +654,11 @@ class Aligner:
 
 # What may go wrong with one correction, and `on_error` answers. A model that cannot be had at all is raised.
 _ONE_CORRECTION = (CorrectionError, InputError)
+
+
+def _taken(backend: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Take a backend's own arguments out of the options; the rest is for `Aligner`."""
+    return {name: options.pop(name) for name in inspect.signature(backend).parameters if name in options}
 
 
 def _raised(what: str, error: Exception) -> BackendError:

@@ -12,6 +12,7 @@
     │   └── ModelLoadError                   corrupt, incomplete, or base and adapter do not fit
     ├── InputError (ValueError)              this question or answer cannot be used
     │   ├── InvalidTextError                 not text, or text that cannot be encoded
+    │   │   └── UnsupportedValueError (TypeError)  a value of a framework in which no answer can be seen
     │   ├── QuestionNotFoundError            a pipe in which the question cannot be found
     │   └── AnswerTooLongError               question and answer do not fit the aligner's window
     └── CorrectionError                      the aligner ran and gave nothing usable
@@ -76,6 +77,10 @@ class InputError(AlignerError, ValueError):
 
 class InvalidTextError(InputError):
     """Not a string, or a string that cannot be encoded (lone surrogates)."""
+
+
+class UnsupportedValueError(InvalidTextError, TypeError):
+    """A value of a framework in which no answer, question or message can be seen."""
 
 
 class QuestionNotFoundError(InputError):

@@ -15,6 +15,9 @@ from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, AnswerTooLongError, BackendError
 from aligner_integrations.templates import Template
 
+INTERNAL_TAG = "aligner:internal"
+"""On a run, where a framework has runs, that belongs to an aligner's own work: nothing in it is the user's upstream."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:

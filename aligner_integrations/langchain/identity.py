@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from aligner_integrations import __version__
 from aligner_integrations.aligner import Aligner
+from aligner_integrations.secret import Secret
 from aligner_integrations.templates import Template
 
 # Options that decide nothing about the text, and the backend, which has a name of its own below.
@@ -45,8 +46,8 @@ def _backend(backend: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    if value is None or isinstance(value, str | int | float | Path | Template):
-        return repr(value)
+    if value is None or isinstance(value, str | int | float | Path | Template | Secret):
+        return repr(value)  # a secret's says nothing: a correction does not depend on who pays for it
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_plain, value))}]"
     if isinstance(value, Mapping):

@@ -4,7 +4,8 @@ LlamaIndex has no hook for an agent's answer, and the end of a run is too late: 
 step's stream is held back until it is known whether the step answers; then the corrected answer takes the draft's place in
 the stream, in the output event, and in the scratchpad that becomes the memory.
 
-What lives elsewhere: correcting what a tool answers (`AlignerQueryEngine` in a `QueryEngineTool`).
+What lives elsewhere: tools that answer in the agent's place (`agent_tools.py`), and correcting what a tool tells the LLM
+(`AlignerQueryEngine` in a `QueryEngineTool`).
 """
 
 from __future__ import annotations
@@ -14,23 +15,28 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from llama_index.core.agent.react.types import ResponseReasoningStep
-from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
+from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
 from llama_index.core.agent.workflow.workflow_events import AgentOutput, AgentStream
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import Field, model_validator
 from llama_index.core.llms.llm import LLM
 from llama_index.core.memory import BaseMemory
-from llama_index.core.schema import NodeWithScore, TextNode
-from llama_index.core.tools import AsyncBaseTool
+from llama_index.core.tools import AsyncBaseTool, BaseTool, adapt_to_async_tool
 from llama_index.core.workflow import Context
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.llama_index.agent_tools import AlignedOutput, DirectTool, sources_of
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.correcting import Corrector
+from aligner_integrations.llama_index.llm import AlignerLLM
 from aligner_integrations.llama_index.messages import with_text
 from aligner_integrations.llama_index.response import METADATA_KEY
+
+_ALIGNED_WORKFLOW = "aligner_workflow"
+"""Where a context says that its workflow is an `AlignerAgentWorkflow`."""
 
 
 class _HeldBack:
@@ -73,6 +79,45 @@ class _AlignerAgent(BaseWorkflowAgent):
     citations: Citations = "keep"
     include_original: bool = False
 
+    @model_validator(mode="after")
+    def _correct_once(self) -> _AlignerAgent:
+        """Take the aligner off the LLM, as that of `Settings` may have one, and put it on tools that answer."""
+        if isinstance(self.llm, AlignerLLM):
+            self.llm = self.llm.llm
+        if self.tools is not None:
+            self.tools = [self._direct(tool) for tool in cast(list[BaseTool], self.tools)]  # validated before
+        return self
+
+    @property
+    def _corrector(self) -> Corrector:
+        return Corrector(self.aligner, self.citations, self.include_original)
+
+    def _direct(self, tool: BaseTool) -> BaseTool:
+        if not tool.metadata.return_direct or isinstance(tool, DirectTool):
+            return tool
+        return DirectTool(adapt_to_async_tool(tool), self._corrector)
+
+    async def get_tools(self, input_str: str | None = None) -> Sequence[AsyncBaseTool]:
+        """Return the tools; those that answer in the agent's place have a corrected output."""
+        return cast(list[AsyncBaseTool], [self._direct(tool) for tool in await super().get_tools(input_str)])
+
+    async def _held(self, ctx: Any) -> Any:
+        """Return the context for a step, which keeps the step's deltas.
+
+        Raises:
+            ConfigurationError: The workflow around this agent can say a last word that the agent never sees.
+        """
+        if (
+            await ctx.store.get("agents", default=None)  # an AgentWorkflow's
+            and await ctx.store.get("early_stopping_method", default=None) == "generate"
+            and not await ctx.store.get(_ALIGNED_WORKFLOW, default=False)
+        ):
+            raise ConfigurationError(
+                "With early_stopping_method='generate' an AgentWorkflow asks the LLM itself for a last word, which "
+                "would not be corrected. Use AlignerAgentWorkflow instead, which takes what AgentWorkflow takes."
+            )
+        return _HeldBack(ctx)
+
     async def _finish(self, ctx: Any, held: _HeldBack, output: AgentOutput) -> AgentOutput:
         """Correct the step's answer, if it is one."""
         if output.retry_messages:  # an attempt that could not be read; the LLM sees it again, nobody else should
@@ -90,10 +135,11 @@ class _AlignerAgent(BaseWorkflowAgent):
 
     async def _correct(self, ctx: Any, answer: str) -> tuple[Correction, dict[str, Any]]:
         """Correct an answer and stream it."""
-        corrector = Corrector(self.aligner, self.citations, self.include_original)
+        corrector = self._corrector
         question = await ctx.store.get("user_msg_str", default=None) or ""
+        calls = await ctx.store.get("current_tool_calls", default=[])
         shown = ""
-        async with aclosing(corrector.astream(question, answer, await _sources(ctx))) as pieces:
+        async with aclosing(corrector.astream(question, answer, sources_of([c.tool_output for c in calls]))) as pieces:
             async for piece in pieces:
                 shown += piece
                 if self.streaming:
@@ -109,17 +155,21 @@ class _AlignerAgent(BaseWorkflowAgent):
         raise NotImplementedError
 
     async def _finish_direct(self, ctx: Any, output: AgentOutput) -> AgentOutput:
-        """Correct the output of a tool that is the answer itself (`return_direct`): no step has seen it."""
-        calls = await ctx.store.get("current_tool_calls", default=[])
-        direct = any(
-            call.return_direct
-            and not call.tool_output.is_error
-            and call.tool_name != "handoff"
-            and call.tool_output.content == output.response.content
-            for call in calls
-        )
-        # An answer of the LLM comes with no calls: they are added after it is finalized.
-        return await self._align(ctx, output) if direct and output.tool_calls else output
+        """Finish the output of a tool that is the answer itself: no step has seen it."""
+        if not output.tool_calls:  # an answer of the LLM: its calls are added after it is finalized
+            return output
+        for call in await ctx.store.get("current_tool_calls", default=[]):
+            done = call.tool_output
+            if not call.return_direct or call.tool_name == "handoff" or done.is_error:
+                continue
+            if done.content != output.response.content:
+                continue
+            if not isinstance(done, AlignedOutput):  # a tool that this agent did not hand out
+                return await self._align(ctx, output)
+            if done.error is not None:
+                raise done.error
+            return output.model_copy(update={"raw": {METADATA_KEY: done.record}})
+        return output
 
     async def _get_llm_response(
         self, ctx: Context, llm_input: list[ChatMessage], llm: LLM | None = None
@@ -155,7 +205,7 @@ class AlignerFunctionAgent(_AlignerAgent, FunctionAgent):
         self, ctx: Any, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
         """Take a step; if it answers, the answer is corrected."""
-        held: Any = _HeldBack(ctx)
+        held = await self._held(ctx)
         return await self._finish(ctx, held, await super().take_step(held, llm_input, tools, memory))
 
     async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
@@ -185,7 +235,7 @@ class AlignerReActAgent(_AlignerAgent, ReActAgent):
         self, ctx: Any, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
         """Take a step; if it answers, the answer is corrected."""
-        held: Any = _HeldBack(ctx)
+        held = await self._held(ctx)
         return await self._finish(ctx, held, await super().take_step(held, llm_input, tools, memory))
 
     async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
@@ -210,13 +260,17 @@ class AlignerReActAgent(_AlignerAgent, ReActAgent):
         return with_text(response, f"{head}{mark} {text}" if mark else text)
 
 
-async def _sources(ctx: Any) -> list[NodeWithScore]:
-    """What the tools of this run have found: source nodes where a tool gives them, else its output as one."""
-    nodes: list[NodeWithScore] = []
-    for call in await ctx.store.get("current_tool_calls", default=[]):
-        found = getattr(call.tool_output.raw_output, "source_nodes", None)
-        if isinstance(found, list):
-            nodes += found
-        else:
-            nodes.append(NodeWithScore(node=TextNode(text=call.tool_output.content or "")))
-    return nodes
+class AlignerAgentWorkflow(AgentWorkflow):
+    """An `AgentWorkflow` of aligned agents whose last word at the limit of steps is corrected, too.
+
+    Needed with `early_stopping_method="generate"` only; without it, aligned agents are at home in an `AgentWorkflow`.
+    """
+
+    async def _init_context(self, ctx: Context, ev: Any) -> None:
+        await super()._init_context(ctx, ev)
+        await ctx.store.set(_ALIGNED_WORKFLOW, True)
+
+    async def _get_llm_response(
+        self, ctx: Context, llm_input: list[ChatMessage], agent: BaseWorkflowAgent
+    ) -> ChatResponse:
+        return await agent._get_llm_response(ctx, llm_input)

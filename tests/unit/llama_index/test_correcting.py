@@ -8,7 +8,13 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 
 from aligner_integrations.errors import BackendError, ConfigurationError
-from aligner_integrations.llama_index import AlignEndEvent, AlignStartEvent, aalign_response, align_response
+from aligner_integrations.llama_index import (
+    AlignEndEvent,
+    AlignStartEvent,
+    aalign_response,
+    accumulated,
+    align_response,
+)
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
@@ -160,3 +166,69 @@ async def test_a_field_by_name(align):
 async def test_a_field_that_is_no_text(align, name):
     with pytest.raises(ConfigurationError, match=f"_Fact.{name} is no string"):
         await align(make_aligner(), "Is it?", PydanticResponse(_Fact(text=DRAFT)), pydantic_field=name)
+
+
+# A list of answers ------------------------------------------------------------------------------------------------------
+
+LIST = "Response 1: It is bad [1].\n---------------------\nResponse 2: Empty Response\n---------------------\nResponse 3: Fine."
+
+
+async def test_accumulated_answers_are_corrected_one_by_one(align):
+    fn, records = Recorder(), []
+    aligner = make_aligner(fn, record=records.append)
+    aligned = await align(aligner, "Is it?", Response(LIST, make_nodes()))
+    assert aligned.response == LIST.replace("bad [1]", "good")  # the sentence that cited says something else now
+    assert fn.prompts == ["Q=Is it?;A=It is bad [1].;", "Q=Is it?;A=Fine.;"]
+    record = aligned.metadata["aligner"]
+    assert (record["outcome"], record["reason"], record["rounds"]) == ("corrected", None, 1)
+    assert record["citations_lost"] == ["[1]"]
+    assert [(r.answer, r.text) for r in records] == [("It is bad [1].", "It is good."), ("Fine.", "Fine.")]
+
+
+async def test_accumulated_answers_are_judged_one_by_one(align):
+    judge = _Judge(False)
+    aligned = await align(make_aligner(accept=judge), "Is it?", Response(LIST, make_nodes()))
+    assert aligned.response == LIST
+    assert aligned.metadata["aligner"]["outcome"] == "rejected"
+    assert judge.asked == [("Is it?", "It is good.", ["Fact 1", "Fact 2"])]
+
+
+async def test_one_failure_among_accumulated_answers_is_told(align):
+    def fn(prompt):
+        return fail(prompt) if "Fine" in prompt else "It is good [1]."
+
+    aligned = await align(make_aligner(fn, on_error="block", block_message="withheld"), "Is it?", Response(LIST))
+    assert aligned.response.endswith("Response 3: withheld") and "It is good" in aligned.response
+    assert aligned.metadata["aligner"]["outcome"] == "failed"
+    with pytest.raises(BackendError):
+        await align(make_aligner(fn), "Is it?", Response(LIST))
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts"),
+    [
+        ("Response 1: A.", ["A."]),
+        ("Response 1: A.\n---------------------\nResponse 7: B.", ["A.\n---------------------\nResponse 7: B."]),
+        ("Response 2: A.", []),
+        ("He said:\n---------------------\nResponse 1: A.", []),
+        ("Response one: A.", []),
+        ("", []),
+    ],
+)
+def test_what_is_a_list_of_answers(answer, texts):
+    parts = accumulated.split(answer)
+    assert [text for _, text in parts] == texts
+    assert not parts or "".join(map("".join, parts)) == answer
+
+
+# What is recorded -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TEXTUAL)
+async def test_what_is_recorded_is_what_was_shown(align, kind):
+    """In a live stream, too, where invented citations are taken out on the way."""
+    records = []
+    aligner = make_aligner(lambda prompt: "Blue sky [2].", record=records.append)
+    aligned = await align(aligner, "Is it?", response_of(kind, "Bad sky.", source_nodes=make_nodes()))
+    assert "".join(await read(aligned)) == "Blue sky."
+    assert [record.text for record in records] == ["Blue sky."]
