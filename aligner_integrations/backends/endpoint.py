@@ -171,7 +171,7 @@ class Endpoint:
         ]
         if content:
             headers += [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        return "POST" if content else "GET", self.path + path, headers, content
+        return "POST" if content else "GET", self.path + path or "/", headers, content
 
     def _key(self) -> Headers:
         if self.api_key is None:

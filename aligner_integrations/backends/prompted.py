@@ -119,6 +119,8 @@ class Reply:
         if self._shown is None:
             body = self._body()
             letters = _letters(body)
+            if body.startswith("<think>"):  # and the thought has no end
+                return ""
             if letters == self._sign:
                 return self._answer
             if re.fullmatch(rf"{_UNCHANGED.lower()}[0-9a-f]*", letters) and len(letters) <= _LONGEST_OPENING:
