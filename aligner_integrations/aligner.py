@@ -198,11 +198,14 @@ class Aligner:
             model: Its name there. None asks the server, which must have exactly one.
             api_key: The key, or a function that returns it.
             template: As for `Aligner`. Default: the template of the model, if its name is a known one.
-            **options: Further arguments of `CompletionsBackend` and of `Aligner`.
+            **options: Further arguments of `CompletionsBackend` and of `Aligner`. `resilience` is `Resilience()` unless
+                you give another, or None.
         """
         from aligner_integrations.backends.completions import CompletionsBackend
+        from aligner_integrations.resilience import Resilience
 
         own = _taken(CompletionsBackend, options)
+        options.setdefault("resilience", Resilience())
         return cls(backend=CompletionsBackend(url, model, api_key=api_key, **own), template=template, **options)
 
     @classmethod

@@ -25,7 +25,7 @@ from aligner_integrations.errors import (
     InvalidTextError,
     TruncatedCorrectionError,
 )
-from aligner_integrations.models import AlignerConfig, config_of, template_of
+from aligner_integrations.models import AlignerConfig, config_of, fingerprint_of, template_of
 from aligner_integrations.templates import Template
 
 if TYPE_CHECKING:
@@ -96,6 +96,12 @@ class LocalBackend:
     def template(self) -> Template:
         """The template the checkpoint was trained with."""
         return template_of(self.name, self.revision)
+
+    @property
+    def fingerprint(self) -> list[Any]:
+        """What decides its texts; see `Cache`. Finds the weights, and fetches them if they are not here."""
+        weights = fingerprint_of(self.name, self.revision)
+        return [weights, self.device, self.dtype, repr(self.quantization_config), sorted(self.generation.items())]
 
     @property
     def gate(self) -> float | None:

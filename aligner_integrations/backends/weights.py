@@ -15,7 +15,7 @@ from typing import Any
 
 from aligner_integrations.batching import Batcher
 from aligner_integrations.errors import MissingDependencyError, ModelLoadError
-from aligner_integrations.models import SMOLLM2, ModelFiles, locate, locate_base
+from aligner_integrations.models import SMOLLM2, ModelFiles, fingerprint_of, locate, locate_base
 from aligner_integrations.slots import Slots
 
 try:
@@ -93,7 +93,9 @@ def load_weights(
         lock = _locks.setdefault(key, threading.Lock())
     with lock:
         if key not in _loaded:
-            _loaded[key] = _load(locate(name, revision), device, dtype, quantization_config)
+            files = locate(name, revision)
+            fingerprint_of(name, revision, files)
+            _loaded[key] = _load(files, device, dtype, quantization_config)
         return _loaded[key]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aligner_integrations.backends.base import Backend
 from aligner_integrations.templates import Template
 
@@ -32,11 +30,6 @@ class Wrapper:
     def can_score(self) -> bool:
         """Whether the inner backend can score."""
         return self.inner.can_score
-
-    @property
-    def fingerprint(self) -> Any:
-        """What tells the inner backend's texts from those of others; see `cache.py`."""
-        return getattr(self.inner, "fingerprint", None)
 
     def load(self) -> None:
         """Get the inner backend ready."""
