@@ -20,6 +20,8 @@
         ├── TruncatedCorrectionError         cut at the token limit
         ├── RejectedCorrectionError          `accept` refused it and on_reject="raise"
         └── BackendError                     the backend failed while running
+            ├── CircuitOpenError             it failed so often that it is left alone for a while
+            └── OverloadedError              too many corrections are on their way at once
 
 `retryable` says whether the same call may succeed later.
 """
@@ -116,3 +118,11 @@ class BackendError(CorrectionError):
         super().__init__(message)
         self.retryable = retryable
         self.retry_after = retry_after
+
+
+class CircuitOpenError(BackendError):
+    """The backend failed so often that it is not asked for a while; `retry_after` says how long."""
+
+
+class OverloadedError(BackendError):
+    """Too many corrections are on their way at once: the queue is full, or no turn came in time."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from aligner_integrations.backends.drafting import Drafter, best_length
+from aligner_integrations.backends.stopping import Stop
 
 logger = logging.getLogger(__name__)
 
@@ -222,13 +222,14 @@ class _Row:
 
     drafter: Drafter
     limit: int
+    stop: Stop
     fresh: list[int]
     written: list[int] = field(default_factory=list)
     ended: bool = False
 
     @property
     def done(self) -> bool:
-        return self.ended or len(self.written) >= self.limit
+        return self.ended or len(self.written) >= self.limit or self.stop.is_set()
 
     def take(self, draft: list[int], choices: list[int], stop_ids: Sequence[int]) -> tuple[int, list[int]]:
         """Accept what is the model's choice; return how much of the draft that is, and the new tokens of the text."""
@@ -251,7 +252,7 @@ def decode_with_drafts(
     prompts: Sequence[list[int]],
     answers: Sequence[list[int]],
     limits: Sequence[int],
-    stop: threading.Event,
+    stops: Sequence[Stop],
     on_tokens: Callable[[list[int]], None] | None = None,
     verified: Verified | None = None,
 ) -> list[tuple[list[int], bool]]:
@@ -264,18 +265,19 @@ def decode_with_drafts(
         prompts: Token ids of each prompt.
         answers: Token ids of each answer as a completion, without the end token.
         limits: Longest continuation of each, in tokens.
-        stop: Set by the caller to end early.
+        stops: When each is given up.
         on_tokens: Called with the tokens of each pass, without the end token; for a batch of one.
         verified: The same prompt and answer, already through the model; for a batch of one. Its cache is used up.
 
     Returns:
         For each prompt the new token ids without the end token, and whether it ended by itself.
     """
-    texts = [_Row(Drafter(p, a), n, p) for p, a, n in zip(prompts, answers, limits, strict=True)]
+    rows_of = zip(prompts, answers, limits, stops, strict=True)
+    texts = [_Row(Drafter(p, a), n, stop, p) for p, a, n, stop in rows_of]
     with torch.inference_mode():
         rows = _Rows(model, new_cache(model) if verified is None else verified.cache, len(texts))
         alive = texts
-        while alive and not stop.is_set():
+        while alive:
             most = len(answers[0]) if verified is not None else _MOST_DRAFTED // len(alive)
             guesses = [row.drafter.propose(max(0, min(most, row.limit - len(row.written) - 1))) for row in alive]
             if verified is not None:

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aligner_integrations.batching import Batcher
 from aligner_integrations.errors import MissingDependencyError, ModelLoadError
-from aligner_integrations.models import SMOLLM2, ModelFiles, locate, locate_base
+from aligner_integrations.models import SMOLLM2, ModelFiles, fingerprint_of, locate, locate_base
+from aligner_integrations.slots import Slots
 
 try:
     import torch
@@ -29,9 +31,6 @@ except ImportError as error:
 
 from aligner_integrations.backends.copy_draft import DraftSupport, Verified, find_support
 from aligner_integrations.backends.gate import GateProbe
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +50,9 @@ class Weights:
         stop_ids: Token ids that end a completion.
         drafts: What drafting from the answer can do with this model; None where it cannot.
         verified: The last answer that was scored, if a correction may go on from there; guarded by the lock.
-        lock: Held while the model runs: a forward pass already uses all cores.
-        worker: One thread that runs the model for asynchronous callers.
+        lock: Held while the model runs, because a pass already uses all cores; given to whoever has waited longest.
+        worker: One thread that writes streams for asynchronous callers.
+        batchers: Those that collect what runs together, by what they run and how.
     """
 
     model: Any
@@ -62,8 +62,9 @@ class Weights:
     stop_ids: list[int]
     drafts: DraftSupport | None = None
     verified: Verified | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: Slots = field(default_factory=lambda: Slots(1))
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
+    batchers: dict[Any, Batcher[Any, Any]] = field(default_factory=dict)
 
     def take_verified(self, prompts: Sequence[list[int]], answers: Sequence[list[int]] | None) -> Verified | None:
         """Return the scored answer if it is the one asked for; either way it is then forgotten."""
@@ -92,7 +93,9 @@ def load_weights(
         lock = _locks.setdefault(key, threading.Lock())
     with lock:
         if key not in _loaded:
-            _loaded[key] = _load(locate(name, revision), device, dtype, quantization_config)
+            files = locate(name, revision)
+            fingerprint_of(name, revision, files)
+            _loaded[key] = _load(files, device, dtype, quantization_config)
         return _loaded[key]
 
 

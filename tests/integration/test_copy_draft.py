@@ -85,7 +85,7 @@ def request(question: str, answer: str) -> Request:
 def continuations(model, prompts: list[list[int]], limits: list[int]) -> list[tuple[list[int], bool]]:
     """What generate writes."""
     weights = Weights(model, SimpleNamespace(pad_token_id=1), None, 256, [END, OTHER_END])
-    return generate(weights, prompts, limits, threading.Event(), {})
+    return generate(weights, prompts, limits, [threading.Event()] * len(prompts), {})
 
 
 def changed(tokens: list[int], share: float, chance: random.Random) -> list[int]:
@@ -141,7 +141,13 @@ def check(family: str, prompts_a_family: int, rows: int) -> Counter:
         part = slice(i, i + rows)
         counting.passes = counting.tokens = 0
         got = decode_with_drafts(
-            model, [END, OTHER_END], 1 / 32, prompts[part], drafts[part], limits[part], threading.Event()
+            model,
+            [END, OTHER_END],
+            1 / 32,
+            prompts[part],
+            drafts[part],
+            limits[part],
+            [threading.Event()] * len(prompts[part]),
         )
         assert got == expected[part]
         if rows == 1:
@@ -192,7 +198,7 @@ def test_a_scored_answer_is_not_verified_again(family):
         assert verified is not None and weights.verified is None
         counting.passes = counting.tokens = 0
         (got,) = decode_with_drafts(
-            model, [END, OTHER_END], 1 / 32, [prompt], [answer], [limit], threading.Event(), verified=verified
+            model, [END, OTHER_END], 1 / 32, [prompt], [answer], [limit], [threading.Event()], verified=verified
         )
         assert got == expected
         if answer == expected[0] or limit == 1:
@@ -289,7 +295,7 @@ def test_a_stop_ends_it_at_the_next_pass():
         got.extend(tokens)
         stop.set()
 
-    ((ids, ended),) = decode_with_drafts(model, [], 1.0, [[5, 6, 7]], [[]], [100], stop, on_tokens)
+    ((ids, ended),) = decode_with_drafts(model, [], 1.0, [[5, 6, 7]], [[]], [100], [stop], on_tokens)
     assert not ended
     assert ids == got and 1 <= len(ids) < 5
 
