@@ -7,7 +7,10 @@ control tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aligner_integrations.errors import MissingDependencyError, ModelLoadError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,3 +32,24 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, prefix: str, text: str
     """
     ids: list[int] = tokenizer(prefix + text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return ids
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """Return the tokenizer in a folder or a Hub repository, without any weights; its code is never executed.
+
+    Raises:
+        MissingDependencyError: transformers is not installed.
+        ModelLoadError: There is none, or it is broken.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingDependencyError(
+            "A tokenizer needs transformers: pip install 'aligner-integrations[local]'. Without tokenizer= the prompt goes "
+            "to the server as text."
+        ) from error
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, clean_up_tokenization_spaces=False)
+    except Exception as error:  # broken files fail in any way
+        reason = (str(error).strip().splitlines() or ["no details"])[0][:300]
+        raise ModelLoadError(f"There is no tokenizer to load in {source}: {type(error).__name__}: {reason}.") from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import torch
 from aligner_integrations.backends.drafting import Drafter, best_length
 from aligner_integrations.backends.prefix import NOTHING, Prefix, Prefixes
 from aligner_integrations.backends.rows import Rows
+from aligner_integrations.backends.stopping import Stop
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class _Row:
 
     drafter: Drafter
     limit: int
+    stop: Stop
     fresh: list[int]
     written: list[int] = field(default_factory=list)
     ended: bool = False
@@ -109,7 +110,7 @@ class _Row:
 
     @property
     def done(self) -> bool:
-        return self.ended or len(self.written) >= self.limit
+        return self.ended or len(self.written) >= self.limit or self.stop.is_set()
 
     def begin(
         self, answer: list[int], stop_ids: Sequence[int], prefixes: Prefixes, *, greedy: bool
@@ -149,7 +150,7 @@ def decode_with_drafts(
     prompts: Sequence[list[int]],
     answers: Sequence[list[int]],
     limits: Sequence[int],
-    stop: threading.Event,
+    stops: Sequence[Stop],
     prefixes: Prefixes,
     *,
     pick: Pick | None = None,
@@ -164,7 +165,7 @@ def decode_with_drafts(
         prompts: Token ids of each prompt.
         answers: Token ids of each answer as a completion, without the end token.
         limits: Longest continuation of each, in tokens.
-        stop: Set by the caller to end early.
+        stops: When each is given up.
         prefixes: What went through this model before.
         pick: Draws tokens, for sampling. None: greedy.
         on_tokens: Called with the tokens of each pass, without the end token; for a batch of one.
@@ -172,7 +173,8 @@ def decode_with_drafts(
     Returns:
         For each prompt the new token ids without the end token, and whether it ended by itself.
     """
-    texts = [_Row(Drafter(p, a), n, p) for p, a, n in zip(prompts, answers, limits, strict=True)]
+    rows_of = zip(prompts, answers, limits, stops, strict=True)
+    texts = [_Row(Drafter(p, a), n, stop, p) for p, a, n, stop in rows_of]
     with torch.inference_mode():
         share_beginning(model, support, prompts, prefixes)
         starts = []
@@ -180,11 +182,12 @@ def decode_with_drafts(
             starts.append(row.begin(answer, stop_ids, prefixes, greedy=pick is None))
             if on_tokens is not None and row.written:
                 on_tokens(row.written)
-        alive = [row for row in texts if not row.done]
-        if not alive:
+        open_ = [i for i, row in enumerate(texts) if not row.done]
+        if not open_:
             return [(row.written, row.ended) for row in texts]
-        rows = Rows(model, [start for start, row in zip(starts, texts, strict=True) if not row.done])
-        while alive and not stop.is_set():
+        alive = [texts[i] for i in open_]
+        rows = Rows(model, [starts[i] for i in open_])
+        while alive:
             most = _MOST_DRAFTED // len(alive)
             guesses = [row.drafter.propose(min(most, row.room)) for row in alive]
             length = best_length(guesses, support.token_cost)

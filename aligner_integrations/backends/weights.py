@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aligner_integrations.batching import Batcher
 from aligner_integrations.errors import MissingDependencyError, ModelLoadError
-from aligner_integrations.models import SMOLLM2, ModelFiles, locate, locate_base
+from aligner_integrations.models import SMOLLM2, ModelFiles, fingerprint_of, locate, locate_base
+from aligner_integrations.slots import Slots
 
 try:
     import torch
@@ -50,8 +52,9 @@ class Weights:
         stop_ids: Token ids that end a completion.
         drafts: What drafting from the answer can do with this model; None where it cannot.
         prefixes: What went through the model lately and may be gone on from.
-        lock: Held while the model runs: a forward pass already uses all cores.
-        worker: One thread that runs the model for asynchronous callers.
+        lock: Held while the model runs, because a pass already uses all cores; given to whoever has waited longest.
+        worker: One thread that writes streams for asynchronous callers.
+        batchers: Those that collect what runs together, by what they run and how.
     """
 
     model: Any
@@ -61,8 +64,9 @@ class Weights:
     stop_ids: list[int]
     drafts: DraftSupport | None = None
     prefixes: Prefixes = field(default_factory=Prefixes)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: Slots = field(default_factory=lambda: Slots(1))
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
+    batchers: dict[Any, Batcher[Any, Any]] = field(default_factory=dict)
 
 
 _loaded: dict[tuple[Any, ...], Weights] = {}
@@ -84,7 +88,9 @@ def load_weights(
         lock = _locks.setdefault(key, threading.Lock())
     with lock:
         if key not in _loaded:
-            _loaded[key] = _load(locate(name, revision), device, dtype, quantization_config)
+            files = locate(name, revision)
+            fingerprint_of(name, revision, files)
+            _loaded[key] = _load(files, device, dtype, quantization_config)
         return _loaded[key]
 
 

@@ -91,7 +91,9 @@ def drafted(model, prompts, answers, limits, *, prefixes=None, ends=(END, OTHER_
     """What drafting writes; without `prefixes`, nothing was read before."""
     support = DraftSupport(1 / 32, 1, batches=True)
     kept = Prefixes() if prefixes is None else prefixes
-    return decode_with_drafts(model, support, ends, prompts, answers, limits, threading.Event(), kept, **options)
+    return decode_with_drafts(
+        model, support, ends, prompts, answers, limits, [threading.Event()] * len(prompts), kept, **options
+    )
 
 
 def request(question: str, answer: str) -> Request:
@@ -101,7 +103,7 @@ def request(question: str, answer: str) -> Request:
 def continuations(model, prompts: list[list[int]], limits: list[int]) -> list[tuple[list[int], bool]]:
     """What generate writes."""
     weights = Weights(model, SimpleNamespace(pad_token_id=1), None, 256, [END, OTHER_END])
-    return generate(weights, prompts, limits, threading.Event(), {})
+    return generate(weights, prompts, limits, [threading.Event()] * len(prompts), {})
 
 
 def changed(tokens: list[int], share: float, chance: random.Random) -> list[int]:
@@ -292,7 +294,9 @@ def test_sampled_text_has_the_distribution_of_generate(options, rows):
         got: Counter = Counter()
         answers = None if drafts is None else [drafts] * batch
         for _ in range(times // batch):
-            for ids, _ended in decode(weights, [prompt] * batch, answers, [2] * batch, threading.Event(), options):
+            for ids, _ended in decode(
+                weights, [prompt] * batch, answers, [2] * batch, [threading.Event()] * batch, options
+            ):
                 got[tuple(ids)] += 1
         return got
 
@@ -388,7 +392,7 @@ def test_a_stop_ends_it_at_the_next_pass():
 
     support = DraftSupport(1.0, 1, batches=True)
     ((ids, ended),) = decode_with_drafts(
-        model, support, [], [[5, 6, 7]], [[]], [100], stop, Prefixes(), on_tokens=on_tokens
+        model, support, [], [[5, 6, 7]], [[]], [100], [stop], Prefixes(), on_tokens=on_tokens
     )
     assert not ended
     assert ids == got and 1 <= len(ids) < 5

@@ -1,0 +1,97 @@
+"""Keys that show themselves to nobody but the server they are for.
+
+A `Secret` says `***` wherever it is printed, and is left out when it is pickled. `redact` takes keys out of texts that
+others wrote, such as a server's error message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from aligner_integrations.errors import ConfigurationError
+
+# What keys of the usual providers look like, for errors of clients whose key is not ours to know.
+_KEY_LIKE = re.compile(
+    r"(?i:\bbearer\s+)[^\s'\";,]{6,}|\b(?:sk|pk|hf|gsk|xai|nvapi|AKIA)[-_]?(?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{12,}"
+)
+
+
+class Secret:
+    """A key, or a function that is asked for it at each request.
+
+    Args:
+        value: The key. A function suits keys that expire, and survives pickling; a key does not.
+
+    Raises:
+        ConfigurationError: Not a key that can be sent.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str | Callable[[], str]) -> None:
+        if not callable(value):
+            value = _checked(value)
+        self._value: str | Callable[[], str] = value
+
+    def reveal(self) -> str:
+        """Return the key.
+
+        Raises:
+            ConfigurationError: The function gave no key, or the key was lost when this object was pickled.
+        """
+        if not callable(self._value):
+            return self._value
+        try:
+            key = self._value()
+        except ConfigurationError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a function of the caller's; its words may hold the key
+            raise ConfigurationError(f"The function that gives the API key raised {type(error).__name__}.") from None
+        return _checked(key)
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether it is a function's to give."""
+        return callable(self._value)
+
+    def __repr__(self) -> str:
+        """Never the key."""
+        return "Secret('***')"
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Secret:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A function travels by its name, and a key stays here."""
+        return Secret, (self._value if callable(self._value) else _lost,)
+
+
+def redact(text: str, secret: Secret | None = None) -> str:
+    """Return a text of others without keys: neither this one nor what looks like one."""
+    if secret is not None:
+        with suppress(ConfigurationError):  # a function that gives no key any more
+            text = text.replace(secret.reveal(), "***")
+    return _KEY_LIKE.sub("***", text)
+
+
+def _checked(value: Any) -> str:
+    # What h11 cannot send it would print.
+    if not isinstance(value, str) or not (key := value.strip()) or not key.isascii() or not key.isprintable():
+        raise ConfigurationError(
+            "The API key must be a string of printable ASCII characters, or a function that returns one; what was given "
+            f"is {'empty or has other characters' if isinstance(value, str) else f'a {type(value).__name__}'}."
+        )
+    return key
+
+
+def _lost() -> str:
+    raise ConfigurationError(
+        "This backend was pickled, and its API key was left out. Give api_key as a function at module level, such as one "
+        "that reads an environment variable: it is asked in each process."
+    )
