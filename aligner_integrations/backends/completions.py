@@ -184,10 +184,10 @@ class CompletionsBackend:
             return [error] * len(requests)
         jobs, results = self._fit(requests)
         lists = self._dialect.lists(jobs)
-        for done in each(self._list, lists, self.concurrency):
+        for done in each(self._list, lists, self.concurrency, self.close):
             results.update(done)
         rest = {i: job for i, job in jobs.items() if i not in results}
-        results.update(zip(rest, each(self._one, list(rest.values()), self.concurrency), strict=True))
+        results.update(zip(rest, each(self._one, list(rest.values()), self.concurrency, self.close), strict=True))
         self._learn(lists, rest, results)
         return [results[i] for i in range(len(requests))]
 
@@ -346,7 +346,7 @@ class CompletionsBackend:
             self.load()
         except BackendError as error:
             return [error] * len(requests)
-        return each(self._score, requests, self.concurrency)
+        return each(self._score, requests, self.concurrency, self.close)
 
     async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         """`score` without blocking the event loop."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import pickle
+import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -493,6 +495,32 @@ def test_a_first_token_in_time_is_seen_in_a_stream_also_for_a_whole_completion(m
         backend = CompletionsBackend(stub.url, "m")
         (result,) = complete(backend, [request_of(timeouts=Timeouts(first_token=0.3))], mode)
         assert result.text == "It is good." and stub.calls[0].body["stream"] is True
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_interrupt_ends_what_hangs(count, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with Stub(lambda call: [30]) as stub:
+        backend = CompletionsBackend(stub.url, "m")
+        monkeypatch.setattr(backend._dialect, "_refused_lists", 9)  # one by one, each in a thread
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            started = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                backend.complete([request_of()] * count)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert time.monotonic() - started < 2 and len(stub.calls) == count
+        assert stub.closed()
+        end = time.monotonic() + 2
+        while (left := [t for t in threading.enumerate() if t.name.startswith("aligner-")]) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not left
 
 
 # Keys and copies ----------------------------------------------------------------------------------------------------

@@ -619,6 +619,8 @@ def test_a_forked_child_opens_connections_of_its_own():
         if child == 0:
             try:
                 os.write(writer, str(ask(end)["connection"]).encode())
+                end = None
+                gc.collect()
             finally:
                 os._exit(0)
         assert int(os.read(reader, 20)) != mine
