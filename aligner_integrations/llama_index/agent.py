@@ -95,7 +95,7 @@ class _AlignerAgent(BaseWorkflowAgent):
     def _direct(self, tool: BaseTool) -> BaseTool:
         if not tool.metadata.return_direct or isinstance(tool, DirectTool):
             return tool
-        return DirectTool(adapt_to_async_tool(tool), self._corrector)
+        return DirectTool(adapt_to_async_tool(tool), lambda: self._corrector)
 
     async def get_tools(self, input_str: str | None = None) -> Sequence[AsyncBaseTool]:
         """Return the tools; those that answer in the agent's place have a corrected output."""
@@ -128,8 +128,9 @@ class _AlignerAgent(BaseWorkflowAgent):
         return await self._align(ctx, output)
 
     async def _align(self, ctx: Any, output: AgentOutput) -> AgentOutput:
-        correction, record = await self._correct(ctx, await self._answer(ctx, output))
-        response = await self._replace(ctx, output.response, correction.text)
+        answer, last = await self._withdraw(ctx, output)
+        correction, record = await self._correct(ctx, answer)
+        response = await self._replace(ctx, last, output.response, correction.text)
         # The raw response quotes the upstream, so the record takes its place.
         return output.model_copy(update={"response": response, "raw": {METADATA_KEY: record}})
 
@@ -147,11 +148,12 @@ class _AlignerAgent(BaseWorkflowAgent):
         correction = cast(Correction, pieces.correction)  # read to its end
         return correction, await corrector.arecord(correction, "message")
 
-    async def _answer(self, ctx: Any, output: AgentOutput) -> str:
-        return output.response.content or ""
+    async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, Any]:
+        """Return the answer and its entry in the scratchpad, which is taken out: should the correction fail, it is gone."""
+        raise NotImplementedError
 
-    async def _replace(self, ctx: Any, response: ChatMessage, text: str) -> ChatMessage:
-        """Put the corrected answer into the scratchpad; return the step's message with it."""
+    async def _replace(self, ctx: Any, last: Any, response: ChatMessage, text: str) -> ChatMessage:
+        """Put the entry back with the corrected answer; return the step's message with it."""
         raise NotImplementedError
 
     async def _finish_direct(self, ctx: Any, output: AgentOutput) -> AgentOutput:
@@ -212,10 +214,15 @@ class AlignerFunctionAgent(_AlignerAgent, FunctionAgent):
         """Move the turn to the memory."""
         return await super().finalize(ctx, await self._finish_direct(ctx, output), memory)
 
-    async def _replace(self, ctx: Any, response: ChatMessage, text: str) -> ChatMessage:
-        scratchpad = await ctx.store.get(self.scratchpad_key, default=[])
-        if scratchpad:
-            await ctx.store.set(self.scratchpad_key, [*scratchpad[:-1], with_text(scratchpad[-1], text)])
+    async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, ChatMessage | None]:
+        *scratchpad, last = await ctx.store.get(self.scratchpad_key, default=None) or [None]
+        await ctx.store.set(self.scratchpad_key, scratchpad)
+        return output.response.content or "", last
+
+    async def _replace(self, ctx: Any, last: ChatMessage | None, response: ChatMessage, text: str) -> ChatMessage:
+        if last is not None:
+            scratchpad = await ctx.store.get(self.scratchpad_key, default=[])
+            await ctx.store.set(self.scratchpad_key, [*scratchpad, with_text(last, text)])
         return with_text(response, text)
 
 
@@ -242,20 +249,22 @@ class AlignerReActAgent(_AlignerAgent, ReActAgent):
         """Move the turn to the memory."""
         return await super().finalize(ctx, await self._finish_direct(ctx, output), memory)
 
-    async def _answer(self, ctx: Any, output: AgentOutput) -> str:
-        steps = await ctx.store.get(self.reasoning_key, default=[])
-        if steps and isinstance(steps[-1], ResponseReasoningStep):
-            return steps[-1].response
-        return output.response.content or ""
+    async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, ResponseReasoningStep | None]:
+        *steps, last = await ctx.store.get(self.reasoning_key, default=None) or [None]
+        if not isinstance(last, ResponseReasoningStep):
+            return output.response.content or "", None
+        await ctx.store.set(self.reasoning_key, steps)
+        return last.response, last
 
-    async def _replace(self, ctx: Any, response: ChatMessage, text: str) -> ChatMessage:
-        steps = await ctx.store.get(self.reasoning_key, default=[])
-        if steps and isinstance(steps[-1], ResponseReasoningStep):
-            last = steps[-1]
+    async def _replace(
+        self, ctx: Any, last: ResponseReasoningStep | None, response: ChatMessage, text: str
+    ) -> ChatMessage:
+        if last is not None:
             # After a tool with return_direct the thought is the answer, too.
             thought = text if last.thought == last.response else last.thought
             last = last.model_copy(update={"response": text, "thought": thought})
-            await ctx.store.set(self.reasoning_key, [*steps[:-1], last])
+            steps = await ctx.store.get(self.reasoning_key, default=[])
+            await ctx.store.set(self.reasoning_key, [*steps, last])
         head, mark, _ = (response.content or "").partition("Answer:")
         return with_text(response, f"{head}{mark} {text}" if mark else text)
 

@@ -8,6 +8,7 @@ What lives elsewhere: the agents (`agent.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -50,7 +51,7 @@ class DirectTool(FunctionTool):
     A `FunctionTool`, because to those a workflow hands its context, and the context knows the question.
     """
 
-    def __init__(self, tool: AsyncBaseTool, corrector: Corrector) -> None:
+    def __init__(self, tool: AsyncBaseTool, corrector: Callable[[], Corrector]) -> None:
         super().__init__(async_fn=tool.acall, metadata=tool.metadata)
         self.requires_context, self.ctx_param_name = True, _CONTEXT
         self._tool = tool
@@ -69,8 +70,9 @@ class DirectTool(FunctionTool):
         question = await ctx.store.get("user_msg_str", default=None) or ""
         fields: dict[str, Any] = {"tool_name": output.tool_name, "raw_input": output.raw_input}
         aligned = AlignedOutput(**fields)
+        corrector = self._corrector()
         try:
-            correction = await self._corrector.acorrect(question, output.content, sources_of([output]))
+            correction = await corrector.acorrect(question, output.content, sources_of([output]))
         except AlignerError as error:
             aligned._error = error
             return aligned
@@ -78,7 +80,7 @@ class DirectTool(FunctionTool):
         if correction.changed:
             aligned.blocks = with_text(ChatMessage(blocks=output.blocks), correction.text).blocks
             aligned.raw_output = response_with_text(output.raw_output, correction.text)
-        aligned._record = await self._corrector.arecord(correction, "message")
+        aligned._record = await corrector.arecord(correction, "message")
         return aligned
 
 

@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
 )
-from llama_index.core.bridge.pydantic import Field, PrivateAttr, SerializeAsAny
+from llama_index.core.bridge.pydantic import Field, SerializeAsAny
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import LLM, ToolSelection
 from llama_index.core.llms.structured_llm import StructuredLLM
@@ -68,8 +68,6 @@ class AlignerLLM(LLM):
     citations: Citations = "keep"
     include_original: bool = False
 
-    _corrector: Corrector = PrivateAttr()
-
     def __init__(
         self,
         llm: LLM,
@@ -109,12 +107,22 @@ class AlignerLLM(LLM):
             output_parser=llm.output_parser,
             pydantic_program_mode=llm.pydantic_program_mode,
         )
-        self._corrector = corrector
 
     @classmethod
     def class_name(cls) -> str:
         """Return the name under which LlamaIndex serialises this class."""
         return "aligner_llm"
+
+    @property
+    def _corrector(self) -> Corrector:
+        # BaseComponent leaves out of a pickle what cannot be pickled, so the attribute itself may be missing.
+        aligner = getattr(self, "aligner", None)
+        if aligner is None:
+            raise ConfigurationError(
+                f"This {type(self).__name__} has no aligner: it was restored from a pickle, which could not hold it. Set its "
+                ".aligner."
+            )
+        return Corrector(aligner, self.citations, self.include_original)
 
     @property
     def metadata(self) -> LLMMetadata:

@@ -210,7 +210,7 @@ def _untouched(corrector: Corrector, question: str, response: PydanticResponse, 
 def _fresh(response: _R, /, **changes: Any) -> _R:
     """Copy a response; the record of an aligner further in describes another correction and stays with the original."""
     metadata = {key: value for key, value in (response.metadata or {}).items() if key != METADATA_KEY}
-    return dataclasses.replace(response, source_nodes=[*response.source_nodes], metadata=metadata, **changes)
+    return dataclasses.replace(response, source_nodes=[*(response.source_nodes or ())], metadata=metadata, **changes)
 
 
 def _attach(aligned: _R, record: dict[str, Any]) -> None:

@@ -277,6 +277,22 @@ async def test_policies_are_the_aligners():
         await run(function_agent(says(DRAFT), fn=fail))
 
 
+@pytest.mark.filterwarnings("ignore:Skipping serialization of known")  # the memory, which each run is given
+@pytest.mark.parametrize("kind", ["function", "react"])
+async def test_a_failed_correction_leaves_no_draft_behind(kind):
+    """In the context, which may be used for another run."""
+    replies = [says(DRAFT)] if kind == "function" else [ANSWER]
+    agent = (function_agent if kind == "function" else react_agent)(*replies, fn=fail)
+    memory = ChatMemoryBuffer.from_defaults(token_limit=4000)
+    context = Context(agent)
+    with pytest.raises(BackendError, match="the aligner is down"):
+        await agent.run(user_msg="Is it?", memory=memory, ctx=context)
+    agent.aligner = make_aligner()
+    output = await agent.run(user_msg="Are you sure?", memory=memory, ctx=context)
+    assert str(output) == FIXED
+    assert DRAFT not in canary(memory.get_all())
+
+
 # ReAct ------------------------------------------------------------------------------------------------------------------
 
 

@@ -3,13 +3,16 @@
 import pytest
 from llama_index.core.base.response.schema import AsyncStreamingResponse, PydanticResponse, Response, StreamingResponse
 from llama_index.core.bridge.pydantic import BaseModel
-from llama_index.core.evaluation import BaseEvaluator, EvaluationResult, FaithfulnessEvaluator
+from llama_index.core.evaluation import BaseEvaluator, EvaluationResult, FaithfulnessEvaluator, RelevancyEvaluator
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 
 from aligner_integrations.errors import BackendError, ConfigurationError
 from aligner_integrations.llama_index import (
     AlignEndEvent,
+    AlignerChatEngine,
+    AlignerQueryEngine,
+    AlignerSynthesizer,
     AlignStartEvent,
     aalign_response,
     accumulated,
@@ -22,6 +25,7 @@ from tests.unit.llama_index.support import (
     ScriptedLLM,
     fail,
     make_aligner,
+    make_index,
     make_nodes,
     read,
     response_of,
@@ -77,14 +81,47 @@ async def test_rejection_follows_on_reject(align):
     assert (await align(aligner, "Is it?", Response(DRAFT))).response == "withheld"
 
 
+@pytest.mark.parametrize("kind", TEXTUAL)
+@pytest.mark.parametrize("evaluator", [FaithfulnessEvaluator, RelevancyEvaluator])
 @pytest.mark.parametrize(("verdict", "shown"), [("YES", FIXED), ("NO", DRAFT)])
-async def test_faithfulness(align, verdict, shown):
+async def test_llama_indexs_evaluators(align, evaluator, kind, verdict, shown):
+    """Also from a running event loop, as in a notebook: every test here has one."""
     llm = ScriptedLLM(reply=verdict)
-    aligner = make_aligner(accept=FaithfulnessEvaluator(llm=llm))
-    aligned = await align(aligner, "Is it?", Response(DRAFT, make_nodes()))
-    assert aligned.response == shown
-    assert FIXED in llm.prompts[0]
-    assert "Fact 1" in "".join(llm.prompts)
+    aligner = make_aligner(accept=evaluator(llm=llm))
+    aligned = await align(aligner, "Is it?", response_of(kind, DRAFT, source_nodes=make_nodes()))
+    assert "".join(await read(aligned)) == shown
+    assert FIXED in llm.prompts[0] and DRAFT not in llm.prompts[0]
+    assert "Fact 1" in "".join(llm.prompts) and "Fact 2" in "".join(llm.prompts)
+    assert aligned.metadata["aligner"]["outcome"] == ("corrected" if verdict == "YES" else "rejected")
+
+
+def test_llama_indexs_evaluators_without_an_event_loop():
+    aligner = make_aligner(accept=FaithfulnessEvaluator(llm=ScriptedLLM(reply="NO")))
+    assert align_response(aligner, "Is it?", Response(DRAFT, make_nodes())).response == DRAFT
+
+
+async def test_an_evaluator_that_fails_is_an_error_of_the_correction(align):
+    class Broken(_Judge):
+        async def aevaluate(self, *args, **kwargs):
+            raise ValueError("no verdict")
+
+    with pytest.raises(BackendError, match="accept raised ValueError: no verdict"):
+        await align(make_aligner(accept=Broken(True)), "Is it?", Response(DRAFT, make_nodes()))
+    aligned = await align(make_aligner(accept=Broken(True), on_error="keep"), "Is it?", Response(DRAFT, make_nodes()))
+    assert aligned.response == DRAFT and aligned.metadata["aligner"]["outcome"] == "failed"
+
+
+async def test_an_evaluator_in_every_wrapper():
+    judge = _Judge(False)
+    aligner, index, llm = make_aligner(accept=judge), make_index(), ScriptedLLM()
+    engine = index.as_query_engine(llm=llm, similarity_top_k=3)
+    assert AlignerQueryEngine(engine, aligner).query("Is it?").response == DRAFT
+    synthesizer = AlignerSynthesizer(aligner=aligner, llm=llm)
+    assert (await synthesizer.asynthesize("Is it?", make_nodes())).response == DRAFT
+    chat = index.as_chat_engine(chat_mode="context", llm=llm, similarity_top_k=3)
+    assert (await AlignerChatEngine(chat, aligner).achat("Is it?")).response == DRAFT
+    assert [len(contexts) for _, _, contexts in judge.asked] == [3, 2, 3]
+    assert {(question, text) for question, text, _ in judge.asked} == {("Is it?", FIXED)}
 
 
 async def test_the_callers_repair_goes_first(align):
