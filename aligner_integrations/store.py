@@ -6,6 +6,7 @@ was. Trouble with the file is logged, and is never the trouble of a correction. 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _APPLICATION = 0x416C6E72  # "Alnr": marks the file as ours
 _BUSY = 5.0  # seconds to wait for another process that writes
 _KEYS_AT_ONCE = 500
+_opening = threading.Lock()
 _TABLE = "CREATE TABLE IF NOT EXISTS kept (key BLOB NOT NULL UNIQUE, written REAL NOT NULL, text TEXT NOT NULL)"
 
 
@@ -132,12 +134,15 @@ class Store:
         return int((pages - free) * size)
 
     def _open(self) -> sqlite3.Connection:
-        if self.path is not None:
-            # Corrections are private; SQLite gives the files beside it the same permissions.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(
-            self.path or ":memory:", timeout=_BUSY, isolation_level=None, check_same_thread=False
-        )
+        with _opening:
+            if self.path is not None:
+                # Corrections are private; SQLite gives the files beside it the same permissions. Never open a file that
+                # is there: closing it again would drop all locks this process has on it, and the file would break.
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            connection = sqlite3.connect(
+                self.path or ":memory:", timeout=_BUSY, isolation_level=None, check_same_thread=False
+            )
         try:
             self._prepare(connection)
         except BaseException:

@@ -86,16 +86,20 @@ def test_four_processes_share_a_file(tmp_path):
 def test_a_process_killed_while_it_writes_leaves_a_sound_file(tmp_path):
     """Killed at ten moments; of texts of 100 kB less than half fit, so that it is always writing."""
     path, size = tmp_path / "cache.db", 100_000
-    survivor = work(path, 100, 12, size)
-    for i in range(10):
-        doomed = work(path, i, 60, size)
-        assert doomed.stdout.readline() == "begun\n"
-        time.sleep(0.05 + 0.037 * i)
-        doomed.send_signal(signal.SIGKILL)
-        doomed.communicate(timeout=10)
-        assert doomed.returncode == -signal.SIGKILL
-        check(path, size)
-    made, asked = finish(survivor)
+    survivor = work(path, 100, 10, size)
+    try:
+        for i in range(10):
+            doomed = work(path, i, 60, size)
+            assert doomed.stdout.readline() == "begun\n"
+            time.sleep(0.05 + 0.037 * i)
+            doomed.send_signal(signal.SIGKILL)
+            doomed.communicate(timeout=10)
+            assert doomed.returncode == -signal.SIGKILL
+            check(path, size)
+        made, asked = finish(survivor)
+    finally:
+        survivor.kill()
+        survivor.communicate()
     assert 100 < made <= asked
     assert 20 < len(check(path, size)) < 50
     assert finish(work(path, 1, 0.2, size))
