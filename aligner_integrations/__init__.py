@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aligner_integrations.correction import Correction
     from aligner_integrations.errors import AlignerError
     from aligner_integrations.langchain.chat_model import AlignedChatModel
+    from aligner_integrations.langchain.middleware import AlignerMiddleware
     from aligner_integrations.langchain.runnable import AlignerRunnable
     from aligner_integrations.llama_index.query_engine import AlignerQueryEngine
     from aligner_integrations.templates import Template
@@ -23,6 +24,7 @@ _HOMES = {
     "AlignedChatModel": "aligner_integrations.langchain.chat_model",
     "Aligner": "aligner_integrations.aligner",
     "AlignerError": "aligner_integrations.errors",
+    "AlignerMiddleware": "aligner_integrations.langchain.middleware",
     "AlignerQueryEngine": "aligner_integrations.llama_index.query_engine",
     "AlignerRunnable": "aligner_integrations.langchain.runnable",
     "Correction": "aligner_integrations.correction",
@@ -33,6 +35,7 @@ __all__ = [
     "AlignedChatModel",
     "Aligner",
     "AlignerError",
+    "AlignerMiddleware",
     "AlignerQueryEngine",
     "AlignerRunnable",
     "Correction",

@@ -16,9 +16,9 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from aligner_integrations.backends.base import Backend, Completion, Request, Score
+from aligner_integrations.backends.base import Backend, Completion, Request, Score, Timeouts
 from aligner_integrations.correction import Correction, Outcome, Usage
 from aligner_integrations.edits import keep_unmarked
 from aligner_integrations.errors import (
@@ -37,6 +37,10 @@ from aligner_integrations.errors import (
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream, LiveText
 from aligner_integrations.structured import is_structured
 from aligner_integrations.templates import TEMPLATES, Template, get_template
+
+if TYPE_CHECKING:
+    from aligner_integrations.cache import Cache
+    from aligner_integrations.resilience import Resilience
 
 Policy = Literal["raise", "keep", "block"]
 """What to do when there is no correction to show: raise, show the answer as it is, or show `block_message`."""
@@ -106,6 +110,8 @@ class Aligner:
         structured: Also align answers that parse as JSON or XML; they are skipped otherwise.
         edits: `"all"`, or `"marked"`: changes at words that the gate's probe does not object to are taken back.
         block_message: What `"block"` shows.
+        resilience: Time limits, retries, a circuit breaker and fallbacks for the backend; None: it is called as it is.
+        cache: Where finished corrections are looked up; None: each is made anew.
         record: Called with each `Correction`, for example to collect preference data.
 
     Raises:
@@ -130,6 +136,8 @@ class Aligner:
         structured: bool = False,
         edits: Literal["all", "marked"] = "all",
         block_message: str = BLOCK_MESSAGE,
+        resilience: Resilience | None = None,
+        cache: Cache | None = None,
         record: Callable[[Correction], None] | None = None,
     ) -> None:
         if model is not None and backend is not None:
@@ -170,6 +178,8 @@ class Aligner:
         self.structured = structured
         self.edits = edits
         self.block_message = block_message
+        self.resilience = resilience
+        self.cache = cache
         self.record = record
 
     @classmethod
@@ -188,11 +198,14 @@ class Aligner:
             model: Its name there. None asks the server, which must have exactly one.
             api_key: The key, or a function that returns it.
             template: As for `Aligner`. Default: the template of the model, if its name is a known one.
-            **options: Further arguments of `CompletionsBackend` and of `Aligner`.
+            **options: Further arguments of `CompletionsBackend` and of `Aligner`. `resilience` is `Resilience()` unless
+                you give another, or None.
         """
         from aligner_integrations.backends.completions import CompletionsBackend
+        from aligner_integrations.resilience import Resilience
 
         own = _taken(CompletionsBackend, options)
+        options.setdefault("resilience", Resilience())
         return cls(backend=CompletionsBackend(url, model, api_key=api_key, **own), template=template, **options)
 
     @classmethod
@@ -223,6 +236,16 @@ class Aligner:
             )
         return template
 
+    @property
+    def wrapped_backend(self) -> Backend:
+        """The backend as corrections use it: `resilience` around it, and `cache` around both."""
+        backend = self.backend
+        if self.resilience is not None:
+            backend = self.resilience.wrap(backend)
+        if self.cache is not None:
+            backend = self.cache.wrap(backend)
+        return backend
+
     def load(self) -> None:
         """Load the weights now instead of at the first correction."""
         self.backend.load()
@@ -246,6 +269,21 @@ class Aligner:
         """`correct` without blocking the event loop; cancelling it stops the aligner."""
         return (await self.acorrect_many([(question, answer)], return_exceptions=False, **fields))[0]
 
+    def failed(self, question: str, answer: str, error: AlignerError) -> Correction:
+        """Return what stands for a correction that an integration could not even ask for.
+
+        Args:
+            question: What the upstream was asked.
+            answer: What it said.
+            error: Why.
+
+        Raises:
+            AlignerError: This one, as `on_error`, `on_overflow` and `on_reject` say.
+        """
+        job = self._start(question, answer, {})
+        job.fail(error)
+        return self._result(job)
+
     # Many, as one batch ---------------------------------------------------------------------------------------------
 
     def correct_many(
@@ -262,11 +300,11 @@ class Aligner:
         jobs = [self._start(question, answer, fields) for question, answer in pairs]
         for _ in range(self.rounds):
             if (waiting := _open(jobs)) and self._wants_score:
-                self._judge(waiting, self.backend.score([self._request(job) for job in waiting]))
+                self._judge(waiting, self.wrapped_backend.score([self._request(job) for job in waiting]))
             elif waiting:
                 self._judge(waiting, [None] * len(waiting))
             if waiting := _open(jobs):
-                self._take(waiting, self.backend.complete([self._request(job) for job in waiting]))
+                self._take(waiting, self.wrapped_backend.complete([self._request(job) for job in waiting]))
         for job in _changed(jobs):
             self._mend(job)
         for job in _changed(jobs):
@@ -281,11 +319,11 @@ class Aligner:
         jobs = [self._start(question, answer, fields) for question, answer in pairs]
         for _ in range(self.rounds):
             if (waiting := _open(jobs)) and self._wants_score:
-                self._judge(waiting, await self.backend.ascore([self._request(job) for job in waiting]))
+                self._judge(waiting, await self.wrapped_backend.ascore([self._request(job) for job in waiting]))
             elif waiting:
                 self._judge(waiting, [None] * len(waiting))
             if waiting := _open(jobs):
-                self._take(waiting, await self.backend.acomplete([self._request(job) for job in waiting]))
+                self._take(waiting, await self.wrapped_backend.acomplete([self._request(job) for job in waiting]))
         for job in _changed(jobs):
             await asyncio.to_thread(self._mend, job)
         for job in _changed(jobs):
@@ -313,11 +351,11 @@ class Aligner:
             return correction
         job = self._start(question, answer, fields)
         if not job.done:
-            self._judge([job], self.backend.score([self._request(job)]) if self._wants_score else [None])
+            self._judge([job], self.wrapped_backend.score([self._request(job)]) if self._wants_score else [None])
         live = LiveText(job.answer)
         if not job.done:
             try:
-                for piece in self.backend.stream(self._request(job)):
+                for piece in self.wrapped_backend.stream(self._request(job)):
                     if shown := live.feed(piece):
                         yield shown
                 self._take([job], [Completion(live.text, "stop")])
@@ -343,10 +381,10 @@ class Aligner:
         await asyncio.to_thread(self._look_up)
         job = self._start(question, answer, fields)
         if not job.done:
-            self._judge([job], await self.backend.ascore([self._request(job)]) if self._wants_score else [None])
+            self._judge([job], await self.wrapped_backend.ascore([self._request(job)]) if self._wants_score else [None])
         live = LiveText(job.answer)
         if not job.done:
-            pieces = self.backend.astream(self._request(job))
+            pieces = self.wrapped_backend.astream(self._request(job))
             try:
                 async for piece in pieces:
                     if shown := live.feed(piece):
@@ -376,13 +414,13 @@ class Aligner:
             AlignerError: The answer cannot be used, or the backend failed.
         """
         self._require_score("score()")
-        return _unwrap(self.backend.score([self._scorable(question, answer, fields)])[0])
+        return _unwrap(self.wrapped_backend.score([self._scorable(question, answer, fields)])[0])
 
     async def ascore(self, question: str, answer: str, **fields: str) -> Score:
         """`score` without blocking the event loop."""
         self._require_score("ascore()")
         await asyncio.to_thread(self._look_up)
-        return _unwrap((await self.backend.ascore([self._scorable(question, answer, fields)]))[0])
+        return _unwrap((await self.wrapped_backend.ascore([self._scorable(question, answer, fields)]))[0])
 
     def _scorable(self, question: str, answer: str, fields: dict[str, str]) -> Request:
         job = self._start(question, answer, fields)
@@ -393,7 +431,7 @@ class Aligner:
     # Steps shared by the synchronous and asynchronous paths -----------------------------------------------------------
 
     def _start(self, question: Any, answer: Any, fields: dict[str, str]) -> _Job:
-        job = _Job(question, answer, fields, answer, time.perf_counter())
+        job = _Job(question, answer, fields, answer, time.monotonic())
         if not isinstance(question, str) or not isinstance(answer, str):
             kinds = f"{type(question).__name__} and {type(answer).__name__}"
             job.fail(InvalidTextError(f"A question and an answer must be strings, got {kinds}."))
@@ -419,7 +457,9 @@ class Aligner:
     def _request(self, job: _Job) -> Request:
         template = self.template
         prompt = template.render(job.question, job.text, **job.fields)
-        return Request(job.question, job.text, prompt, template.completion_prefix, self.max_new_tokens)
+        # One deadline for everything that is done for a correction.
+        timeouts = Timeouts() if self.resilience is None else self.resilience.timeouts(job.started)
+        return Request(job.question, job.text, prompt, template.completion_prefix, self.max_new_tokens, timeouts)
 
     def _look_up(self) -> None:
         """Learn template and gate, which may mean to read a file, or to ask the Hub or a server: off the event loop."""
@@ -463,8 +503,10 @@ class Aligner:
         """Apply the gate."""
         for job, score in zip(jobs, scores, strict=True):
             if isinstance(score, AlignerError):
-                job.fail(score)
-                continue
+                if self.resilience is None or not self.resilience.may_help(score):
+                    job.fail(score)
+                    continue
+                score = None  # nobody can judge it, but a fallback can still correct it
             job.score = score
             if callable(self.gate):
                 try:
@@ -487,6 +529,7 @@ class Aligner:
                 continue
             job.rounds += 1
             job.usage += result.usage
+            job.reason = "fallback" if result.by_fallback else None
             text = result.text.strip()
             if result.finish_reason == "length":
                 job.fail(
@@ -564,6 +607,8 @@ class Aligner:
             )
 
     def _check(self, job: _Job, accepted: bool | Exception) -> None:
+        if accepted is not True:
+            job.reason = None
         if isinstance(accepted, AlignerError):
             job.fail(accepted)
         elif isinstance(accepted, Exception):
@@ -589,7 +634,7 @@ class Aligner:
             text = job.answer if policy == "keep" else self.block_message
             reason = (reason or "accept") if rejected else f"{type(job.error).__name__}: {job.error}"
         correction = Correction(
-            job.question, job.answer, text, outcome, reason, job.rounds, job.usage, time.perf_counter() - job.started
+            job.question, job.answer, text, outcome, reason, job.rounds, job.usage, time.monotonic() - job.started
         )
         if self.record is not None:
             self.record(correction)

@@ -159,6 +159,11 @@ class Correction:
         """Whether the text differs from the answer."""
         return self.text != self.answer
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the text is the block message in place of the answer."""
+        return self.changed and self.outcome in ("rejected", "failed")
+
     def diff(self) -> Diff:
         """Return what changed, by words."""
         return diff_words(self.answer, self.text)

@@ -12,6 +12,7 @@
     │   └── ModelLoadError                   corrupt, incomplete, or base and adapter do not fit
     ├── InputError (ValueError)              this question or answer cannot be used
     │   ├── InvalidTextError                 not text, or text that cannot be encoded
+    │   │   └── UnsupportedValueError (TypeError)  a value of a framework in which no answer can be seen
     │   ├── QuestionNotFoundError            a pipe in which the question cannot be found
     │   └── AnswerTooLongError               question and answer do not fit the aligner's window
     └── CorrectionError                      the aligner ran and gave nothing usable
@@ -19,6 +20,8 @@
         ├── TruncatedCorrectionError         cut at the token limit
         ├── RejectedCorrectionError          `accept` refused it and on_reject="raise"
         └── BackendError                     the backend failed while running
+            ├── CircuitOpenError             it failed so often that it is left alone for a while
+            └── OverloadedError              too many corrections are on their way at once
 
 `retryable` says whether the same call may succeed later.
 """
@@ -76,6 +79,10 @@ class InvalidTextError(InputError):
     """Not a string, or a string that cannot be encoded (lone surrogates)."""
 
 
+class UnsupportedValueError(InvalidTextError, TypeError):
+    """A value of a framework in which no answer, question or message can be seen."""
+
+
 class QuestionNotFoundError(InputError):
     """The question that led to an answer cannot be found."""
 
@@ -111,3 +118,11 @@ class BackendError(CorrectionError):
         super().__init__(message)
         self.retryable = retryable
         self.retry_after = retry_after
+
+
+class CircuitOpenError(BackendError):
+    """The backend failed so often that it is not asked for a while; `retry_after` says how long."""
+
+
+class OverloadedError(BackendError):
+    """Too many corrections are on their way at once: the queue is full, or no turn came in time."""

@@ -6,6 +6,7 @@ adapter, and may carry an `aligner_config.json`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -143,6 +144,32 @@ class ModelFiles:
     adapter: Path | None = None
     gate: Path | None = None
     config: AlignerConfig | None = field(default=None)
+
+    def fingerprint(self) -> str:
+        """Name these very files: commit (a snapshot's folder has its name), sizes and times of change."""
+        folders = [self.base] if self.adapter is None else [self.base, self.adapter]
+        files = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
+        rows = [(path.parent.name, path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+_fingerprints: dict[tuple[str, str | None], str] = {}
+
+
+def fingerprint_of(name: str, revision: str | None = None, files: ModelFiles | None = None) -> str:
+    """Name the weights that this process has under a name: those it has loaded, else those it would load.
+
+    Args:
+        name: As for `locate`.
+        revision: As for `locate`.
+        files: What has just been loaded.
+
+    Raises:
+        ModelError: They cannot be had.
+    """
+    if files is not None or (name, revision) not in _fingerprints:
+        _fingerprints[name, revision] = (files or locate(name, revision)).fingerprint()
+    return _fingerprints[name, revision]
 
 
 def config_of(name: str, revision: str | None = None) -> AlignerConfig | None:
@@ -290,6 +317,7 @@ __all__ = [
     "KnownModel",
     "ModelFiles",
     "config_of",
+    "fingerprint_of",
     "locate",
     "locate_base",
     "packaged_smollm2",

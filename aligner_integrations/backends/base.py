@@ -57,11 +57,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the aligner wrote: its text with outer white space as it came, and whether it ended by itself."""
+    """What the aligner wrote: its text with outer white space as it came, and whether it ended by itself.
+
+    Attributes:
+        text: The text.
+        finish_reason: `"stop"` if the aligner ended it, `"length"` if it ran into its limit.
+        usage: Tokens it took.
+        by_fallback: Whether another aligner wrote it, because the backend could not (`Resilience(fallbacks=...)`).
+    """
 
     text: str
     finish_reason: Literal["stop", "length"]
     usage: Usage = Usage()
+    by_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

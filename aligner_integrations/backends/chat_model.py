@@ -189,6 +189,13 @@ class ChatModelBackend:
         """Raise: as `score`."""
         return self.score(requests)
 
+    @property
+    def fingerprint(self) -> list[Any] | None:
+        """What decides its texts, if it is the name of a model on a server; see `Cache`."""
+        if not isinstance(self.llm, str) or self.model is None:
+            return None
+        return [self.llm, self.model, self.instruction, self.principles, sorted(self.generation.items())]
+
     def close(self) -> None:
         """Close the connections of threads; a framework's model keeps its own."""
         if self._endpoint is not None:

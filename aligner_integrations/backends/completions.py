@@ -140,6 +140,13 @@ class CompletionsBackend:
             return template_for_model(self.model)
 
     @property
+    def fingerprint(self) -> list[Any]:
+        """What decides its texts, as far as a client can know; see `Cache`."""
+        if self.model is None:
+            self.load()
+        return [self.url, self.model or self._served, sorted(self.generation.items())]
+
+    @property
     def gate(self) -> float | None:
         """The threshold of a model whose folder is here, if its gate is one that log-probabilities can decide."""
         config = None if self._folder is None else config_of(self._folder)

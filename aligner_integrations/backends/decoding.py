@@ -1,37 +1,48 @@
 """From prompt tokens to completion tokens: the one place where an aligner's text is generated.
 
-Greedy text is drafted from the answer (`copy_draft.py`), which changes nothing but the time; all else is transformers' `generate`.
+Text is drafted from the answer (`copy_draft.py`), which changes nothing but the time; what cannot be is left to
+transformers' `generate`.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.generation.streamers import BaseStreamer
 
-from aligner_integrations.backends.copy_draft import decode_with_drafts
+from aligner_integrations.backends.copy_draft import Pick, decode_with_drafts
+from aligner_integrations.backends.stopping import Stop
 from aligner_integrations.backends.weights import Weights
 
 logger = logging.getLogger(__name__)
 
 
 class _RowLimits(StoppingCriteria):
-    """Ends a row at its own limit, and all rows when the caller has gone."""
+    """Ends a row at its own limit, or when it is given up."""
 
-    def __init__(self, prompt_width: int, limits: Sequence[int], stop: threading.Event) -> None:
+    def __init__(self, prompt_width: int, limits: Sequence[int], stops: Sequence[Stop]) -> None:
         self.prompt_width = prompt_width
         self.limits = torch.tensor(list(limits))
-        self.stop = stop
+        self.stops = stops
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         written = input_ids.shape[1] - self.prompt_width
-        done = (written >= self.limits) | self.stop.is_set()
-        return done.to(input_ids.device)
+        for row, stop in enumerate(self.stops):
+            if stop.is_set():  # what generate fills the row up with from here on is no text
+                self.limits[row] = min(int(self.limits[row]), written)
+        return (written >= self.limits).to(input_ids.device)
 
 
 class _Tokens(BaseStreamer):
@@ -58,7 +69,7 @@ def decode(
     prompts: Sequence[list[int]],
     answers: Sequence[list[int]] | None,
     limits: Sequence[int],
-    stop: threading.Event,
+    stops: Sequence[Stop],
     options: Mapping[str, Any],
     on_tokens: Callable[[list[int]], None] | None = None,
 ) -> list[tuple[list[int], bool]]:
@@ -69,28 +80,69 @@ def decode(
         prompts: Token ids of each prompt.
         answers: Token ids of each answer as a completion, without the end token: what drafts are copied from. None: no drafts.
         limits: Longest continuation of each, in tokens.
-        stop: Set by the caller to end early.
+        stops: When each is given up.
         options: Arguments of `GenerationConfig`; greedy without any.
         on_tokens: Called with new token ids as they come, without the end token; for a batch of one.
 
     Returns:
         For each prompt the new token ids without the end token, and whether it ended by itself.
     """
-    support, verified = weights.drafts, weights.take_verified(prompts, answers)
-    if options:
-        logger.debug("Plain generate, without drafts: drafts are for greedy decoding without options, not %s.", options)
-    elif answers is not None and support is not None and (len(prompts) == 1 or support.batches):
+    support = weights.drafts
+    if answers is not None and support is not None and (len(prompts) == 1 or support.batches):
+        if options.get("do_sample") and options.keys() <= _SAMPLING:
+            pick: Pick | None = _sampler(options)
+        elif options:
+            logger.debug("Plain generate, without drafts: they cannot be combined with all of %s.", dict(options))
+            return generate(weights, prompts, limits, stops, options, on_tokens)
+        else:
+            pick = None
         return decode_with_drafts(
-            weights.model, weights.stop_ids, support.token_cost, prompts, answers, limits, stop, on_tokens, verified
+            weights.model,
+            support,
+            weights.stop_ids,
+            prompts,
+            answers,
+            limits,
+            stops,
+            weights.prefixes,
+            pick=pick,
+            on_tokens=on_tokens,
         )
-    return generate(weights, prompts, limits, stop, options, on_tokens)
+    return generate(weights, prompts, limits, stops, options, on_tokens)
+
+
+# What generate does to logits before it samples and that depends on nothing else, in its order.
+_SAMPLING = {"do_sample", "temperature", "top_k", "top_p", "min_p"}
+_TOP_K = 50  # generate's own, unless it is told otherwise
+
+
+def _sampler(options: Mapping[str, Any]) -> Pick:
+    """Return what draws tokens as `generate` does with these options."""
+    warpers = LogitsProcessorList()
+    if (temperature := options.get("temperature")) is not None and temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k := options.get("top_k", _TOP_K):
+        warpers.append(TopKLogitsWarper(top_k))
+    if (top_p := options.get("top_p")) is not None and top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    if (min_p := options.get("min_p")) is not None:
+        warpers.append(MinPLogitsWarper(min_p))
+
+    def pick(logits: torch.Tensor) -> list[list[int]]:
+        places = logits.flatten(0, 1)
+        nothing: Any = None  # none of these looks at the tokens before
+        drawn = torch.multinomial(warpers(nothing, places).softmax(-1), 1)
+        chosen: list[list[int]] = drawn.view(logits.shape[:2]).tolist()
+        return chosen
+
+    return pick
 
 
 def generate(
     weights: Weights,
     prompts: Sequence[list[int]],
     limits: Sequence[int],
-    stop: threading.Event,
+    stops: Sequence[Stop],
     options: Mapping[str, Any],
     on_tokens: Callable[[list[int]], None] | None = None,
 ) -> list[tuple[list[int], bool]]:
@@ -99,17 +151,18 @@ def generate(
     pad = weights.tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=weights.model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=weights.model.device)
+    ends = _RowLimits(width, limits, stops)
     with torch.inference_mode():
         output = weights.model.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=max(limits),
-            stopping_criteria=StoppingCriteriaList([_RowLimits(width, limits, stop)]),
+            stopping_criteria=StoppingCriteriaList([ends]),
             streamer=None if on_tokens is None else _Tokens(on_tokens, weights.stop_ids),
             **{"do_sample": False, **options},
         )
     results = []
-    for row, limit in zip(output[:, width:].tolist(), limits, strict=True):
+    for row, limit in zip(output[:, width:].tolist(), ends.limits.tolist(), strict=True):
         end = next((i for i, token in enumerate(row[:limit]) if token in weights.stop_ids), None)
         results.append((row[:limit], False) if end is None else (row[:end], True))
     return results

@@ -12,25 +12,24 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from aligner_integrations.backends.base import Completion, Request, Score, completion_limit
+from aligner_integrations.backends.parts import Part, atogether, failure, in_groups, together
+from aligner_integrations.batching import Batcher
 from aligner_integrations.correction import Usage
 from aligner_integrations.encoding import encode_completion, encode_prompt
 from aligner_integrations.errors import (
     AlignerError,
     AnswerTooLongError,
-    BackendError,
     InvalidTextError,
     TruncatedCorrectionError,
 )
-from aligner_integrations.models import AlignerConfig, config_of, template_of
+from aligner_integrations.models import AlignerConfig, config_of, fingerprint_of, template_of
 from aligner_integrations.templates import Template
 
 if TYPE_CHECKING:
     from aligner_integrations.backends.weights import Weights
-
-_T = TypeVar("_T")
 
 # No tokenizer needs this many characters a token on real text; longer input is refused before it is tokenised.
 _MAX_CHARACTERS_A_TOKEN = 64
@@ -48,7 +47,12 @@ class LocalBackend:
         generation: Arguments of transformers' `GenerationConfig` for sampling; greedy by default. The paper samples
             with top_k=10, top_p=0.95, temperature=0.3.
         batch_tokens: Most padded prompt tokens in one forward pass.
-        drafts: Whether greedy decoding drafts from the answer. That changes the time a correction takes, not its text.
+        batch_size: Most requests in one batch. Callers at the same time, threads or tasks, share batches, which gives the
+            same texts and more of them a second; 1: each request alone, one after another.
+        batch_wait: Seconds that a batch waits for further callers before it starts.
+        batch_queue: Most callers that wait at once; one more gets an OverloadedError.
+        drafts: Whether text is drafted from the answer. That changes the time a correction takes; greedy text stays the
+            same, sampled text has the same distribution.
     """
 
     can_score = True
@@ -63,6 +67,9 @@ class LocalBackend:
         quantization_config: Any = None,
         generation: Mapping[str, Any] | None = None,
         batch_tokens: int = 4096,
+        batch_size: int = 64,
+        batch_wait: float = 0.002,
+        batch_queue: int = 10_000,
         drafts: bool = True,
     ) -> None:
         self.name = str(model)
@@ -72,6 +79,9 @@ class LocalBackend:
         self.quantization_config = quantization_config
         self.generation = dict(generation or {})
         self.batch_tokens = batch_tokens
+        self.batch_size = batch_size
+        self.batch_wait = batch_wait
+        self.batch_queue = batch_queue
         self.drafts = drafts
 
     def __repr__(self) -> str:
@@ -87,6 +97,12 @@ class LocalBackend:
     def template(self) -> Template:
         """The template the checkpoint was trained with."""
         return template_of(self.name, self.revision)
+
+    @property
+    def fingerprint(self) -> list[Any]:
+        """What decides its texts; see `Cache`. Finds the weights, and fetches them if they are not here."""
+        weights = fingerprint_of(self.name, self.revision)
+        return [weights, self.device, self.dtype, repr(self.quantization_config), sorted(self.generation.items())]
 
     @property
     def gate(self) -> float | None:
@@ -115,52 +131,76 @@ class LocalBackend:
         """Load the weights now."""
         _ = self.weights
 
+    def forget(self) -> None:
+        """Free what is kept of earlier texts to go on from; all who share these weights have kept it together."""
+        self.weights.prefixes.clear()
+
     # Completions ----------------------------------------------------------------------------------------------------
 
     def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """Correct a batch: padded together with its likes in length, results in order."""
-        return self._complete(self.weights, requests, threading.Event())
+        """Correct a batch, together with what others ask at the same time; results in order."""
+        weights = self.weights
+        return together(self._batcher(weights, self._complete), weights, requests)
 
     async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """`complete` on the model's own thread; cancelling it ends the generation at the next token."""
-        return await self._in_worker(lambda weights, stop: self._complete(weights, requests, stop))
+        """`complete` without blocking the event loop; cancelling it ends the generation at the next token."""
+        weights = await asyncio.to_thread(lambda: self.weights)
+        return await atogether(self._batcher(weights, self._complete), weights, requests)
 
-    def _complete(
-        self, weights: Weights, requests: Sequence[Request], stop: threading.Event
-    ) -> list[Completion | AlignerError]:
+    def _complete(self, parts: list[Part]) -> list[Completion | AlignerError]:
         from aligner_integrations.backends.decoding import decode
 
-        results: list[Completion | AlignerError | None] = [None] * len(requests)
+        weights = parts[0].weights
+        prompts, answers, limits, failed = self._encode_all(parts)
+
+        def work(group: list[int]) -> list[Completion | None]:
+            rows = decode(
+                weights,
+                [prompts[i] for i in group],
+                [answers[i] for i in group] if self.drafts else None,
+                [limits[i] for i in group],
+                [parts[i].stop for i in group],
+                self.generation,
+            )
+            done: list[Completion | None] = []
+            for i, (ids, ended) in zip(group, rows, strict=True):
+                text = weights.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                usage = Usage(len(prompts[i]), len(ids))
+                given_up = not ended and len(ids) < limits[i]
+                done.append(None if given_up else Completion(text, "stop" if ended else "length", usage))
+            return done
+
+        return in_groups(
+            parts, self._groups({i: len(p) for i, p in prompts.items()}, limits, weights.window), failed, work
+        )
+
+    def _batcher(self, weights: Weights, run: Callable[[list[Part]], list[Any]]) -> Batcher[Part, Any]:
+        """What collects the requests of all backends that do the same with these weights."""
+        same = (
+            self.batch_size,
+            self.batch_wait,
+            self.batch_queue,
+            self.batch_tokens,
+            self.drafts,
+            repr(self.generation),
+        )
+        batcher = Batcher(run, most=self.batch_size, wait=self.batch_wait, queue=self.batch_queue)
+        return weights.batchers.setdefault((run.__name__, same), batcher)
+
+    def _encode_all(
+        self, parts: Sequence[Part]
+    ) -> tuple[dict[int, list[int]], dict[int, list[int]], dict[int, int], dict[int, AlignerError]]:
+        """`_encode` by place, and the errors of those that cannot be encoded."""
         prompts: dict[int, list[int]] = {}
         answers: dict[int, list[int]] = {}
         limits: dict[int, int] = {}
-        for i, request in enumerate(requests):
+        failed: dict[int, AlignerError] = {}
+        for i, part in enumerate(parts):
             try:
-                prompts[i], answers[i], limits[i] = self._encode(weights, request)
+                prompts[i], answers[i], limits[i] = self._encode(part.weights, part.request)
             except AlignerError as error:
-                results[i] = error
-        for group in self._groups({i: len(p) for i, p in prompts.items()}, limits, weights.window):
-            try:
-                with weights.lock:
-                    if stop.is_set():
-                        break
-                    rows = decode(
-                        weights,
-                        [prompts[i] for i in group],
-                        [answers[i] for i in group] if self.drafts else None,
-                        [limits[i] for i in group],
-                        stop,
-                        self.generation,
-                    )
-            except Exception as error:  # noqa: BLE001 - the model may fail in any way; the other groups still run
-                failure = _failure(error)
-                for i in group:
-                    results[i] = failure
-                continue
-            for i, (ids, ended) in zip(group, rows, strict=True):
-                text = weights.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                results[i] = Completion(text, "stop" if ended else "length", Usage(len(prompts[i]), len(ids)))
-        return [BackendError("The correction was cancelled.") if result is None else result for result in results]
+                failed[i] = error
+        return prompts, answers, limits, failed
 
     def _encode(self, weights: Weights, request: Request) -> tuple[list[int], list[int], int]:
         """Return the tokens of the prompt and of the answer as a completion, and the completion's limit."""
@@ -204,8 +244,8 @@ class LocalBackend:
         """Yield text as tokens come; closing the iterator ends the generation."""
         weights = self.weights
         pieces: queue.SimpleQueue[str | AlignerError | None] = queue.SimpleQueue()
-        stop = threading.Event()
-        thread = threading.Thread(target=self._produce, args=(weights, request, stop, pieces.put), daemon=True)
+        part = Part(weights, request, threading.Event())
+        thread = threading.Thread(target=self._produce, args=(part, pieces.put), daemon=True)
         thread.start()
         try:
             while (piece := pieces.get()) is not None:
@@ -213,7 +253,7 @@ class LocalBackend:
                     raise piece
                 yield piece
         finally:
-            stop.set()
+            part.gone.set()
             thread.join()
 
     async def astream(self, request: Request) -> AsyncIterator[str]:
@@ -221,32 +261,27 @@ class LocalBackend:
         weights = await asyncio.to_thread(lambda: self.weights)
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | AlignerError | None] = asyncio.Queue()
-        stop = threading.Event()
+        part = Part(weights, request, threading.Event())
 
         def put(piece: str | AlignerError | None) -> None:
             # The loop may be closed by the time an abandoned generation notices.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        weights.worker.submit(self._produce, weights, request, stop, put)
+        weights.worker.submit(self._produce, part, put)
         try:
             while (piece := await pieces.get()) is not None:
                 if isinstance(piece, AlignerError):
                     raise piece
                 yield piece
         finally:
-            stop.set()
+            part.gone.set()
 
-    def _produce(
-        self,
-        weights: Weights,
-        request: Request,
-        stop: threading.Event,
-        put: Callable[[str | AlignerError | None], None],
-    ) -> None:
+    def _produce(self, part: Part, put: Callable[[str | AlignerError | None], None]) -> None:
         """Generate one completion and put its text piece by piece, then an error if there was one, then None."""
         from aligner_integrations.backends.decoding import decode
 
+        weights, stop = part.weights, part.stop
         written: list[int] = []
         shown = 0
 
@@ -261,27 +296,27 @@ class LocalBackend:
 
         try:
             if stop.is_set():
-                return
-            prompt, answer, limit = self._encode(weights, request)
+                raise part.stopped()
+            prompt, answer, limit = self._encode(weights, part.request)
             with weights.lock:
                 if stop.is_set():
-                    return
+                    raise part.stopped()
                 ((ids, ended),) = decode(
-                    weights, [prompt], [answer] if self.drafts else None, [limit], stop, self.generation, on_tokens
+                    weights, [prompt], [answer] if self.drafts else None, [limit], [stop], self.generation, on_tokens
                 )
             text = weights.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             if len(text) > shown:
                 put(text[shown:])
-            if not ended and not stop.is_set():
-                put(
-                    TruncatedCorrectionError(
-                        f"The correction ran into its limit of {limit} tokens and is incomplete. Raise max_new_tokens."
-                    )
+            if not ended and stop.is_set():
+                raise part.stopped()
+            if not ended:
+                raise TruncatedCorrectionError(
+                    f"The correction ran into its limit of {limit} tokens and is incomplete. Raise max_new_tokens."
                 )
         except AlignerError as error:
             put(error)
         except Exception as error:  # noqa: BLE001 - on a thread of our own; the caller raises it
-            put(_failure(error))
+            put(failure(error))
         finally:
             put(None)
 
@@ -289,51 +324,22 @@ class LocalBackend:
 
     def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         """Judge each answer in one forward pass of its batch."""
-        return self._score(self.weights, requests, threading.Event())
+        weights = self.weights
+        return together(self._batcher(weights, self._score), weights, requests)
 
     async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """`score` on the model's own thread."""
-        return await self._in_worker(lambda weights, stop: self._score(weights, requests, stop))
+        """`score` without blocking the event loop."""
+        weights = await asyncio.to_thread(lambda: self.weights)
+        return await atogether(self._batcher(weights, self._score), weights, requests)
 
-    def _score(
-        self, weights: Weights, requests: Sequence[Request], stop: threading.Event
-    ) -> list[Score | AlignerError]:
+    def _score(self, parts: list[Part]) -> list[Score | AlignerError]:
         from aligner_integrations.backends.scoring import score_batch
 
-        results: list[Score | AlignerError | None] = [None] * len(requests)
-        prompts: dict[int, list[int]] = {}
-        for i, request in enumerate(requests):
-            try:
-                prompts[i], _, _ = self._encode(weights, request)
-            except AlignerError as error:
-                results[i] = error
-        for group in self._groups({i: len(p) * 2 for i, p in prompts.items()}):
-            if stop.is_set():
-                break
-            try:
-                with weights.lock:
-                    scores = score_batch(weights, [prompts[i] for i in group], [requests[i] for i in group])
-            except Exception as error:  # noqa: BLE001 - as above
-                failure = _failure(error)
-                for i in group:
-                    results[i] = failure
-                continue
-            for i, score in zip(group, scores, strict=True):
-                results[i] = score
-        return [BackendError("Scoring was cancelled.") if result is None else result for result in results]
+        weights = parts[0].weights
+        prompts, _, _, failed = self._encode_all(parts)
 
-    async def _in_worker(self, work: Callable[[Weights, threading.Event], _T]) -> _T:
-        weights = await asyncio.to_thread(lambda: self.weights)
-        stop = threading.Event()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(weights.worker, work, weights, stop)
-        finally:
-            stop.set()
+        def work(group: list[int]) -> list[Score]:
+            requests = [parts[i].request for i in group]
+            return score_batch(weights, [prompts[i] for i in group], requests, keep=self.drafts)
 
-
-def _failure(error: BaseException) -> BackendError:
-    failure = BackendError(
-        f"The model failed while running: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
-    )
-    failure.__cause__ = error
-    return failure
+        return in_groups(parts, self._groups({i: len(p) * 2 for i, p in prompts.items()}), failed, work)

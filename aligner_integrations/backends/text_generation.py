@@ -80,6 +80,11 @@ class TextGenerationBackend:
         """Name the model or the URL."""
         return f"TextGenerationBackend({self.model!r})"
 
+    @property
+    def fingerprint(self) -> list[Any]:
+        """What decides its texts, as far as a client can know; see `Cache`."""
+        return [self.model, self.provider, sorted(self.generation.items())]
+
     def close(self) -> None:
         """Close the connections of threads; they are also closed when the backend is no longer used."""
         for part in (self._endpoint, self._provided):

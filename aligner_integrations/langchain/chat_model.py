@@ -1,12 +1,12 @@
 """`AlignedChatModel`: a chat model whose answers have been through an aligner before anybody sees them.
 
-What lives elsewhere: messages (`messages.py`), chunks (`chunks.py`), runs and traces (`tracing.py`), and what is
+What lives elsewhere: messages (`messages.py`), chunks (`chunks.py`), the answer on its way (`tasks.py`), runs and traces (`tracing.py`), and what is
 corrected and what is not (`Aligner` in `aligner.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
@@ -27,11 +27,12 @@ from pydantic import ConfigDict, Field, field_validator
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import AlignerError, ConfigurationError, InvalidTextError, QuestionNotFoundError
-from aligner_integrations.langchain import tracing
-from aligner_integrations.langchain.chunks import ChunkWriter, as_chunk, join
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.langchain import hearing
+from aligner_integrations.langchain.chunks import awrite, join, write
 from aligner_integrations.langchain.identity import identity
-from aligner_integrations.langchain.messages import last_question, read, reason_to_leave, text_of, with_correction
+from aligner_integrations.langchain.messages import Answer, read, reason_to_leave, text_of
+from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct
 from aligner_integrations.langchain.tracing import Work
 
 _STRUCTURED = (  # what providers call the request for structured output
@@ -73,7 +74,7 @@ class AlignedChatModel(BaseChatModel):
 
     llm: BaseChatModel
     aligner: Aligner = Field(default_factory=Aligner, exclude=True)
-    question: Callable[[list[BaseMessage]], str] | None = Field(default=None, exclude=True)
+    question: Picker | None = Field(default=None, exclude=True)
     include_original: bool = False
 
     @field_validator("llm", mode="before")
@@ -95,14 +96,11 @@ class AlignedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with tracing.unheard():
-            config = tracing.tracers_inside(run_manager, CallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run_manager, CallbackManager([]))
             answer = _own(self.llm.invoke(messages, config, stop=stop, **kwargs))
-        work, reason = self._work(messages, answer, kwargs, run_manager)
-        if reason:
-            return self._result(answer, _left(work, reason), work)
-        (correction,) = tracing.correct_many(self.aligner, [work], {})
-        return self._result(answer, correction, work)
+        task = self._task(messages, answer, kwargs, run_manager)
+        return self._result(task, correct(self.aligner, task, {}))
 
     async def _agenerate(
         self,
@@ -111,14 +109,11 @@ class AlignedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with tracing.unheard():
-            config = tracing.tracers_inside(run_manager, AsyncCallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run_manager, AsyncCallbackManager([]))
             answer = _own(await self.llm.ainvoke(messages, config, stop=stop, **kwargs))
-        work, reason = self._work(messages, answer, kwargs, run_manager)
-        if reason:
-            return self._result(answer, _left(work, reason), work)
-        (correction,) = await tracing.acorrect_many(self.aligner, [work], {})
-        return self._result(answer, correction, work)
+        task = self._task(messages, answer, kwargs, run_manager)
+        return self._result(task, await acorrect(self.aligner, task, {}))
 
     def _stream(
         self,
@@ -128,28 +123,16 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         run = run_manager or _stream_run.get()
-        with tracing.unheard():
-            config = tracing.tracers_inside(run, CallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run, CallbackManager([]))
             answer = _own(join(list(self.llm.stream(messages, config, stop=stop, **kwargs))))
-        work, reason = self._work(messages, answer, kwargs, run)
-        correction = _left(work, reason)
-        writer = ChunkWriter(answer, read(answer))
-
-        def told(chunks: list[AIMessageChunk]) -> Iterator[ChatGenerationChunk]:
-            for message in chunks:
+        task = self._task(messages, answer, kwargs, run)
+        with closing(write(self.aligner, task, {}, self._corrected)) as written:
+            for message in written:
                 chunk = ChatGenerationChunk(message=message)
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-
-        if not reason:
-            with closing(tracing.stream(self.aligner, work, {})) as pieces:
-                for piece in pieces:
-                    if isinstance(piece, Correction):
-                        correction = piece
-                    elif writer.live:
-                        yield from told(writer.piece(piece))
-        yield from told(self._last(writer, answer, correction, work))
 
     async def _astream(
         self,
@@ -159,31 +142,16 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         run = run_manager or _stream_run.get()
-        with tracing.unheard():
-            config = tracing.tracers_inside(run, AsyncCallbackManager([]))
+        with hearing.unheard():
+            config = hearing.tracers_inside(run, AsyncCallbackManager([]))
             held = [chunk async for chunk in self.llm.astream(messages, config, stop=stop, **kwargs)]
-        answer = _own(join(held))
-        work, reason = self._work(messages, answer, kwargs, run)
-        correction = _left(work, reason)
-        writer = ChunkWriter(answer, read(answer))
-
-        async def told(chunks: list[AIMessageChunk]) -> AsyncIterator[ChatGenerationChunk]:
-            for message in chunks:
+        task = self._task(messages, _own(join(held)), kwargs, run)
+        async with aclosing(awrite(self.aligner, task, {}, self._corrected)) as written:
+            async for message in written:
                 chunk = ChatGenerationChunk(message=message)
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-
-        if not reason:
-            async with aclosing(tracing.astream(self.aligner, work, {})) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Correction):
-                        correction = piece
-                    elif writer.live:
-                        async for chunk in told(writer.piece(piece)):
-                            yield chunk
-        async for chunk in told(self._last(writer, answer, correction, work)):
-            yield chunk
 
     def stream(
         self,
@@ -195,7 +163,7 @@ class AlignedChatModel(BaseChatModel):
     ) -> Iterator[AIMessageChunk]:
         """Yield the corrected answer as the aligner writes it; adding up the chunks gives what `invoke` returns."""
         config = _with_run_id(config)
-        run = tracing.run_of_stream(config, self.callbacks)
+        run = hearing.run_of_stream(config, self.callbacks)
         with closing(cast("Generator[AIMessageChunk]", super().stream(input, config, stop=stop, **kwargs))) as chunks:
             while True:
                 with _streaming(run):
@@ -214,7 +182,7 @@ class AlignedChatModel(BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """`stream` without blocking the event loop; closing it stops the aligner."""
         config = _with_run_id(config)
-        run = tracing.run_of_stream(config, self.callbacks)
+        run = hearing.run_of_stream(config, self.callbacks)
         inner = cast("AsyncGenerator[AIMessageChunk]", super().astream(input, config, stop=stop, **kwargs))
         async with aclosing(inner) as chunks:
             while True:
@@ -226,36 +194,24 @@ class AlignedChatModel(BaseChatModel):
 
     # Steps shared by the paths above --------------------------------------------------------------------------------
 
-    def _work(
+    def _task(
         self,
         messages: list[BaseMessage],
         answer: AIMessage,
         kwargs: dict[str, Any],
-        run: tracing.Run | None,
-    ) -> tuple[Work, str | None]:
-        """What to correct, and the reason to leave it alone, if there is one."""
+        run: hearing.Run | None,
+    ) -> Task:
         asked_for_data = any(kwargs.get(name) is not None for name in _STRUCTURED)
         if reason := reason_to_leave(answer) or ("structured" if asked_for_data else None):
-            return Work("", text_of(answer), None, run), reason
-        question = last_question(messages) if self.question is None else self.question(list(messages))
-        if not isinstance(question, str):
-            raise InvalidTextError(f"question= must return a string, got {type(question).__name__}.")
-        if not question:
-            raise QuestionNotFoundError("There is no text in the messages to take as the question.")
-        return Work(question, text_of(answer), _ASKED, run), None
+            return Task(answer, read(answer), Work("", text_of(answer), None, run), reason)
+        return Task(answer, read(answer), Work(asked(self.question, messages), text_of(answer), _ASKED, run))
 
-    def _corrected(self, answer: AIMessage, correction: Correction, work: Work) -> AIMessage:
-        record = correction.record(include_original=self.include_original)
-        return cast("AIMessage", with_correction(answer, correction, {**record, "question_from": work.question_from}))
+    def _corrected(self, task: Task, correction: Correction) -> Answer:
+        return task.corrected(correction, include_original=self.include_original)
 
-    def _result(self, answer: AIMessage, correction: Correction | AlignerError, work: Work) -> ChatResult:
-        if isinstance(correction, AlignerError):
-            raise correction
-        return ChatResult(generations=[ChatGeneration(message=self._corrected(answer, correction, work))])
-
-    def _last(self, writer: ChunkWriter, answer: AIMessage, correction: Correction, work: Work) -> list[AIMessageChunk]:
-        chunks = writer.last(self._corrected(answer, correction, work))
-        return [chunk if isinstance(chunk, AIMessageChunk) else as_chunk(chunk, chunk.content) for chunk in chunks]
+    def _result(self, task: Task, correction: Correction) -> ChatResult:
+        message = cast("AIMessage", self._corrected(task, correction))
+        return ChatResult(generations=[ChatGeneration(message=message)])
 
     # What is the upstream's own -------------------------------------------------------------------------------------
 
@@ -346,7 +302,3 @@ def _own(answer: Any) -> AIMessage:
     """The answer without an id that LangChain made of the upstream's run: this model's run gives its own."""
     message = cast("AIMessage", answer)
     return message.model_copy(update={"id": None}) if (message.id or "").startswith("lc_run-") else message
-
-
-def _left(work: Work, reason: str | None) -> Correction:
-    return Correction(work.question, work.answer, work.answer, "skipped", reason)

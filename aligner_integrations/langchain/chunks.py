@@ -1,17 +1,23 @@
 """Streams of LangChain's values: the upstream's chunks put together, and the corrected value given out in chunks.
 
-What lives elsewhere: which part of a value is the answer, and how its text is replaced (`messages.py`).
+What lives elsewhere: which part of a value is the answer, and how its text is replaced (`messages.py`); the aligner's
+run (`tracing.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing, closing
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables.utils import AddableDict
 
-from aligner_integrations.langchain.messages import Answer, Incoming, is_text
+from aligner_integrations.aligner import Aligner
+from aligner_integrations.correction import Correction
+from aligner_integrations.langchain import tracing
+from aligner_integrations.langchain.messages import Answer, Incoming, is_text, usage_of
+from aligner_integrations.langchain.tasks import Task
 
 
 def join(chunks: Sequence[Any]) -> Any:
@@ -118,8 +124,49 @@ def as_chunk(message: AIMessage, content: str | list[Any]) -> AIMessageChunk:
         response_metadata=message.response_metadata,
         id=message.id,
         name=message.name,
-        usage_metadata=message.usage_metadata,
+        usage_metadata=usage_of(message),
         tool_calls=message.tool_calls,
         invalid_tool_calls=message.invalid_tool_calls,
         chunk_position="last",
     )
+
+
+def write(
+    aligner: Aligner, task: Task, fields: dict[str, Any], corrected: Callable[[Task, Correction], Answer]
+) -> Generator[Any, None, None]:
+    """Correct an answer and yield the chunks of its value as the aligner writes it.
+
+    Args:
+        aligner: The aligner.
+        task: The answer.
+        fields: The template's extra fields.
+        corrected: Returns the corrected answer, given the correction.
+    """
+    writer = ChunkWriter(task.value, task.incoming)
+    correction = task.left()
+    if not task.reason:
+        with closing(tracing.stream(aligner, task.work, fields)) as pieces:
+            for piece in pieces:
+                if isinstance(piece, Correction):
+                    correction = piece
+                elif writer.live:
+                    yield from writer.piece(piece)
+    yield from writer.last(corrected(task, correction))
+
+
+async def awrite(
+    aligner: Aligner, task: Task, fields: dict[str, Any], corrected: Callable[[Task, Correction], Answer]
+) -> AsyncGenerator[Any, None]:
+    """`write` without blocking the event loop; closing it stops the aligner."""
+    writer = ChunkWriter(task.value, task.incoming)
+    correction = task.left()
+    if not task.reason:
+        async with aclosing(tracing.astream(aligner, task.work, fields)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Correction):
+                    correction = piece
+                elif writer.live:
+                    for chunk in writer.piece(piece):
+                        yield chunk
+    for chunk in writer.last(corrected(task, correction)):
+        yield chunk

@@ -15,6 +15,8 @@ from aligner_integrations.aligner import Aligner
 from aligner_integrations.secret import Secret
 from aligner_integrations.templates import Template
 
+# Options that decide nothing about the text, and the backend, which has a name of its own below.
+_NO_MATTER = ("backend", "record", "resilience", "cache")
 # Not id(): another object may have it once this one is gone, and caches live longer.
 _serials: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
@@ -26,7 +28,7 @@ def identity(thing: Any) -> str:
     Functions and foreign objects count as themselves. Hashed, because options may hold secrets.
     """
     if isinstance(thing, Aligner):
-        options = {name: value for name, value in vars(thing).items() if name not in ("backend", "record")}
+        options = {name: value for name, value in vars(thing).items() if name not in _NO_MATTER}
         text = f"{__version__} {_backend(thing.backend)} {_plain(options)}"
     else:
         text = _plain(thing)

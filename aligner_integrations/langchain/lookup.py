@@ -1,23 +1,17 @@
-"""Which question led to an answer: what the recorder knows of a run, and how an answer is matched with it.
-
-Plain values and functions without locks or callbacks; `upstream.py` fills them in and asks.
-"""
+"""Which question led to an answer: how an answer is matched with what happened in the runs around it (`runs.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
-from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
 
 from aligner_integrations.errors import QuestionNotFoundError
 from aligner_integrations.langchain.messages import as_messages, last_question, text_of
-
-MAX_TEXTS = 256  # texts noted for one LLM call
-MIN_NEAR = 8  # shortest text, in characters, that may be recognised as part of another
+from aligner_integrations.langchain.runs import Call, Made, Scope, core_of, near
 
 How = Literal["id", "text", "near", "only", "latest", "prompt", "chain_input"]
 """id: the message's id is the LLM call's. text: an LLM call gave exactly this text. near: one text holds the other, up
@@ -30,72 +24,30 @@ _AMBIGUOUS = (
 )
 
 
-@dataclass(eq=False, slots=True, weakref_slot=True)
-class Call:
-    """One LLM call.
-
-    `given` is what the prompt template was given, if one made the messages; `started` and `ended` are ticks of the
-    recorder's clock; `texts` maps each text to its core.
-    """
-
-    messages: list[BaseMessage]
-    given: Any
-    started: int
-    ended: int | None = None
-    failed: bool = False
-    ids: set[str] = field(default_factory=set)
-    texts: dict[str, str] = field(default_factory=dict)
-
-    def note(self, message_id: str | None, text: str) -> None:
-        """Add an id and a text by which this call's answer can be recognised."""
-        if message_id and len(self.ids) < MAX_TEXTS:
-            self.ids.add(message_id)
-        if text and len(self.texts) < MAX_TEXTS:
-            self.texts[text] = _core(text)
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A prompt that a template made from what it was given, and when."""
-
-    tick: int
-    prompt: PromptValue
-    given: Any
-
-
-@dataclass(eq=False, slots=True)
-class Scope:
-    """A run that is alive, and what happened in it so far."""
-
-    parent: UUID | None
-    started: int
-    input: Any
-    inner: bool
-    calls: list[Call] = field(default_factory=list)
-    calls_dropped: bool = False
-    prompts: list[Made] = field(default_factory=list)
-    first_input: Any = None
-
-    @property
-    def streams(self) -> bool:
-        """Whether the run started with its input still to come: LangChain then reports an empty one."""
-        value = self.input.get("input") if isinstance(self.input, dict) and len(self.input) == 1 else None
-        return isinstance(value, str) and not value
-
-    def follows(self, call: Call) -> bool:
-        """Whether what this run was given can stem from a call outside it: not if they ran side by side."""
-        if call.ended is None or call.started > self.started:
-            return False
-        return self.streams or call.ended < self.started
-
-
 @dataclass(frozen=True, slots=True)
 class _View:
     """What a scope offers to a run inside it."""
 
+    scope: Scope
     calls: list[Call]
-    complete: bool
     prompts: list[Made]
+
+    @property
+    def answers(self) -> list[Call]:
+        return [call for call in self.calls if call.answered] or self.calls
+
+    def unseen(self, outer: tuple[Any, ...]) -> Found | None:
+        """The prompts, if the last is newer than any LLM call: it went to a cached completion, a remote chain, HTTP."""
+        if not self.prompts or (self.calls and self.prompts[-1].tick < self.answers[-1].started):
+            return None
+        asked = tuple(Asked(made.prompt.to_messages(), made.given, outer) for made in self.prompts)
+        return Found("prompt", asked, ordered=True)
+
+    def saying(self, text: str) -> list[Call]:
+        return [call for call in self.calls if text in call.texts]
+
+    def saying_nearly(self, core: str) -> list[Call]:
+        return [call for call in self.calls if any(near(core, other) for other in call.cores())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +122,9 @@ def find(
 ) -> Found | None:
     """Find what led to an answer.
 
+    An answer is looked for in the run that holds it, and then further out, but only as far as that run was given it: what
+    it was not given was made inside, and another run that said the same has nothing to do with it.
+
     Args:
         answer: An answer as some step of a chain hands it on.
         path: The run in which that happens, and the runs around it, nearest first.
@@ -180,7 +135,20 @@ def find(
     if isinstance(answer, BaseMessage) and answer.id and (found := _by_id(answer.id, path, root_calls, outer)):
         return found
     text, views = text_of(answer), list(_views(path))
-    return _by_text(text, views, outer) or _by_order(views, outer) or _by_input(text, outer, name)
+    if found := _by_text(text, views[:1], outer):  # as a rule; what follows looks into everything the runs were given
+        return found
+    core = core_of(text)
+    handed = list(_handed(core, views))
+    made_in = handed.index(False) + 1 if False in handed else len(views)
+    inside, outside = views[:made_in], views[made_in:]
+    if found := _by_text(text, inside, outer) or _by_near_text(core, inside, handed, outer):
+        return found
+    own = _by_order(inside, handed, outer) or _by_input(core, views, outer, name)
+    same = _by_text(text, outside, outer)
+    if own is None or own.how == "prompt" or same is None:
+        return own or same or _by_order(outside, handed[made_in:], outer)
+    # The run was not given the answer, but perhaps came by it in another way.
+    return _either(own, same)
 
 
 def made_for(messages: list[BaseMessage], path: Iterable[Scope]) -> Made | None:
@@ -207,57 +175,71 @@ def _views(path: Sequence[Scope]) -> Iterator[_View]:
     """What each run on the path offers: only what came before the run inside it on the path."""
     inside: Scope | None = None
     for scope in path:
-        calls = [call for call in scope.calls if not call.failed and (inside is None or inside.follows(call))]
+        calls = [call for call in scope.calls if not call.failed and (inside is None or inside.follows(call, scope))]
         prompts = [made for made in scope.prompts if inside is None or made.tick < inside.started]
-        yield _View(calls, not scope.calls_dropped, prompts)
+        yield _View(scope, calls, prompts)
         inside = scope
 
 
+def _handed(core: str, views: Sequence[_View]) -> Iterator[bool | None]:
+    for place, view in enumerate(views):
+        answers = {other for outer in views[place + 1 :] for call in outer.calls for other in call.cores()}
+        yield view.scope.handed(core, answers)
+
+
 def _by_text(text: str, views: Sequence[_View], outer: tuple[Any, ...]) -> Found | None:
-    core = _core(text)
-    nearest = True
+    unseen: Found | None = None
     for view in views:
-        if not view.calls:
-            continue
-        how: How = "text"
-        hits = [call for call in view.calls if text in call.texts]
-        if not hits and nearest:  # further out a part of a text is too weak a sign
-            how = "near"
-            hits = [call for call in view.calls if any(_near(core, other) for other in call.texts.values())]
-        if hits:
-            return _of(how, hits, outer, complete=view.complete)
-        nearest = False
+        if hits := view.saying(text):
+            found = _of("text", hits, outer, complete=not view.scope.calls_dropped)
+            return found if unseen is None else _either(unseen, found)
+        unseen = unseen or view.unseen(outer)
     return None
 
 
-def _by_order(views: Sequence[_View], outer: tuple[Any, ...]) -> Found | None:
+def _either(one: Found, other: Found) -> Found:
+    """Two that fit equally well: one and the same question, or an error."""
+    return Found("text", (*one.asked, *other.asked), other.call, complete=one.complete and other.complete)
+
+
+def _by_near_text(
+    core: str, views: Sequence[_View], handed: Sequence[bool | None], outer: tuple[Any, ...]
+) -> Found | None:
+    """Only in the nearest run that asked an LLM: further out a part of a text is too weak a sign."""
+    for view, given in zip(views, handed, strict=False):
+        if view.calls and not given:
+            hits = view.saying_nearly(core)
+            return _of("near", hits, outer, complete=not view.scope.calls_dropped) if hits else None
+    return None
+
+
+def _by_order(views: Sequence[_View], handed: Sequence[bool | None], outer: tuple[Any, ...]) -> Found | None:
     """The text was rewritten on the way, or no LLM call was seen: take what the nearest run did last."""
-    for place, view in enumerate(views):
-        calls = [call for call in view.calls if call.ended is not None] or view.calls
-        # A prompt newer than any LLM call went somewhere else: a cached completion, a remote chain, an own HTTP call.
-        if view.prompts and (not calls or view.prompts[-1].tick > calls[-1].started):
-            asked = tuple(Asked(made.prompt.to_messages(), made.given, outer) for made in view.prompts)
-            return Found("prompt", asked, ordered=True)
+    for place, (view, given) in enumerate(zip(views, handed, strict=False)):
+        if given:  # made further out
+            continue
+        calls = view.answers
+        if unseen := view.unseen(outer):
+            return unseen
         if calls:
             *before, last = calls
             ordered = all(call.ended is not None and call.ended < last.started for call in before)
-            return _of("latest" if place else "only", calls, outer, ordered=ordered, complete=view.complete)
+            complete = not view.scope.calls_dropped
+            further = [] if given is False else [call for other in views[place + 1 :] for call in other.calls]
+            how: How = "latest" if place else "only"
+            return _of(how, [*further, *calls], outer, ordered=ordered, complete=complete)
     return None
 
 
-def _by_input(text: str, outer: tuple[Any, ...], name: str | None) -> Found | None:
+def _by_input(core: str, views: Sequence[_View], outer: tuple[Any, ...], name: str | None) -> Found | None:
     for value in outer:
         named = value.get(name) if isinstance(value, Mapping) and name else None
         messages = as_messages(value if named is None else named)
         # A run that is handed the answer tells nothing about the question.
-        if messages and not any(_core(text_of(message)) == _core(text) for message in messages):
-            return Found("chain_input", (Asked(messages, value if named is not None else None, outer),))
+        if not messages or any(core_of(text_of(message)) == core for message in messages):
+            continue
+        if isinstance(value, PromptValue):
+            made = next((made for view in views for made in view.prompts if made.prompt is value), None)
+            return Found("prompt", (Asked(messages, made.given if made else None, outer),))
+        return Found("chain_input", (Asked(messages, value if named is not None else None, outer),))
     return None
-
-
-def _core(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
-def _near(a: str, b: str) -> bool:
-    return (a in b or b in a) and min(len(a), len(b)) >= MIN_NEAR

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.prompt_values import PromptValue
 from pydantic import BaseModel
 
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import InvalidTextError
+from aligner_integrations.errors import UnsupportedValueError
 
 _QUESTION_KEYS = ("question", "input", "query")
 _ANSWER_KEYS = ("answer", "output", "result")  # of retrieval chains, agents, and older retrieval chains
@@ -102,7 +103,7 @@ def read(value: Any, name: str | None = None) -> Incoming:
         name: A key that holds the question, if the caller knows one.
 
     Raises:
-        InvalidTextError: A value in which no answer can be seen.
+        UnsupportedValueError: A value in which no answer can be seen.
     """
     if (alone := _alone(value)) is not None:
         return alone
@@ -112,7 +113,7 @@ def read(value: Any, name: str | None = None) -> Incoming:
     if isinstance(value, dict):
         if (key := next((key for key in _ANSWER_KEYS if key in value), None)) is not None:
             if (inner := _alone(value[key])) is None:
-                raise InvalidTextError(f"{key!r} must be a string or an AIMessage, got {_kind(value[key])}.")
+                raise UnsupportedValueError(f"{key!r} must be a string or an AIMessage, got {_kind(value[key])}.")
             question = _beside(value, name)
             return Incoming(inner.answer, question, lambda new: _with(value, key, inner.put(new)), key, inner.whole)
         if isinstance(messages := value.get("messages"), list):
@@ -126,7 +127,7 @@ def read(value: Any, name: str | None = None) -> Incoming:
             )
         if isinstance(raw := value.get("raw"), AIMessage) and "parsed" in value:  # with_structured_output(include_raw)
             return Incoming(raw, None, lambda new: _with(value, "raw", new), whole=True, data=True)
-    raise InvalidTextError(f"An aligner takes {_FORMS}; got {_kind(value)}.{_hint(value)}")
+    raise UnsupportedValueError(f"An aligner takes {_FORMS}; got {_kind(value)}.{_hint(value)}")
 
 
 def _alone(value: Any) -> Incoming | None:
@@ -156,12 +157,12 @@ def _split(items: list[Any]) -> tuple[list[BaseMessage], Incoming]:
     """The messages before the last one, and the last one as an answer."""
     if not items or not all(map(_names_a_role, items)):
         kinds = ", ".join(sorted({_kind(item) for item in items})) or "nothing"
-        raise InvalidTextError(
+        raise UnsupportedValueError(
             f"A list must hold messages and end with the AIMessage to correct; this one holds {kinds}."
         )
     before, last = _converted(items[:-1]), _alone(items[-1])
     if last is None:
-        raise InvalidTextError(
+        raise UnsupportedValueError(
             f"A list of messages must end with the AIMessage to correct; this one ends with {_kind(items[-1])}."
         )
     return before, last
@@ -171,7 +172,7 @@ def _converted(items: list[Any]) -> list[BaseMessage]:
     try:
         return convert_to_messages(items)
     except (NotImplementedError, TypeError, ValueError) as error:
-        raise InvalidTextError(f"These are no messages: {error}") from error
+        raise UnsupportedValueError(f"These are no messages: {error}") from error
 
 
 def _beside(value: dict[str, Any], name: str | None) -> str | Sequence[BaseMessage] | None:
@@ -183,7 +184,7 @@ def _beside(value: dict[str, Any], name: str | None) -> str | Sequence[BaseMessa
     if isinstance(question, str):
         return question
     if (messages := as_messages(question)) is None:
-        raise InvalidTextError(f"{key!r} must be a string, a prompt or messages, got {_kind(question)}.")
+        raise UnsupportedValueError(f"{key!r} must be a string, a prompt or messages, got {_kind(question)}.")
     return messages
 
 
@@ -207,17 +208,27 @@ def _hint(value: Any) -> str:
     return ""
 
 
-def reason_to_leave(answer: Answer) -> str | None:
-    """Return why an answer is left alone whatever the aligner thinks; None if it can be aligned."""
+def reason_to_leave(answer: Answer, *, beside_calls: bool = False) -> str | None:
+    """Return why an answer is left alone whatever the aligner thinks; None if it can be aligned.
+
+    Args:
+        answer: The answer.
+        beside_calls: Whether text beside tool calls can be aligned.
+    """
     if isinstance(answer, AIMessage):
         raw = answer.additional_kwargs
-        if answer.tool_calls or answer.invalid_tool_calls or raw.get("tool_calls") or raw.get("function_call"):
+        if not beside_calls and _has_calls(answer):
             return "tool_calls"
         if raw.get("refusal") or answer.response_metadata.get("stop_reason") == "refusal" or _has_refusal(answer):
             return "refusal"
         if raw.get("parsed") is not None:
             return "structured"
     return None if text_of(answer).strip() else "no_text"
+
+
+def _has_calls(answer: AIMessage) -> bool:
+    raw = answer.additional_kwargs
+    return bool(answer.tool_calls or answer.invalid_tool_calls or raw.get("tool_calls") or raw.get("function_call"))
 
 
 def _has_refusal(answer: AIMessage) -> bool:
@@ -245,6 +256,24 @@ def with_correction(answer: Answer, correction: Correction, record: dict[str, An
             record = {**record, "upstream_response_id": metadata.pop("id")}
     metadata["aligner"] = record
     return answer.model_copy(update=update)
+
+
+def text_alone(message: AIMessage) -> AIMessage:
+    """Return the message with its text and nothing else of its content: no tool call, no reasoning that led to one."""
+    return AIMessage(
+        message.text,
+        id=message.id,
+        name=message.name,
+        response_metadata=message.response_metadata,
+        usage_metadata=usage_of(message),
+    )
+
+
+def usage_of(message: AIMessage) -> UsageMetadata | None:
+    """Return the usage, if it is one: of a message without it a cache makes a cost alone, which no message takes again."""
+    usage = message.usage_metadata
+    counts = ("input_tokens", "output_tokens", "total_tokens")
+    return usage if usage is not None and all(name in usage for name in counts) else None
 
 
 def _replace(content: str | list[Any], text: str) -> str | list[Any]:

@@ -1,22 +1,19 @@
 """`AlignerRunnable`: the step of a chain that corrects what the LLM before it said.
 
-What lives elsewhere: finding the question (`upstream.py`), LangChain's values (`messages.py`), and what is corrected
-and what is not (`Aligner` in `aligner.py`).
+What lives elsewhere: from a value to the question and back (`tasks.py`, `upstream.py`, `messages.py`), the chunks of a
+stream (`chunks.py`), runs and traces (`tracing.py`), and what is corrected and what is not (`Aligner` in `aligner.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, aclosing, closing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any, Literal, cast
-from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSerializable
 from langchain_core.runnables.base import RunnableLike, coerce_to_runnable
 from langchain_core.runnables.config import set_config_context
@@ -24,38 +21,14 @@ from pydantic import ConfigDict, PrivateAttr
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import AlignerError, ConfigurationError, InvalidTextError, QuestionNotFoundError
+from aligner_integrations.errors import AlignerError, ConfigurationError
 from aligner_integrations.langchain import tracing
-from aligner_integrations.langchain.chunks import ChunkWriter, join
-from aligner_integrations.langchain.lookup import Asked, Call
-from aligner_integrations.langchain.messages import (
-    Answer,
-    Incoming,
-    last_question,
-    read,
-    reason_to_leave,
-    text_of,
-    with_correction,
-)
+from aligner_integrations.langchain.chunks import awrite, join, write
+from aligner_integrations.langchain.hearing import Run
+from aligner_integrations.langchain.messages import Answer
+from aligner_integrations.langchain.tasks import Finder, Picker, Task, given_aligner
 from aligner_integrations.langchain.tracing import Work
 from aligner_integrations.langchain.upstream import RECORDER, UpstreamRecorder, install
-
-_logger = logging.getLogger(__name__)
-_guesses_logged: set[str] = set()  # once a kind and process; a chain may guess a million times
-
-
-Run = CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """One answer to correct, or to leave alone for a reason."""
-
-    value: Any
-    incoming: Incoming
-    work: Work
-    reason: str | None = None
-    call: Call | None = None
 
 
 class AlignerRunnable(RunnableSerializable[Any, Any]):
@@ -97,7 +70,7 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     aligner: Aligner
-    question: Callable[[list[BaseMessage]], str] | str | None = None
+    question: Picker | str | None = None
     on_guess: Literal["allow", "raise"] = "allow"
     include_original: bool = False
     hook: bool = True
@@ -108,25 +81,19 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         self,
         aligner: Aligner | None = None,
         *,
-        question: Callable[[list[BaseMessage]], str] | str | None = None,
+        question: Picker | str | None = None,
         on_guess: Literal["allow", "raise"] = "allow",
         include_original: bool = False,
         hook: bool = True,
         name: str | None = None,
         **options: Any,
     ) -> None:
-        if aligner is not None and not isinstance(aligner, Aligner):
-            raise ConfigurationError(
-                f"aligner must be an Aligner, got {type(aligner).__name__}; a model is given as Aligner(model)."
-            )
-        if aligner is not None and options:
-            raise ConfigurationError(f"Give either an aligner or its options, not both: {', '.join(sorted(options))}.")
         if on_guess not in ("allow", "raise"):
             raise ConfigurationError(f"on_guess is {on_guess!r}; it takes 'allow' or 'raise'.")
         if not (question is None or callable(question) or (isinstance(question, str) and question)):
             raise ConfigurationError(f"question is {question!r}; it takes a function or the name of a variable.")
         fields: dict[str, Any] = {
-            "aligner": Aligner(**options) if aligner is None else aligner,
+            "aligner": given_aligner(aligner, options),
             "question": question,
             "on_guess": on_guess,
             "include_original": include_original,
@@ -289,38 +256,17 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
     def _pieces(
         self, chunks: Iterator[Any], run: CallbackManagerForChainRun, fields: dict[str, Any]
     ) -> Generator[Any, None, None]:
-        if not (held := list(chunks)):
-            return
-        task = self._task(join(held), run)
-        writer = ChunkWriter(task.value, task.incoming)
-        correction = _left(task)
-        if not task.reason:
-            with closing(tracing.stream(self.aligner, task.work, fields)) as pieces:
-                for piece in pieces:
-                    if isinstance(piece, Correction):
-                        correction = piece
-                    elif writer.live:
-                        yield from writer.piece(piece)
-        yield from writer.last(self._corrected(task, correction))
+        if held := list(chunks):
+            yield from write(self.aligner, self._task(join(held), run), fields, self._corrected)
 
     async def _apieces(
         self, chunks: AsyncIterator[Any], run: AsyncCallbackManagerForChainRun, fields: dict[str, Any]
     ) -> AsyncIterator[Any]:
-        if not (held := [chunk async for chunk in chunks]):
-            return
-        task = self._task(join(held), run)
-        writer = ChunkWriter(task.value, task.incoming)
-        correction = _left(task)
-        if not task.reason:
-            async with aclosing(tracing.astream(self.aligner, task.work, fields)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Correction):
-                        correction = piece
-                    elif writer.live:
-                        for chunk in writer.piece(piece):
-                            yield chunk
-        for chunk in writer.last(self._corrected(task, correction)):
-            yield chunk
+        if held := [chunk async for chunk in chunks]:
+            task = self._task(join(held), run)
+            async with aclosing(awrite(self.aligner, task, fields, self._corrected)) as written:
+                async for chunk in written:
+                    yield chunk
 
     # Steps shared by the synchronous and asynchronous paths ---------------------------------------------------------
 
@@ -336,8 +282,8 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         tasks = self._tasks(values, runs)
         return self._results(tasks, await tracing.acorrect_many(self.aligner, _works(tasks), fields))
 
-    def _tasks(self, values: list[Any], runs: Sequence[Run]) -> list[_Task | Exception]:
-        tasks: list[_Task | Exception] = []
+    def _tasks(self, values: list[Any], runs: Sequence[Run]) -> list[Task | Exception]:
+        tasks: list[Task | Exception] = []
         for value, run in zip(values, runs, strict=True):
             try:
                 tasks.append(self._task(value, run))
@@ -345,61 +291,10 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
                 tasks.append(error)
         return tasks
 
-    def _task(self, value: Any, run: Run) -> _Task:
-        """Find answer and question."""
-        self._recorder.enter(run.run_id)
-        incoming = read(value, self.question if isinstance(self.question, str) else None)
-        text = text_of(incoming.answer)
-        if reason := "structured" if incoming.data else reason_to_leave(incoming.answer):
-            return _Task(value, incoming, Work("", text, None, run), reason)
-        given = incoming.question
-        if isinstance(given, str):
-            return _Task(value, incoming, Work(given, text, "explicit", run))
-        if given and (question := self._picked(given)):
-            return _Task(value, incoming, Work(question, text, "explicit", run))
-        question, how, call = self._looked_up(incoming.answer, run.parent_run_id)
-        return _Task(value, incoming, Work(question, text, how, run), call=call)
+    def _task(self, value: Any, run: Run) -> Task:
+        return Finder(self._recorder, self.question, self.on_guess).task(value, run)
 
-    def _looked_up(self, answer: Answer, run_id: UUID | None) -> tuple[str, str, Call | None]:
-        """The question, how it was found, and the LLM call it belongs to."""
-        name = self.question if isinstance(self.question, str) else None
-        found = self._recorder.find(answer, run_id, name)
-        question, how, guess = found.question(self._asked)
-        if not question:
-            raise QuestionNotFoundError(
-                f"What the LLM was asked was found ({how}), but no text in it to take as the question."
-            )
-        # The caller named a key of the chain's input, so there it is no guess.
-        if guess and not (how == "chain_input" and name):
-            self._guessed(how)
-        return question, how, found.call
-
-    def _guessed(self, how: str) -> None:
-        if self.on_guess == "raise":
-            raise QuestionNotFoundError(
-                f"The question could only be guessed ({how}), and on_guess is 'raise'. Hand on the AIMessage instead of "
-                "its text, or pass {'question': ..., 'answer': ...}."
-            )
-        if how not in _guesses_logged:
-            _guesses_logged.add(how)
-            _logger.warning(
-                "An aligner guessed what the LLM was asked (%s), because the answer alone does not tell. This is said once; "
-                "set on_guess='raise' to make it an error.",
-                how,
-            )
-
-    def _asked(self, asked: Asked) -> str:
-        return asked.variable(self.question) if isinstance(self.question, str) else self._picked(asked.messages)
-
-    def _picked(self, messages: Sequence[BaseMessage]) -> str:
-        if not callable(self.question):
-            return last_question(messages)
-        question = self.question(list(messages))
-        if not isinstance(question, str):
-            raise InvalidTextError(f"question= must return a string, got {type(question).__name__}.")
-        return question
-
-    def _results(self, tasks: list[_Task | Exception], corrections: list[Correction | AlignerError]) -> list[Any]:
+    def _results(self, tasks: list[Task | Exception], corrections: list[Correction | AlignerError]) -> list[Any]:
         """One result a task: the value with the answer corrected, or an error."""
         waiting = iter(corrections)
         results: list[Any] = []
@@ -407,28 +302,22 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
             if isinstance(task, Exception):
                 results.append(task)
                 continue
-            correction = _left(task) if task.reason else next(waiting)
+            correction = task.left() if task.reason else next(waiting)
             if isinstance(correction, Exception):
                 results.append(correction)
             else:
                 results.append(task.incoming.put(self._corrected(task, correction)))
         return results
 
-    def _corrected(self, task: _Task, correction: Correction) -> Answer:
-        """The answer with its text corrected and the record attached."""
+    def _corrected(self, task: Task, correction: Correction) -> Answer:
         answer = task.incoming.answer
         if task.call is not None:
             self._recorder.note(task.call, None if isinstance(answer, str) else answer.id, correction.text)
-        record = correction.record(include_original=self.include_original)
-        return with_correction(answer, correction, {**record, "question_from": task.work.question_from})
+        return task.corrected(correction, include_original=self.include_original)
 
 
-def _works(tasks: list[_Task | Exception]) -> list[Work]:
-    return [task.work for task in tasks if isinstance(task, _Task) and not task.reason]
-
-
-def _left(task: _Task) -> Correction:
-    return Correction("", task.work.answer, task.work.answer, "skipped", task.reason)
+def _works(tasks: list[Task | Exception]) -> list[Work]:
+    return [task.work for task in tasks if isinstance(task, Task) and not task.reason]
 
 
 def _recorded_by(recorder: UpstreamRecorder, config: RunnableConfig) -> RunnableConfig:

@@ -3,18 +3,19 @@
 In `prompt | llm | AlignerRunnable()` the last step is handed the answer and nothing else. But every run of LangChain
 and LangGraph reports to callback handlers, so one process-wide handler, `RECORDER`, keeps the tree of the runs that
 are alive, and notes each LLM call in every run around it. A step knows the run it is in, and looks there first, then
-further out. Look-up goes by run id, never by thread or context, so concurrent chains cannot be mixed up; where several
-questions fit equally well, that is an error.
+further out, as far as the answer was handed in: what a run was not given was made inside it. Look-up goes by run id, never
+by thread or context, so concurrent chains cannot be mixed up; where several questions fit equally well, that is an error.
 
 The hook can be switched off: for a process by the environment variable `ALIGNER_NO_UPSTREAM=1`, for some code by
 `with disabled():`, for a runnable by `hook=False`. `AlignerRunnable.after(chain)` finds the question without it.
 
-What lives elsewhere: which question fits an answer (`lookup.py`), answers given together with their question
-(`messages.py`), and the step itself (`runnable.py`).
+What lives elsewhere: what is kept of a run (`runs.py`), which question fits an answer (`lookup.py`), answers given
+together with their question (`messages.py`), and the step itself (`runnable.py`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import threading
@@ -35,8 +36,9 @@ from langchain_core.tracers.context import register_configure_hook
 from aligner_integrations.backends.base import INTERNAL_TAG
 from aligner_integrations.errors import QuestionNotFoundError
 from aligner_integrations.langchain import lookup
-from aligner_integrations.langchain.lookup import Call, Found, Made, Scope, made_for
+from aligner_integrations.langchain.lookup import Found, made_for
 from aligner_integrations.langchain.messages import text_of
+from aligner_integrations.langchain.runs import BRANCH, STEP, Call, Made, Scope, opens
 
 SWITCH = "ALIGNER_NO_UPSTREAM"
 """The environment variable that keeps the process-wide hook from being installed."""
@@ -82,7 +84,7 @@ class UpstreamRecorder(BaseCallbackHandler):
         with self._lock:
             outer = self._scopes.get(parent) if parent else None
             inner = _is_internal(event) or (outer is not None and outer.inner)
-            self._scopes[run_id] = Scope(parent, next(self._clock), inputs, inner)
+            self._scopes[run_id] = Scope(parent, next(self._clock), inputs, inner, _place(event))
             while len(self._scopes) > MAX_SCOPES:
                 self._scopes.popitem(last=False)
 
@@ -97,9 +99,12 @@ class UpstreamRecorder(BaseCallbackHandler):
                 for outer in self._path(scope.parent):
                     outer.prompts.append(made)
                     del outer.prompts[:-MAX_PROMPTS]
-            parent = self._scopes.get(scope.parent) if scope.parent else None
-            if parent is not None and parent.first_input is None:
-                parent.first_input = scope.input if inputs is None else inputs
+            if (outside := self._scopes.get(scope.parent) if scope.parent else None) is not None:
+                given = scope.input if inputs is None else inputs
+                if outside.first_input is None:
+                    outside.first_input = given
+                if opens(scope.place) and outside.known_input is None:
+                    outside.known_input = given
 
     def _path(self, run_id: UUID | None) -> Iterator[Scope]:
         """The run and the runs around it, nearest first."""
@@ -176,7 +181,12 @@ class UpstreamRecorder(BaseCallbackHandler):
             if scopes and scopes[0].inner:
                 return
             made = made_for(messages, scopes)
-            call = self._calls[run_id] = Call(messages, made.given if made else None, next(self._clock))
+            place = _place(event)
+            places = {scope.started: at for scope, at in zip(scopes, [place, *(s.place for s in scopes)], strict=False)}
+            call = Call(messages, made.given if made else None, next(self._clock), places)
+            self._calls[run_id] = call
+            if scopes and opens(place) and scopes[0].known_input is None:
+                scopes[0].known_input = messages
             for scope in scopes:
                 scope.calls.append(call)
                 if len(scope.calls) > MAX_CALLS:
@@ -187,22 +197,35 @@ class UpstreamRecorder(BaseCallbackHandler):
                 while len(self._root_calls) > MAX_ROOT_CALLS:
                     self._root_calls.popitem(last=False)
 
+    def on_llm_new_token(self, token: Any, *, run_id: UUID, chunk: Any = None, **kwargs: Any) -> None:
+        """An LLM said a piece of its answer; a step may use the beginning and never read the rest."""
+        if (call := self._calls.get(run_id)) is not None:
+            call.spoken.append(token if chunk is None else chunk.text)
+
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """An LLM answered."""
         with self._lock:
-            call = self._calls.pop(run_id, None)
-            if call is None:
-                return
-            call.ended = next(self._clock)
-            call.ids.add(f"lc_run--{run_id}")
-            for generation in itertools.chain.from_iterable(response.generations):
-                message = getattr(generation, "message", None)
-                call.note(getattr(message, "id", None), generation.text if message is None else text_of(message))
+            if (call := self._calls.pop(run_id, None)) is not None:
+                self._answered(call, run_id, response)
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """An LLM failed, so whatever comes later is not its answer."""
+    def _answered(self, call: Call, run_id: UUID, response: LLMResult) -> None:
+        call.ended = next(self._clock)
+        call.spoken.clear()
+        call.ids.add(f"lc_run--{run_id}")
+        for generation in itertools.chain.from_iterable(response.generations):
+            message = getattr(generation, "message", None)
+            call.note(getattr(message, "id", None), generation.text if message is None else text_of(message))
+
+    def on_llm_error(
+        self, error: BaseException, *, run_id: UUID, response: LLMResult | None = None, **kwargs: Any
+    ) -> None:
+        """An LLM failed, so whatever comes later is not its answer; or whoever read its stream had enough."""
         with self._lock:
-            if call := self._calls.pop(run_id, None):
+            if (call := self._calls.pop(run_id, None)) is None:
+                return
+            if response is not None and isinstance(error, GeneratorExit | asyncio.CancelledError) and call.spoken:
+                self._answered(call, run_id, response)
+            else:
                 call.failed = True
                 self._root_calls.pop(run_id, None)
 
@@ -234,6 +257,11 @@ class UpstreamRecorder(BaseCallbackHandler):
         """Count what is held: runs alive, LLM calls not ended, and LLM calls outside any run."""
         with self._lock:
             return {"scopes": len(self._scopes), "calls": len(self._calls), "root_calls": len(self._root_calls)}
+
+
+def _place(event: dict[str, Any]) -> str:
+    """The place of a run in the run around it, as LangChain tags it."""
+    return next((tag for tag in event.get("tags") or () if tag.startswith((STEP, BRANCH))), "")
 
 
 def _is_internal(event: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
         "aligner_integrations.llama_index needs llama-index-core: pip install 'aligner-integrations[llama-index]'"
     ) from error
 
-from aligner_integrations.llama_index.agent import AlignerFunctionAgent, AlignerReActAgent
+from aligner_integrations.llama_index.agent import AlignerAgentWorkflow, AlignerFunctionAgent, AlignerReActAgent
 from aligner_integrations.llama_index.chat_engine import AlignerChatEngine
 from aligner_integrations.llama_index.events import AlignEndEvent, AlignStartEvent
 from aligner_integrations.llama_index.llm import AlignerFunctionCallingLLM, AlignerLLM
@@ -38,6 +38,7 @@ __all__ = [
     "AlignRequest",
     "AlignStartEvent",
     "AlignedEvent",
+    "AlignerAgentWorkflow",
     "AlignerChatEngine",
     "AlignerFunctionAgent",
     "AlignerFunctionCallingLLM",

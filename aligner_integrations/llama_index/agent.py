@@ -4,7 +4,8 @@ LlamaIndex has no hook for an agent's answer, and the end of a run is too late: 
 step's stream is held back until it is known whether the step answers; then the corrected answer takes the draft's place in
 the stream, in the output event, and in the scratchpad that becomes the memory.
 
-What lives elsewhere: correcting what a tool answers (`AlignerQueryEngine` in a `QueryEngineTool`).
+What lives elsewhere: tools that answer in the agent's place (`agent_tools.py`), and correcting what a tool tells the LLM
+(`AlignerQueryEngine` in a `QueryEngineTool`).
 """
 
 from __future__ import annotations
@@ -14,23 +15,28 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from llama_index.core.agent.react.types import ResponseReasoningStep
-from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
+from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
 from llama_index.core.agent.workflow.workflow_events import AgentOutput, AgentStream
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import Field, model_validator
 from llama_index.core.llms.llm import LLM
 from llama_index.core.memory import BaseMemory
-from llama_index.core.schema import NodeWithScore, TextNode
-from llama_index.core.tools import AsyncBaseTool
+from llama_index.core.tools import AsyncBaseTool, BaseTool, adapt_to_async_tool
 from llama_index.core.workflow import Context
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.llama_index.agent_tools import AlignedOutput, DirectTool, sources_of
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.correcting import Corrector
+from aligner_integrations.llama_index.llm import AlignerLLM
 from aligner_integrations.llama_index.messages import with_text
 from aligner_integrations.llama_index.response import METADATA_KEY
+
+_ALIGNED_WORKFLOW = "aligner_workflow"
+"""Where a context says that its workflow is an `AlignerAgentWorkflow`."""
 
 
 class _HeldBack:
@@ -73,6 +79,45 @@ class _AlignerAgent(BaseWorkflowAgent):
     citations: Citations = "keep"
     include_original: bool = False
 
+    @model_validator(mode="after")
+    def _correct_once(self) -> _AlignerAgent:
+        """Take the aligner off the LLM, as that of `Settings` may have one, and put it on tools that answer."""
+        if isinstance(self.llm, AlignerLLM):
+            self.llm = self.llm.llm
+        if self.tools is not None:
+            self.tools = [self._direct(tool) for tool in cast(list[BaseTool], self.tools)]  # validated before
+        return self
+
+    @property
+    def _corrector(self) -> Corrector:
+        return Corrector(self.aligner, self.citations, self.include_original)
+
+    def _direct(self, tool: BaseTool) -> BaseTool:
+        if not tool.metadata.return_direct or isinstance(tool, DirectTool):
+            return tool
+        return DirectTool(adapt_to_async_tool(tool), lambda: self._corrector)
+
+    async def get_tools(self, input_str: str | None = None) -> Sequence[AsyncBaseTool]:
+        """Return the tools; those that answer in the agent's place have a corrected output."""
+        return cast(list[AsyncBaseTool], [self._direct(tool) for tool in await super().get_tools(input_str)])
+
+    async def _held(self, ctx: Any) -> Any:
+        """Return the context for a step, which keeps the step's deltas.
+
+        Raises:
+            ConfigurationError: The workflow around this agent can say a last word that the agent never sees.
+        """
+        if (
+            await ctx.store.get("agents", default=None)  # an AgentWorkflow's
+            and await ctx.store.get("early_stopping_method", default=None) == "generate"
+            and not await ctx.store.get(_ALIGNED_WORKFLOW, default=False)
+        ):
+            raise ConfigurationError(
+                "With early_stopping_method='generate' an AgentWorkflow asks the LLM itself for a last word, which "
+                "would not be corrected. Use AlignerAgentWorkflow instead, which takes what AgentWorkflow takes."
+            )
+        return _HeldBack(ctx)
+
     async def _finish(self, ctx: Any, held: _HeldBack, output: AgentOutput) -> AgentOutput:
         """Correct the step's answer, if it is one."""
         if output.retry_messages:  # an attempt that could not be read; the LLM sees it again, nobody else should
@@ -83,17 +128,19 @@ class _AlignerAgent(BaseWorkflowAgent):
         return await self._align(ctx, output)
 
     async def _align(self, ctx: Any, output: AgentOutput) -> AgentOutput:
-        correction, record = await self._correct(ctx, await self._answer(ctx, output))
-        response = await self._replace(ctx, output.response, correction.text)
+        answer, last = await self._withdraw(ctx, output)
+        correction, record = await self._correct(ctx, answer)
+        response = await self._replace(ctx, last, output.response, correction.text)
         # The raw response quotes the upstream, so the record takes its place.
         return output.model_copy(update={"response": response, "raw": {METADATA_KEY: record}})
 
     async def _correct(self, ctx: Any, answer: str) -> tuple[Correction, dict[str, Any]]:
         """Correct an answer and stream it."""
-        corrector = Corrector(self.aligner, self.citations, self.include_original)
+        corrector = self._corrector
         question = await ctx.store.get("user_msg_str", default=None) or ""
+        calls = await ctx.store.get("current_tool_calls", default=[])
         shown = ""
-        async with aclosing(corrector.astream(question, answer, await _sources(ctx))) as pieces:
+        async with aclosing(corrector.astream(question, answer, sources_of([c.tool_output for c in calls]))) as pieces:
             async for piece in pieces:
                 shown += piece
                 if self.streaming:
@@ -101,25 +148,30 @@ class _AlignerAgent(BaseWorkflowAgent):
         correction = cast(Correction, pieces.correction)  # read to its end
         return correction, await corrector.arecord(correction, "message")
 
-    async def _answer(self, ctx: Any, output: AgentOutput) -> str:
-        return output.response.content or ""
+    async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, Any]:
+        """Return the answer and its entry in the scratchpad, which is taken out: should the correction fail, it is gone."""
+        raise NotImplementedError
 
-    async def _replace(self, ctx: Any, response: ChatMessage, text: str) -> ChatMessage:
-        """Put the corrected answer into the scratchpad; return the step's message with it."""
+    async def _replace(self, ctx: Any, last: Any, response: ChatMessage, text: str) -> ChatMessage:
+        """Put the entry back with the corrected answer; return the step's message with it."""
         raise NotImplementedError
 
     async def _finish_direct(self, ctx: Any, output: AgentOutput) -> AgentOutput:
-        """Correct the output of a tool that is the answer itself (`return_direct`): no step has seen it."""
-        calls = await ctx.store.get("current_tool_calls", default=[])
-        direct = any(
-            call.return_direct
-            and not call.tool_output.is_error
-            and call.tool_name != "handoff"
-            and call.tool_output.content == output.response.content
-            for call in calls
-        )
-        # An answer of the LLM comes with no calls: they are added after it is finalized.
-        return await self._align(ctx, output) if direct and output.tool_calls else output
+        """Finish the output of a tool that is the answer itself: no step has seen it."""
+        if not output.tool_calls:  # an answer of the LLM: its calls are added after it is finalized
+            return output
+        for call in await ctx.store.get("current_tool_calls", default=[]):
+            done = call.tool_output
+            if not call.return_direct or call.tool_name == "handoff" or done.is_error:
+                continue
+            if done.content != output.response.content:
+                continue
+            if not isinstance(done, AlignedOutput):  # a tool that this agent did not hand out
+                return await self._align(ctx, output)
+            if done.error is not None:
+                raise done.error
+            return output.model_copy(update={"raw": {METADATA_KEY: done.record}})
+        return output
 
     async def _get_llm_response(
         self, ctx: Context, llm_input: list[ChatMessage], llm: LLM | None = None
@@ -155,17 +207,22 @@ class AlignerFunctionAgent(_AlignerAgent, FunctionAgent):
         self, ctx: Any, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
         """Take a step; if it answers, the answer is corrected."""
-        held: Any = _HeldBack(ctx)
+        held = await self._held(ctx)
         return await self._finish(ctx, held, await super().take_step(held, llm_input, tools, memory))
 
     async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
         """Move the turn to the memory."""
         return await super().finalize(ctx, await self._finish_direct(ctx, output), memory)
 
-    async def _replace(self, ctx: Any, response: ChatMessage, text: str) -> ChatMessage:
-        scratchpad = await ctx.store.get(self.scratchpad_key, default=[])
-        if scratchpad:
-            await ctx.store.set(self.scratchpad_key, [*scratchpad[:-1], with_text(scratchpad[-1], text)])
+    async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, ChatMessage | None]:
+        *scratchpad, last = await ctx.store.get(self.scratchpad_key, default=None) or [None]
+        await ctx.store.set(self.scratchpad_key, scratchpad)
+        return output.response.content or "", last
+
+    async def _replace(self, ctx: Any, last: ChatMessage | None, response: ChatMessage, text: str) -> ChatMessage:
+        if last is not None:
+            scratchpad = await ctx.store.get(self.scratchpad_key, default=[])
+            await ctx.store.set(self.scratchpad_key, [*scratchpad, with_text(last, text)])
         return with_text(response, text)
 
 
@@ -185,38 +242,44 @@ class AlignerReActAgent(_AlignerAgent, ReActAgent):
         self, ctx: Any, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
         """Take a step; if it answers, the answer is corrected."""
-        held: Any = _HeldBack(ctx)
+        held = await self._held(ctx)
         return await self._finish(ctx, held, await super().take_step(held, llm_input, tools, memory))
 
     async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
         """Move the turn to the memory."""
         return await super().finalize(ctx, await self._finish_direct(ctx, output), memory)
 
-    async def _answer(self, ctx: Any, output: AgentOutput) -> str:
-        steps = await ctx.store.get(self.reasoning_key, default=[])
-        if steps and isinstance(steps[-1], ResponseReasoningStep):
-            return steps[-1].response
-        return output.response.content or ""
+    async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, ResponseReasoningStep | None]:
+        *steps, last = await ctx.store.get(self.reasoning_key, default=None) or [None]
+        if not isinstance(last, ResponseReasoningStep):
+            return output.response.content or "", None
+        await ctx.store.set(self.reasoning_key, steps)
+        return last.response, last
 
-    async def _replace(self, ctx: Any, response: ChatMessage, text: str) -> ChatMessage:
-        steps = await ctx.store.get(self.reasoning_key, default=[])
-        if steps and isinstance(steps[-1], ResponseReasoningStep):
-            last = steps[-1]
+    async def _replace(
+        self, ctx: Any, last: ResponseReasoningStep | None, response: ChatMessage, text: str
+    ) -> ChatMessage:
+        if last is not None:
             # After a tool with return_direct the thought is the answer, too.
             thought = text if last.thought == last.response else last.thought
             last = last.model_copy(update={"response": text, "thought": thought})
-            await ctx.store.set(self.reasoning_key, [*steps[:-1], last])
+            steps = await ctx.store.get(self.reasoning_key, default=[])
+            await ctx.store.set(self.reasoning_key, [*steps, last])
         head, mark, _ = (response.content or "").partition("Answer:")
         return with_text(response, f"{head}{mark} {text}" if mark else text)
 
 
-async def _sources(ctx: Any) -> list[NodeWithScore]:
-    """What the tools of this run have found: source nodes where a tool gives them, else its output as one."""
-    nodes: list[NodeWithScore] = []
-    for call in await ctx.store.get("current_tool_calls", default=[]):
-        found = getattr(call.tool_output.raw_output, "source_nodes", None)
-        if isinstance(found, list):
-            nodes += found
-        else:
-            nodes.append(NodeWithScore(node=TextNode(text=call.tool_output.content or "")))
-    return nodes
+class AlignerAgentWorkflow(AgentWorkflow):
+    """An `AgentWorkflow` of aligned agents whose last word at the limit of steps is corrected, too.
+
+    Needed with `early_stopping_method="generate"` only; without it, aligned agents are at home in an `AgentWorkflow`.
+    """
+
+    async def _init_context(self, ctx: Context, ev: Any) -> None:
+        await super()._init_context(ctx, ev)
+        await ctx.store.set(_ALIGNED_WORKFLOW, True)
+
+    async def _get_llm_response(
+        self, ctx: Context, llm_input: list[ChatMessage], agent: BaseWorkflowAgent
+    ) -> ChatResponse:
+        return await agent._get_llm_response(ctx, llm_input)

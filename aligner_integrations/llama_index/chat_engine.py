@@ -1,13 +1,14 @@
 """`AlignerChatEngine`: a chat engine whose answers are corrected, on the screen and in its memory.
 
-What lives elsewhere: what happens to one text (`correcting.py`), and the policy (`Aligner`).
+What lives elsewhere: the memory during a turn (`memory.py`), what happens to one text (`correcting.py`), and the policy
+(`Aligner`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
-from collections.abc import Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,7 +21,6 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
 )
-from llama_index.core.base.response.schema import Response
 from llama_index.core.chat_engine.types import (
     AGENT_CHAT_RESPONSE_TYPE,
     AgentChatResponse,
@@ -35,7 +35,8 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.correcting import make_corrector
-from aligner_integrations.llama_index.messages import with_text
+from aligner_integrations.llama_index.memory import TurnMemory
+from aligner_integrations.llama_index.messages import response_with_text
 from aligner_integrations.llama_index.response import METADATA_KEY
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,9 @@ class AlignerChatEngine(BaseChatEngine):
     """Wraps a chat engine and corrects its answers; its memory holds what was shown.
 
     Works in all chat modes, also in streams of engines that cannot stream. The question is the user's message, whatever
-    the engine condenses it to. A turn enters the memory once its correction is complete: while it is corrected, and if
-    that fails or a stream is not read to its end, the memory is as it was before the turn.
+    the engine condenses it to. A turn enters the memory once its correction is complete: until then, and if that fails or
+    a stream is not read to its end, the memory is as it was before the turn. Each turn runs on a shallow copy of the
+    engine, so turns may overlap.
 
     Example:
         >>> engine = AlignerChatEngine(index.as_chat_engine(chat_mode="context", llm=llm), aligner=aligner)
@@ -103,48 +105,40 @@ class AlignerChatEngine(BaseChatEngine):
 
     def chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
         """Answer a message, corrected."""
-        draft = self._engine.chat(message, chat_history)
-        turn = self._withdraw(message, str(draft))
+        engine, turn = self._for_a_turn()
+        draft = engine.chat(message, chat_history)
         correction = self._corrector.correct(message, str(draft), draft.source_nodes)
-        self._remember(turn, correction.text)
+        if turn is not None:
+            turn.remember(correction.text)
         return _aligned(draft, correction, self._corrector.record(correction, "message"))
 
     async def achat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
         """`chat` without blocking the event loop."""
-        draft = await self._engine.achat(message, chat_history)
-        turn = await self._awithdraw(message, str(draft))
+        engine, turn = self._for_a_turn()
+        draft = await engine.achat(message, chat_history)
         correction = await self._corrector.acorrect(message, str(draft), draft.source_nodes)
-        await self._aremember(turn, correction.text)
+        if turn is not None:
+            await turn.aremember(correction.text)
         return _aligned(draft, correction, await self._corrector.arecord(correction, "message"))
 
     def stream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
         """Answer a message; the aligner's own pieces are streamed once the upstream has answered."""
-        draft = self._engine.chat(message, chat_history)
-        turn = self._withdraw(message, str(draft))
-        stream = AlignedChatStream(
-            sources=_sources(draft, ""),  # the text follows when the stream is read
-            source_nodes=draft.source_nodes,
-            is_writing_to_memory=False,
-            metadata=_metadata(draft),
-        )
+        engine, turn = self._for_a_turn()
+        draft = engine.chat(message, chat_history)
+        stream = _stream(draft)
         stream.chat_stream = self._pieces(message, draft, turn, stream)
         return stream
 
     async def astream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
         """`stream_chat` without blocking the event loop."""
-        draft = await self._engine.achat(message, chat_history)
-        turn = await self._awithdraw(message, str(draft))
-        stream = AlignedChatStream(
-            sources=_sources(draft, ""),  # the text follows when the stream is read
-            source_nodes=draft.source_nodes,
-            is_writing_to_memory=False,
-            metadata=_metadata(draft),
-        )
+        engine, turn = self._for_a_turn()
+        draft = await engine.achat(message, chat_history)
+        stream = _stream(draft)
         stream.achat_stream = self._apieces(message, draft, turn, stream)
         return stream
 
     def _pieces(
-        self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: list[ChatMessage], stream: AlignedChatStream
+        self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory | None, stream: AlignedChatStream
     ) -> ChatResponseGen:
         shown = ""
         with closing(self._corrector.stream(message, str(draft), draft.source_nodes)) as pieces:
@@ -152,13 +146,14 @@ class AlignerChatEngine(BaseChatEngine):
                 shown += piece
                 yield _chunk(shown, piece)
         correction = cast(Correction, pieces.correction)  # read to its end
-        self._remember(turn, correction.text)
+        if turn is not None:
+            turn.remember(correction.text)
         stream.metadata = {**(stream.metadata or {}), METADATA_KEY: self._corrector.record(correction, "message")}
         stream.sources = _sources(draft, correction.text)
         stream.is_done = True
 
     async def _apieces(
-        self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: list[ChatMessage], stream: AlignedChatStream
+        self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory | None, stream: AlignedChatStream
     ) -> ChatResponseAsyncGen:
         shown = ""
         async with aclosing(self._corrector.astream(message, str(draft), draft.source_nodes)) as pieces:
@@ -166,7 +161,8 @@ class AlignerChatEngine(BaseChatEngine):
                 shown += piece
                 yield _chunk(shown, piece)
         correction = cast(Correction, pieces.correction)  # read to its end
-        await self._aremember(turn, correction.text)
+        if turn is not None:
+            await turn.aremember(correction.text)
         record = await self._corrector.arecord(correction, "message")
         stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
         stream.sources = _sources(draft, correction.text)
@@ -180,36 +176,17 @@ class AlignerChatEngine(BaseChatEngine):
         memory = getattr(self._engine, "_memory", None)
         return memory if isinstance(memory, BaseMemory) else None
 
-    def _withdraw(self, message: str, draft: str) -> list[ChatMessage]:
-        """Take the turn out of the memory, from the user's message to the upstream's answer, and return it."""
+    @_memory.setter
+    def _memory(self, memory: BaseMemory) -> None:
+        # Used by an AlignerChatEngine around this one, on its copy.
+        self._engine = _with_memory(self._engine, memory)
+
+    def _for_a_turn(self) -> tuple[BaseChatEngine, TurnMemory | None]:
+        """Return the engine with a memory for this turn alone, because turns may overlap; None: it has no memory."""
         if self._memory is None:
-            return []
-        messages = self._memory.get_all()
-        turn = _turn(messages, message, draft)
-        if turn is None:
-            return []
-        self._memory.set([*messages[: turn.start], *messages[turn.stop :]])
-        return messages[turn]
-
-    async def _awithdraw(self, message: str, draft: str) -> list[ChatMessage]:
-        if self._memory is None:
-            return []
-        messages = await self._memory.aget_all()
-        turn = _turn(messages, message, draft)
-        if turn is None:
-            return []
-        await self._memory.aset([*messages[: turn.start], *messages[turn.stop :]])
-        return messages[turn]
-
-    def _remember(self, turn: list[ChatMessage], text: str) -> None:
-        if self._memory is not None and turn:
-            for message in [*turn[:-1], with_text(turn[-1], text)]:
-                self._memory.put(message)
-
-    async def _aremember(self, turn: list[ChatMessage], text: str) -> None:
-        if self._memory is not None and turn:
-            for message in [*turn[:-1], with_text(turn[-1], text)]:
-                await self._memory.aput(message)
+            return self._engine, None
+        turn = TurnMemory(memory=self._memory)
+        return _with_memory(self._engine, turn), turn
 
     @property
     def chat_history(self) -> list[ChatMessage]:
@@ -221,16 +198,20 @@ class AlignerChatEngine(BaseChatEngine):
         self._engine.reset()
 
 
-def _turn(messages: Sequence[ChatMessage], message: str, draft: str) -> slice | None:
-    """Find the last turn with this message and answer."""
-    for end in range(len(messages) - 1, -1, -1):
-        if messages[end].role == MessageRole.ASSISTANT and (messages[end].content or "").strip() == draft.strip():
-            for start in range(end - 1, -1, -1):
-                if messages[start].role == MessageRole.USER and (messages[start].content or "") == message:
-                    return slice(start, end + 1)
-            return slice(end, end + 1)
-    logger.warning("The upstream's answer was not found in the chat's memory, so it could not be corrected there.")
-    return None
+def _with_memory(engine: Any, memory: BaseMemory) -> BaseChatEngine:
+    engine = copy.copy(engine)
+    engine._memory = memory
+    aligned: BaseChatEngine = engine
+    return aligned
+
+
+def _stream(draft: AGENT_CHAT_RESPONSE_TYPE) -> AlignedChatStream:
+    return AlignedChatStream(
+        sources=_sources(draft, ""),  # the text follows when the stream is read
+        source_nodes=draft.source_nodes,
+        is_writing_to_memory=False,
+        metadata=_metadata(draft),
+    )
 
 
 def _aligned(draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction, record: dict[str, Any]) -> AgentChatResponse:
@@ -247,8 +228,7 @@ def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, text: str) -> list[ToolOutput]:
 
 
 def _with_output(source: ToolOutput, text: str) -> ToolOutput:
-    raw = source.raw_output
-    raw = dataclasses.replace(raw, response=text) if isinstance(raw, Response) else text
+    raw = response_with_text(source.raw_output, text)
     return source.model_copy(update={"blocks": [TextBlock(text=text)], "raw_output": raw})
 
 

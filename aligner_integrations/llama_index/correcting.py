@@ -4,7 +4,8 @@ It adapts what LlamaIndex brings along to what an `Aligner` takes: an evaluator 
 sources' citations become `repair`, and each correction is told to LlamaIndex's instrumentation. Whether and how an
 answer is corrected is still decided by the `Aligner` alone.
 
-What lives elsewhere: the types that answers come in (`response.py` and the wrappers), and citations (`citations.py`).
+What lives elsewhere: the types that answers come in (`response.py` and the wrappers), citations (`citations.py`), and
+answers that are a list of answers (`accumulated.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore
 from aligner_integrations.aligner import Accept, Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.llama_index import events
+from aligner_integrations.llama_index import accumulated, events
 from aligner_integrations.llama_index.citations import (
     CitationFilter,
     Citations,
@@ -67,12 +68,14 @@ class Corrector:
     # One correction -------------------------------------------------------------------------------------------------
 
     def correct(self, question: str, answer: str, sources: Sequence[NodeWithScore] = ()) -> Correction:
-        """Correct an answer that was made from these sources."""
+        """Correct an answer that was made from these sources; a list of accumulated answers one by one."""
+        if parts := accumulated.split(answer):
+            corrections = self.correct_texts(question, [text for _, text in parts], sources)
+            return accumulated.join(question, answer, [heading for heading, _ in parts], corrections)
         events.started(question, answer)
         try:
-            correction = _left_alone(question, answer) or self._for(answer, sources, asynchronous=False).correct(
-                question, answer
-            )
+            aligner = self._for(answer, sources, asynchronous=False)
+            correction = _left_alone(question, answer) or aligner.correct(question, answer)
         except Exception as error:
             events.failed(error)
             raise
@@ -81,43 +84,53 @@ class Corrector:
 
     async def acorrect(self, question: str, answer: str, sources: Sequence[NodeWithScore] = ()) -> Correction:
         """`correct` without blocking the event loop."""
+        if parts := accumulated.split(answer):
+            corrections = await self.acorrect_texts(question, [text for _, text in parts], sources)
+            return accumulated.join(question, answer, [heading for heading, _ in parts], corrections)
         events.started(question, answer)
         try:
-            correction = _left_alone(question, answer) or await self._for(answer, sources).acorrect(question, answer)
+            aligner = self._for(answer, sources, asynchronous=True)
+            correction = _left_alone(question, answer) or await aligner.acorrect(question, answer)
         except Exception as error:
             events.failed(error)
             raise
         events.ended(correction)
         return correction
 
-    # Texts that are sources themselves ------------------------------------------------------------------------------
+    # Many texts that answer the question, each by itself --------------------------------------------------------------
 
-    def correct_texts(self, question: str, texts: Sequence[str]) -> list[Correction]:
-        """Correct texts that answer the question by themselves, as one batch."""
+    def correct_texts(
+        self, question: str, texts: Sequence[str], sources: Sequence[NodeWithScore] | None = None
+    ) -> list[Correction]:
+        """Correct texts as one batch. Without sources each text is its own source."""
         for text in texts:
             events.started(question, text)
         try:
-            aligner = self._over(None, asynchronous=False)
+            aligner = self._over(sources, asynchronous=False)
             aligner.repair = self._repair
-            corrections = aligner.correct_many([(question, text) for text in texts])
+            done = iter(aligner.correct_many(_to_correct(question, texts)))
         except Exception as error:
             events.failed(error)
             raise
+        corrections = [_left_alone(question, text) or next(done) for text in texts]
         for correction in corrections:
             events.ended(correction)
         return corrections
 
-    async def acorrect_texts(self, question: str, texts: Sequence[str]) -> list[Correction]:
+    async def acorrect_texts(
+        self, question: str, texts: Sequence[str], sources: Sequence[NodeWithScore] | None = None
+    ) -> list[Correction]:
         """`correct_texts` without blocking the event loop."""
         for text in texts:
             events.started(question, text)
         try:
-            aligner = self._over(None, asynchronous=True)
+            aligner = self._over(sources, asynchronous=True)
             aligner.repair = self._repair
-            corrections = await aligner.acorrect_many([(question, text) for text in texts])
+            done = iter(await aligner.acorrect_many(_to_correct(question, texts)))
         except Exception as error:
             events.failed(error)
             raise
+        corrections = [_left_alone(question, text) or next(done) for text in texts]
         for correction in corrections:
             events.ended(correction)
         return corrections
@@ -139,16 +152,16 @@ class Corrector:
             if correction is not None:
                 yield answer
             else:
-                shown = _Shown(answer, sources)
-                with closing(
-                    self._for(answer, sources, asynchronous=False, live=True).stream(question, answer)
-                ) as pieces:
+                shown, aligner = _Shown(answer, sources), self._for(answer, sources, asynchronous=False, live=True)
+                with closing(aligner.stream(question, answer)) as pieces:
                     for piece in pieces:
                         if text := shown.feed(piece):
                             yield text
                 correction, rest = shown.end(cast(Correction, pieces.correction))  # read to its end
                 if rest:
                     yield rest
+                if self.aligner.record is not None:
+                    self.aligner.record(correction)
         except Exception as error:
             events.failed(error)
             raise
@@ -164,14 +177,16 @@ class Corrector:
             if correction is not None:
                 yield answer
             else:
-                shown = _Shown(answer, sources)
-                async with aclosing(self._for(answer, sources, live=True).astream(question, answer)) as pieces:
+                shown, aligner = _Shown(answer, sources), self._for(answer, sources, asynchronous=True, live=True)
+                async with aclosing(aligner.astream(question, answer)) as pieces:
                     async for piece in pieces:
                         if text := shown.feed(piece):
                             yield text
                 correction, rest = shown.end(cast(Correction, pieces.correction))  # read to its end
                 if rest:
                     yield rest
+                if self.aligner.record is not None:
+                    self.aligner.record(correction)
         except Exception as error:
             events.failed(error)
             raise
@@ -199,21 +214,22 @@ class Corrector:
 
     # What LlamaIndex adds to an aligner -----------------------------------------------------------------------------
 
-    def _for(
-        self, answer: str, sources: Sequence[NodeWithScore], *, asynchronous: bool = True, live: bool = False
-    ) -> Aligner:
-        """Return the aligner for one answer; a copy that shares everything but `accept` and `repair`."""
-        contexts = [source.get_content(metadata_mode=MetadataMode.NONE) for source in sources]
-        aligner = self._over(contexts, asynchronous=asynchronous)
+    def _for(self, answer: str, sources: Sequence[NodeWithScore], *, asynchronous: bool, live: bool = False) -> Aligner:
+        """Return the aligner for one answer."""
+        aligner = self._over(sources, asynchronous=asynchronous)
         # A live stream of an answer that cites nothing goes on as it is written; see _Shown.
         if cited(answer) or (sources and not live):
             aligner.repair = self._repair
+        if live:
+            aligner.record = None  # what is shown is known at the end of the stream
         return aligner
 
-    def _over(self, contexts: list[str] | None, *, asynchronous: bool) -> Aligner:
+    def _over(self, sources: Sequence[NodeWithScore] | None, *, asynchronous: bool) -> Aligner:
+        """Return a copy that shares everything but an evaluator, which becomes a function that knows the sources."""
         aligner = copy.copy(self.aligner)
         evaluator: Any = aligner.accept  # an Aligner does not know evaluators, and does not call what is no function
         if isinstance(evaluator, BaseEvaluator):
+            contexts = None if sources is None else [s.get_content(metadata_mode=MetadataMode.NONE) for s in sources]
             aligner.accept = _as_accept(evaluator, contexts, asynchronous=asynchronous)
         return aligner
 
@@ -276,6 +292,10 @@ def make_corrector(
 def _left_alone(question: str, answer: str) -> Correction | None:
     """Return the record of an answer that must not be aligned for LlamaIndex's reasons; None if there is no such."""
     return Correction(question, answer, answer, "skipped", "empty_response") if answer == EMPTY_RESPONSE else None
+
+
+def _to_correct(question: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    return [(question, text) for text in texts if _left_alone(question, text) is None]
 
 
 def _as_accept(evaluator: BaseEvaluator, contexts: list[str] | None, *, asynchronous: bool) -> Accept:

@@ -5,7 +5,6 @@ What lives elsewhere: agents that run on an unwrapped LLM (`agent.py`), and the 
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, closing
 from typing import Any, cast
@@ -20,11 +19,11 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
 )
-from llama_index.core.bridge.pydantic import Field, PrivateAttr, SerializeAsAny
+from llama_index.core.bridge.pydantic import Field, SerializeAsAny
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import LLM, ToolSelection
+from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts import BasePromptTemplate
-from llama_index.core.prompts.prompt_type import PromptType
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
 from aligner_integrations.aligner import Aligner
@@ -33,34 +32,22 @@ from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.correcting import Corrector, make_corrector
 from aligner_integrations.llama_index.messages import calls_tools, last_question, with_text
+from aligner_integrations.llama_index.prompts import question_in
 from aligner_integrations.llama_index.response import METADATA_KEY
-
-# What LlamaIndex's own prompts with a query_str ask for; the others (SQL, decomposition, selection) want no answer.
-_ANSWERING = frozenset(
-    {
-        PromptType.QUESTION_ANSWER,
-        PromptType.REFINE,
-        PromptType.SUMMARY,
-        PromptType.SIMPLE_INPUT,
-        PromptType.CONVERSATION,
-        PromptType.SQL_RESPONSE_SYNTHESIS,
-        PromptType.SQL_RESPONSE_SYNTHESIS_V2,
-        PromptType.CUSTOM,
-    }
-)
 
 
 class AlignerLLM(LLM):
     """Wraps an LLM and corrects its answers; for chat, agents and your own code. For RAG prefer `AlignerQueryEngine`.
 
     Corrected: `chat`, and `predict` for prompts that hold the user's question (`query_str`), in sync, async and streamed.
-    Left alone: `complete` (engines condense questions with it), prompts with an output parser, structured predictions,
-    and messages that call tools. The question of a chat is the last user message, whatever was put into it. The record
-    is in the response's `additional_kwargs["aligner"]`.
+    Left alone: `complete` (engines condense questions with it), prompts with an output parser, LlamaIndex's own prompts
+    that want no answer (SQL, sub-questions, its evaluators' verdicts), structured predictions, and messages that call
+    tools. The question of a chat is the last user message, whatever was put into it. The record is in the response's
+    `additional_kwargs["aligner"]`.
 
-    Give judges (LlamaIndex's evaluators) and `ReActAgent` the bare LLM: their verdicts and thoughts would be corrected,
-    too. For agents there are `AlignerFunctionAgent` and `AlignerReActAgent`. In refining response modes each
-    intermediate answer is corrected.
+    Give judges with prompts of your own and `ReActAgent` the bare LLM: their verdicts and thoughts would be corrected, too.
+    For agents there are `AlignerFunctionAgent` and `AlignerReActAgent`. In refining response modes each intermediate
+    answer is corrected.
 
     Example:
         >>> Settings.llm = AlignerLLM(llm=llm, aligner=aligner)
@@ -81,8 +68,6 @@ class AlignerLLM(LLM):
     citations: Citations = "keep"
     include_original: bool = False
 
-    _corrector: Corrector = PrivateAttr()
-
     def __init__(
         self,
         llm: LLM,
@@ -94,6 +79,11 @@ class AlignerLLM(LLM):
     ) -> None:
         if not isinstance(llm, LLM):
             raise ConfigurationError(f"{type(self).__name__} wraps an LLM of LlamaIndex, got {type(llm).__name__}.")
+        if isinstance(llm, StructuredLLM):
+            raise ConfigurationError(
+                "A StructuredLLM answers in data, which is not aligned. Where one of its fields is the answer, put "
+                "AlignerQueryEngine(engine, pydantic_field=...) around the query engine that uses it."
+            )
         # Agents decide by the class and by the metadata whether an LLM calls functions, so both have to be right.
         if isinstance(llm, FunctionCallingLLM) != isinstance(self, FunctionCallingLLM):
             other = "AlignerFunctionCallingLLM" if isinstance(llm, FunctionCallingLLM) else "AlignerLLM"
@@ -117,7 +107,6 @@ class AlignerLLM(LLM):
             output_parser=llm.output_parser,
             pydantic_program_mode=llm.pydantic_program_mode,
         )
-        self._corrector = corrector
 
     @classmethod
     def class_name(cls) -> str:
@@ -125,15 +114,26 @@ class AlignerLLM(LLM):
         return "aligner_llm"
 
     @property
+    def _corrector(self) -> Corrector:
+        # BaseComponent leaves out of a pickle what cannot be pickled, so the attribute itself may be missing.
+        aligner = getattr(self, "aligner", None)
+        if aligner is None:
+            raise ConfigurationError(
+                f"This {type(self).__name__} has no aligner: it was restored from a pickle, which could not hold it. Set its "
+                ".aligner."
+            )
+        return Corrector(aligner, self.citations, self.include_original)
+
+    @property
     def metadata(self) -> LLMMetadata:
         """The wrapped LLM's metadata."""
         return self.llm.metadata
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Hand a new callback manager on: engines assign it, and the wrapped LLM is what traces."""
+        """Hand on what every LLM has, such as the callback manager that engines assign: the wrapped LLM is what runs."""
         super().__setattr__(name, value)
-        if name == "callback_manager":
-            self.llm.callback_manager = value
+        if name in LLM.model_fields:
+            setattr(self.llm, name, value)
 
     # Chat -------------------------------------------------------------------------------------------------------------
     # Without LlamaIndex's callback decorators: the wrapped LLM has them, and tokens would be counted twice.
@@ -202,7 +202,8 @@ class AlignerLLM(LLM):
             update={
                 "message": message,
                 "delta": delta,
-                "raw": draft.raw if self.include_original else None,  # it quotes the upstream
+                # It quotes the upstream.
+                "raw": draft.raw if self.include_original or not correction.changed else None,
                 "additional_kwargs": {**draft.additional_kwargs, METADATA_KEY: record},
             }
         )
@@ -244,13 +245,7 @@ class AlignerLLM(LLM):
                 yield piece
 
     def _question_in(self, prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> str | None:
-        """Return the user's words in a prompt; None if what is asked for is no answer to them."""
-        if prompt.output_parser is not None or self.llm.output_parser is not None:
-            return None
-        if prompt.metadata.get("prompt_type", PromptType.CUSTOM) not in _ANSWERING:
-            return None
-        question = ChainMap(prompt_args, prompt.kwargs).get("query_str")
-        return question if isinstance(question, str) else None
+        return question_in(prompt, prompt_args) if self.llm.output_parser is None else None
 
     # What is the wrapped LLM's, as it is ------------------------------------------------------------------------------
 

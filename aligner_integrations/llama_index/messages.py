@@ -1,10 +1,13 @@
-"""Small things that the chat engine, the LLM and the agents do to chat messages."""
+"""Small things that the chat engine, the LLM and the agents do to chat messages and tools' outputs."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ContentBlock, MessageRole, TextBlock
+from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 
 
 def with_text(message: ChatMessage, text: str) -> ChatMessage:
@@ -31,3 +34,12 @@ def calls_tools(message: ChatMessage) -> bool:
     """Whether a message calls tools, in either of the ways that LlamaIndex's LLMs say it."""
     blocks = any(getattr(block, "block_type", None) == "tool_call" for block in message.blocks)
     return blocks or bool(message.additional_kwargs.get("tool_calls"))
+
+
+def response_with_text(raw: Any, text: str) -> Any:
+    """Return what a tool returned with another text: LlamaIndex's responses keep their sources, anything else is the text."""
+    if isinstance(raw, Response):
+        return dataclasses.replace(raw, response=text)
+    if isinstance(raw, StreamingResponse | AsyncStreamingResponse):
+        return Response(text, raw.source_nodes, raw.metadata)
+    return text

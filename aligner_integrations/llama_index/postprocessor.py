@@ -17,6 +17,7 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.correcting import Corrector
+from aligner_integrations.llama_index.events import dispatcher
 from aligner_integrations.llama_index.response import METADATA_KEY
 
 
@@ -70,6 +71,7 @@ class AlignerNodePostprocessor(BaseNodePostprocessor):
         records = [corrector.record(correction) for correction in corrections]
         return _with_texts(nodes, corrections, records)
 
+    @dispatcher.span  # the base class sees to the synchronous one
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
@@ -107,11 +109,14 @@ def _with_texts(
 
 
 def _with_text(scored: NodeWithScore, text: str, record: dict[str, Any]) -> NodeWithScore:
-    # A copy: an index in memory hands out its own nodes.
-    node = scored.node.model_copy(deep=True)
+    # A copy: an index in memory hands out its own nodes. Not a deep one: an IndexNode may hold a whole engine.
+    node = scored.node.model_copy()
+    node.metadata = {**node.metadata, METADATA_KEY: record}
+    node.excluded_embed_metadata_keys = _with_key(node.excluded_embed_metadata_keys)
+    node.excluded_llm_metadata_keys = _with_key(node.excluded_llm_metadata_keys)
     node.set_content(text)
-    node.metadata[METADATA_KEY] = record
-    for excluded in (node.excluded_embed_metadata_keys, node.excluded_llm_metadata_keys):
-        if METADATA_KEY not in excluded:
-            excluded.append(METADATA_KEY)
     return NodeWithScore(node=node, score=scored.score)
+
+
+def _with_key(keys: list[str]) -> list[str]:
+    return keys if METADATA_KEY in keys else [*keys, METADATA_KEY]

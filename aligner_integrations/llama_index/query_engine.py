@@ -27,8 +27,8 @@ from aligner_integrations.llama_index.response import aalign, align, words_of
 class AlignerQueryEngine(BaseQueryEngine):
     """Wraps a query engine and corrects its answers, in sync, async and streaming calls alike.
 
-    The question is what this engine is asked, so it belongs outside of engines that rewrite the question (retry,
-    query transformations). Source nodes, metadata and the type of the response stay; the record of the correction is
+    The question is what this engine is asked (without the failed answers that a retry engine around it adds), so it
+    belongs outside of engines that rewrite the question. Source nodes, metadata and the type of the response stay; the record of the correction is
     `response.metadata["aligner"]`. The wrapped engine's prompts are reached through this engine under the same names.
 
     LlamaIndex traces both engines: the inner end event holds the upstream's answer, the outer one the corrected.
@@ -83,17 +83,17 @@ class AlignerQueryEngine(BaseQueryEngine):
     # Answers ----------------------------------------------------------------------------------------------------------
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        question = query_bundle.query_str
-        with self.callback_manager.event(CBEventType.QUERY, payload={EventPayload.QUERY_STR: question}) as event:
+        query: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}
+        with self.callback_manager.event(CBEventType.QUERY, payload=query) as event:
             # query() and not _query(): CustomQueryEngine has only the former, and the inner engine keeps its own trace.
-            response = align(self._corrector, question, self._engine.query(query_bundle))
+            response = align(self._corrector, words_of(query_bundle), self._engine.query(query_bundle))
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        question = query_bundle.query_str
-        with self.callback_manager.event(CBEventType.QUERY, payload={EventPayload.QUERY_STR: question}) as event:
-            response = await aalign(self._corrector, question, await self._engine.aquery(query_bundle))
+        query: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}
+        with self.callback_manager.event(CBEventType.QUERY, payload=query) as event:
+            response = await aalign(self._corrector, words_of(query_bundle), await self._engine.aquery(query_bundle))
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 

@@ -117,9 +117,20 @@ async def aalign(
     return _align_stream(corrector, question, response, question_from)
 
 
+# How LlamaIndex's retry engines ask again: with the answer that failed after the user's words, or before them.
+_FAILED = "Here is a previous bad answer.\n"
+_AFTER, _BEFORE = f"\n----------------\n{_FAILED}", "\nNow answer the question.\n"
+
+
 def words_of(query: QueryType) -> str:
-    """The user's words: LlamaIndex's own engines also take a plain string where they declare a QueryBundle."""
-    return query if isinstance(query, str) else query.query_str
+    """The user's words, without what a retry engine around this one has added to them.
+
+    LlamaIndex's own engines also take a plain string where they declare a QueryBundle.
+    """
+    words = query if isinstance(query, str) else query.query_str
+    if words.startswith(_FAILED):
+        words = words.rpartition(_BEFORE)[2]
+    return words.partition(_AFTER)[0]
 
 
 def _align_stream(corrector: Corrector, question: str, response: RESPONSE_TYPE, question_from: str) -> RESPONSE_TYPE:
@@ -199,7 +210,7 @@ def _untouched(corrector: Corrector, question: str, response: PydanticResponse, 
 def _fresh(response: _R, /, **changes: Any) -> _R:
     """Copy a response; the record of an aligner further in describes another correction and stays with the original."""
     metadata = {key: value for key, value in (response.metadata or {}).items() if key != METADATA_KEY}
-    return dataclasses.replace(response, metadata=metadata, **changes)
+    return dataclasses.replace(response, source_nodes=[*(response.source_nodes or ())], metadata=metadata, **changes)
 
 
 def _attach(aligned: _R, record: dict[str, Any]) -> None:

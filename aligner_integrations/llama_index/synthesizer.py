@@ -12,11 +12,18 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.base.response.schema import (
     RESPONSE_TYPE,
     AsyncStreamingResponse,
+    PydanticResponse,
+    Response,
     StreamingResponse,
 )
+from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.llms.llm import LLM
+from llama_index.core.llms.mock import MockLLM
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
-from llama_index.core.response_synthesizers import BaseSynthesizer, get_response_synthesizer
+from llama_index.core.response_synthesizers import BaseSynthesizer, ResponseMode, get_response_synthesizer
+from llama_index.core.response_synthesizers.context_only import ContextOnly
+from llama_index.core.response_synthesizers.no_text import NoText
 from llama_index.core.schema import NodeWithScore, QueryType, TextNode
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
@@ -72,7 +79,7 @@ class AlignerSynthesizer(BaseSynthesizer):
                 f"AlignerSynthesizer wraps a response synthesizer, got {type(synthesizer).__name__}."
             )
         # Not super().__init__(): it would resolve Settings.llm and set the callback manager of an LLM that is not ours.
-        self._inner = get_response_synthesizer(**options) if synthesizer is None else synthesizer
+        self._inner = _make(**options) if synthesizer is None else synthesizer
         self._corrector = make_corrector(
             aligner, {}, citations=citations, include_original=include_original, pydantic_field=pydantic_field
         )
@@ -135,27 +142,10 @@ class AlignerSynthesizer(BaseSynthesizer):
         return await self._atext(query_str, text, [message.content or "" for message in message_chunks])
 
     def _text(self, question: str, text: RESPONSE_TEXT_TYPE, chunks: Sequence[str]) -> RESPONSE_TEXT_TYPE:
-        if isinstance(text, str):
-            return self._corrector.correct(question, text, _nodes(chunks)).text
-        return self._stream(question, text, chunks)
+        return _text_of(align(self._corrector, question, _response(text, chunks)))
 
     async def _atext(self, question: str, text: RESPONSE_TEXT_TYPE, chunks: Sequence[str]) -> RESPONSE_TEXT_TYPE:
-        if isinstance(text, str):
-            return (await self._corrector.acorrect(question, text, _nodes(chunks))).text
-        return self._stream(question, text, chunks)
-
-    def _stream(self, question: str, text: Any, chunks: Sequence[str]) -> RESPONSE_TEXT_TYPE:
-        """Streams are aligned while they are read; a structured answer is left alone."""
-        if isinstance(text, AsyncGenerator):
-            upstream: Any = AsyncStreamingResponse(text, _nodes(chunks))
-        elif hasattr(text, "__next__"):
-            upstream = StreamingResponse(text, _nodes(chunks))
-        else:
-            structured: RESPONSE_TEXT_TYPE = text
-            return structured
-        aligned: Any = align(self._corrector, question, upstream)
-        stream: RESPONSE_TEXT_TYPE = aligned.response_gen
-        return stream
+        return _text_of(await aalign(self._corrector, question, _response(text, chunks)))
 
     # What is the wrapped synthesizer's, as it is ----------------------------------------------------------------------
 
@@ -189,5 +179,31 @@ class AlignerSynthesizer(BaseSynthesizer):
         return self._inner._get_prompt_modules()
 
 
-def _nodes(chunks: Sequence[str]) -> list[NodeWithScore]:
-    return [NodeWithScore(node=TextNode(text=chunk)) for chunk in chunks]
+def _make(
+    llm: LLM | None = None, response_mode: ResponseMode = ResponseMode.COMPACT, **options: Any
+) -> BaseSynthesizer:
+    """`get_response_synthesizer`, which asks for the LLM of the settings even in the modes that use none."""
+    without_llm = {ResponseMode.NO_TEXT: NoText, ResponseMode.CONTEXT_ONLY: ContextOnly}
+    if response_mode in without_llm:
+        used = {name: options[name] for name in ("callback_manager", "streaming") if name in options}
+        return without_llm[response_mode](llm=llm or MockLLM(), **used)
+    return get_response_synthesizer(llm=llm, response_mode=response_mode, **options)
+
+
+def _response(text: Any, chunks: Sequence[str]) -> RESPONSE_TYPE:
+    """Return what `synthesize` would make of a text."""
+    nodes = [NodeWithScore(node=TextNode(text=chunk)) for chunk in chunks]
+    if isinstance(text, str):
+        return Response(text, nodes)
+    if isinstance(text, BaseModel):
+        return PydanticResponse(text, nodes)
+    if isinstance(text, AsyncGenerator):
+        return AsyncStreamingResponse(text, nodes)
+    return StreamingResponse(text, nodes)
+
+
+def _text_of(response: Any) -> RESPONSE_TEXT_TYPE:
+    """Return the text, or the stream, of one of the responses that `_response` makes."""
+    whole = isinstance(response, Response | PydanticResponse)
+    text: RESPONSE_TEXT_TYPE = response.response if whole else response.response_gen
+    return text

@@ -13,6 +13,7 @@ from llama_index.core.indices.base import BaseIndex
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import LLM
 from llama_index.core.response_synthesizers import BaseSynthesizer
+from llama_index.core.tools import BaseTool
 from llama_index.core.workflow import Workflow
 
 from aligner_integrations.aligner import Aligner
@@ -27,11 +28,16 @@ _OTHER_WAYS = (
     (BaseRetriever, "A retriever finds nodes: AlignerNodePostprocessor corrects their text."),
     (FunctionAgent, "An agent is made with its aligner: AlignerFunctionAgent takes what FunctionAgent takes."),
     (ReActAgent, "An agent is made with its aligner: AlignerReActAgent takes what ReActAgent takes."),
-    (AgentWorkflow, "In an AgentWorkflow each agent has its aligner: AlignerFunctionAgent and AlignerReActAgent."),
+    (
+        AgentWorkflow,
+        "In an AgentWorkflow each agent has its aligner: AlignerFunctionAgent and AlignerReActAgent, in an "
+        "AlignerAgentWorkflow if early_stopping_method is 'generate'.",
+    ),
     (
         BaseWorkflowAgent,
         "Only FunctionAgent and ReActAgent have an aligned twin; or give this agent's tools an aligner.",
     ),
+    (BaseTool, "A tool is corrected where it answers: put the aligner around the query engine of a QueryEngineTool."),
     (Workflow, "A workflow has its own steps: build it on AlignerWorkflow, or call aalign_response in a step."),
 )
 

@@ -64,7 +64,7 @@ def streamed(backend: LocalBackend, wanted: Request) -> tuple[str, str]:
 
 def smallest_lead(weights: Weights, prompt: list[int], limit: int) -> float:
     """By how little the best logit leads the second best, at its closest, while a prompt is continued."""
-    ((ids, _),) = generate(weights, [prompt], [limit], threading.Event(), {})
+    ((ids, _),) = generate(weights, [prompt], [limit], [threading.Event()], {})
     with torch.inference_mode():
         logits = weights.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 :]
     best = logits.topk(2).values

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 WORDS = ["tea", "is", "a", "drink", "hot", "wait", "fine", "thanks", "kettle", "water", "good", "old"]
 
 
-def triples(count: int = 400) -> list[Triple]:
+def triples(count: int = 700) -> list[Triple]:
     """Rows in which "advice" becomes "water" and everything else stays; every third row is an identity pair."""
     rng = random.Random(3)
     rows = []
@@ -171,6 +171,38 @@ def test_a_full_training_makes_a_whole_model(random_model, tmp_path):
     assert (folder / "model.safetensors").exists()
     assert not (folder / "adapter_config.json").exists()
     assert Aligner(str(folder)).template == tiny.TEMPLATE
+
+
+def test_a_training_goes_on_from_an_adapter(random_model, adapter, tmp_path):
+    """With hardly any learning rate what comes out is what it began with, and with one it is not."""
+    import dataclasses
+
+    def trained(rate: float) -> dict[str, torch.Tensor]:
+        folder = tmp_path / str(rate)
+        recipe = dataclasses.replace(RECIPE, learning_rate=rate, identity_share=0.0)
+        run.fit_weights(
+            triples(60), base=str(random_model), revision=None, template=tiny.TEMPLATE, recipe=recipe, output=folder,
+            start=adapter,
+        )  # fmt: skip
+        return load_file(folder / "adapter_model.safetensors")
+
+    began = load_file(adapter / "adapter_model.safetensors")
+    same, other = trained(1e-12), trained(1e-2)
+    assert began.keys() == same.keys() == other.keys()
+    assert all(torch.equal(began[name].bfloat16(), same[name].bfloat16()) for name in began)
+    assert not all(torch.equal(began[name].bfloat16(), other[name].bfloat16()) for name in began)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_only_an_adapter_can_be_gone_on_from(random_model, adapter, tmp_path, method):
+    import dataclasses
+
+    with pytest.raises(ConfigurationError, match="adapter"):
+        run.fit_weights(
+            triples(20), base=str(random_model), revision=None, template=tiny.TEMPLATE,
+            recipe=dataclasses.replace(RECIPE, method=method), output=tmp_path,
+            start=adapter if method == "full" else random_model,
+        )  # fmt: skip
 
 
 def test_the_command_trains_from_preference_pairs(random_model, tmp_path):

@@ -1,18 +1,20 @@
 """An upstream that answers everything alike, and an aligner that shows which question it was given."""
 
 import asyncio
+import gc
 import random
 import time
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from pydantic import Field
 
 from aligner_integrations import Aligner, AlignerRunnable
 from aligner_integrations.backends.base import FakeBackend
+from aligner_integrations.langchain.upstream import RECORDER
 
 ALIKE = "I do not know."
 PROMPT = ChatPromptTemplate.from_messages([("system", "Be nice."), ("human", "{q}")])
@@ -72,6 +74,16 @@ def step(fn: Any = mark, **options: Any) -> AlignerRunnable:
     return AlignerRunnable(aligner(fn), **options)
 
 
+class Named:
+    """Equal to an aligner whose model has this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __eq__(self, aligner: object) -> bool:
+        return isinstance(aligner, Aligner) and aligner.backend.name == self.name
+
+
 class Upstream(BaseChatModel):
     """Gives one and the same answer to every question, after a random while: the worst case for mixing up."""
 
@@ -113,6 +125,42 @@ class Upstream(BaseChatModel):
         for chunk in self._chunks():
             await asyncio.sleep(random.random() * self.delay / 4)
             yield chunk
+
+
+USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+REASONING = {"type": "reasoning", "reasoning": "Hm.", "extras": {"signature": "s"}}
+
+
+def full_message(content: Any = ALIKE, kind: Any = AIMessage, **metadata: Any) -> Any:
+    """A message with everything a provider tells."""
+    return kind(
+        content=content,
+        id="msg-1",
+        name="writer",
+        usage_metadata=USAGE,
+        additional_kwargs={"extra": [1]},
+        response_metadata={"model_name": "m", "finish_reason": "stop", **metadata},
+    )
+
+
+def asked(answer: Any) -> list[Any]:
+    """An answer behind the question it was given to."""
+    return [HumanMessage("Why?"), answer]
+
+
+def held() -> int:
+    """How many runs and LLM calls the recorder holds."""
+    sizes = RECORDER.sizes()
+    return sizes["scopes"] + sizes["calls"]
+
+
+async def settle() -> None:
+    """LangChain leaves the streams inside a closed one to the event loop."""
+    for _ in range(200):
+        gc.collect()
+        await asyncio.sleep(0.005)
+        if held() == 0:
+            return
 
 
 def text(result: Any) -> str:

@@ -29,13 +29,6 @@ RAG = ChatPromptTemplate.from_messages(
 MANY = [f"question {i}" for i in range(30)]
 
 
-@pytest.fixture(autouse=True)
-def nothing_left():
-    yield
-    sizes = RECORDER.sizes()
-    assert (sizes["scopes"], sizes["calls"]) == (0, 0)
-
-
 def rag(runnable, llm=None):
     retriever = RunnableLambda(lambda question: f"documents about {question}")
     return {"context": retriever, "question": RunnablePassthrough()} | RAG | (llm or Upstream()) | runnable

@@ -1,8 +1,7 @@
 """LangChain's own standard tests of chat models, all of them, over an upstream by rule with every capability.
 
-Skipped there, and why: `test_serdes`, because LangChain's `load` knows no class of a third party; `test_init_from_env`,
-because this model reads nothing from the environment, its upstream and its aligner do; `test_stream_time`, because it
-measures a recorded conversation with a provider.
+Skipped there, and why: `test_serdes`, because LangChain's `load` knows no class of a third party; `test_stream_time`,
+because it measures a recorded conversation with a provider. Nothing else.
 """
 
 import httpx
@@ -12,7 +11,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from aligner_integrations import AlignedChatModel
 from tests.unit.langchain.scripted import Scripted
-from tests.unit.langchain.support import aligner
+from tests.unit.langchain.support import Named, aligner
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # in the tests' schemas
 
@@ -99,7 +98,10 @@ class Everything:
 
 
 class TestUnit(Everything, ChatModelUnitTests):
-    pass
+    @property
+    def init_from_env_params(self):
+        name = "aligner/aligner-7b-v1.0"
+        return {"ALIGNER_MODEL": name}, {"llm": Scripted()}, {"aligner": Named(name)}
 
 
 class TestIntegration(Everything, ChatModelIntegrationTests):

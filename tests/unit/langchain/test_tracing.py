@@ -1,21 +1,18 @@
 """Each correction is a run of its own in callbacks and traces; the aligner's own LLM calls never look like the user's."""
 
 import asyncio
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tracers.context import tracing_v2_enabled
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langsmith import Client
 
 from aligner_integrations import AlignedChatModel
 from aligner_integrations.errors import BackendError
 from aligner_integrations.langchain.upstream import INTERNAL_TAG, RECORDER
+from tests.unit.langchain import shapes
+from tests.unit.langchain.smith import tree
 from tests.unit.langchain.support import ALIKE, PROMPT, Upstream, aligner, mark, step, total, want
 
 
@@ -204,53 +201,6 @@ def test_own_llm_calls_are_not_in_the_messages_of_a_graph():
 # LangSmith ----------------------------------------------------------------------------------------------------------
 
 
-class Smith(ThreadingHTTPServer):
-    """Takes runs as LangSmith does, on loopback."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Take)
-        self.runs = {}
-
-    def start(self):
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Take(BaseHTTPRequestHandler):
-    def _take(self):
-        run = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        key = run.get("id") or self.path.rsplit("/", 1)[-1]
-        kept = self.server.runs.setdefault(key, {})
-        kept.update({name: value for name, value in run.items() if value is not None})
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    do_POST = do_PATCH = _take  # noqa: N815 - named by http.server
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def smith():
-    server = Smith()
-    client = Client(api_url=server.start(), api_key="made-up", auto_batch_tracing=False)
-    with tracing_v2_enabled(client=client):
-        yield server
-    server.shutdown()
-    server.server_close()
-
-
-def tree(server, run=None, depth=0):
-    key = run and run["id"]
-    children = [one for one in server.runs.values() if one.get("parent_run_id") == key]
-    lines = []
-    for child in sorted(children, key=lambda one: one["dotted_order"]):
-        lines += ["  " * depth + child["name"], *tree(server, child, depth + 1)]
-    return lines
-
-
 def test_langsmith_shows_the_correction_below_the_step(smith):
     chain = PROMPT | Upstream() | StrOutputParser() | step()
     assert chain.invoke({"q": "x"}) == want("x")
@@ -283,3 +233,11 @@ def test_llm_below_a_traceable_function(smith):
     assert by_id.invoke("x").text == want("really x")
     by_text = RunnableLambda(lambda q: ask(q).text) | step()
     assert by_text.invoke("x") == want("x")
+
+
+@pytest.mark.parametrize("way", [shapes.invoke, shapes.gather, shapes.stream, shapes.abatch], ids=lambda w: w.__name__)
+def test_the_question_is_found_while_everything_is_traced(smith, way):
+    chain = PROMPT | Upstream(delay=0.002) | StrOutputParser() | step(on_guess="raise")
+    questions = [f"question {i}" for i in range(10)]
+    assert way(chain, questions) == [want(q) for q in questions]
+    assert len([run for run in smith.runs.values() if run["name"] == "correction"]) == 10

@@ -1,12 +1,15 @@
 """Upstreams, an aligner and a tracer that the tests of this folder share. No weights, no network."""
 
 import asyncio
+import gc
+import threading
 import time
 from typing import Any
 
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.evaluation import BaseEvaluator, EvaluationResult
 from llama_index.core.llms import (
     ChatMessage,
     ChatResponse,
@@ -142,6 +145,27 @@ class Kept(BaseQueryEngine):
         return self.returned[-1]
 
 
+class Verdicts(BaseEvaluator):
+    """Passes or fails answers in a given order, and keeps the answers it judged."""
+
+    def __init__(self, *verdicts, feedback="no"):
+        self.verdicts, self.feedback, self.judged = list(verdicts), feedback, []
+
+    def _get_prompts(self):
+        return {}
+
+    def _update_prompts(self, prompts):
+        pass
+
+    def evaluate_response(self, query=None, response=None, **kwargs):
+        self.judged.append(response.response)
+        passing = self.verdicts.pop(0)
+        return EvaluationResult(query=query, response=response.response, passing=passing, feedback=self.feedback)
+
+    async def aevaluate(self, *args, **kwargs):
+        raise NotImplementedError
+
+
 def pieces_of(*pieces: str, seen: list[str] | None = None, then: Exception | None = None):
     for piece in pieces:
         if seen is not None:
@@ -179,10 +203,12 @@ class LoopWatch:
     """Measures the most processor time that one callback took on the event loop, in milliseconds.
 
     Not the time between ticks on a clock: on a busy machine those are late however little a callback does. What would
-    block in these tests therefore works (see `work`) and does not sleep.
+    block in these tests therefore works (see `work`) and does not sleep. What is in memory already is left to no garbage
+    collection meanwhile: in a long test session one takes a tenth of a second, whichever callback it falls into.
     """
 
     def __enter__(self):
+        gc.freeze()
         self.blocked_ms = 0.0
         self._run = run = asyncio.Handle._run
 
@@ -196,6 +222,52 @@ class LoopWatch:
 
     def __exit__(self, *error):
         asyncio.Handle._run = self._run
+        gc.unfreeze()
+
+
+class Heartbeat:
+    """Measures the longest pause of the event loop by the clock, in milliseconds, beside that of a thread.
+
+    The thread does nothing but tick, so its pauses are the machine's.
+    """
+
+    TICK = 0.005
+
+    async def __aenter__(self):
+        gc.freeze()
+        self.loop_ms = self.machine_ms = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tick_in_thread)
+        self._thread.start()
+        self._task = asyncio.create_task(self._tick())
+        await asyncio.sleep(self.TICK)
+        return self
+
+    async def __aexit__(self, *error):
+        await asyncio.sleep(self.TICK)
+        self._over.set()
+        await self._task
+        self._thread.join()
+        gc.unfreeze()
+
+    async def _tick(self):
+        last = time.perf_counter()
+        while not self._over.is_set():
+            await asyncio.sleep(self.TICK)
+            last, before = time.perf_counter(), last
+            self.loop_ms = max(self.loop_ms, (last - before) * 1000)
+
+    def _tick_in_thread(self):
+        last = time.perf_counter()
+        while not self._over.is_set():
+            time.sleep(self.TICK)
+            last, before = time.perf_counter(), last
+            self.machine_ms = max(self.machine_ms, (last - before) * 1000)
+
+    @property
+    def paused_ms(self) -> float:
+        """The loop's longest pause, less the machine's."""
+        return self.loop_ms - self.machine_ms
 
 
 def work(seconds: float) -> None:

@@ -1,15 +1,31 @@
 """`AlignerChatEngine` around all of LlamaIndex's chat modes: on the screen, in memory, over two turns."""
 
+import asyncio
 import logging
+import random
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import SimpleChatEngine
-from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.chat_engine.types import AgentChatResponse
+from llama_index.core.memory import BaseMemoryBlock, ChatMemoryBuffer, Memory
+from llama_index.core.storage.chat_store.base_db import MessageStatus
 
+from aligner_integrations import Aligner
+from aligner_integrations.backends.base import FakeBackend
 from aligner_integrations.errors import BackendError, ConfigurationError
 from aligner_integrations.llama_index import AlignerChatEngine
-from tests.unit.llama_index.support import DRAFT, FIXED, Recorder, ScriptedLLM, fail, make_aligner, make_index
+from tests.unit.llama_index.support import (
+    DRAFT,
+    FIXED,
+    TEMPLATE,
+    Recorder,
+    ScriptedLLM,
+    fail,
+    make_aligner,
+    make_index,
+    mend,
+)
 
 MODES = ["simple", "context", "condense_question", "condense_plus_context", "best"]
 WAYS = ["chat", "achat", "stream_chat", "astream_chat"]
@@ -129,3 +145,92 @@ def test_what_cannot_be():
         AlignerChatEngine(make_index(), make_aligner())
     with pytest.raises(ConfigurationError, match=r"\['rounds'\]"):
         AlignerChatEngine(make_engine("simple"), make_aligner(), rounds=2)
+
+
+# Memory -----------------------------------------------------------------------------------------------------------------
+
+
+class _Seen(BaseMemoryBlock[str]):
+    """Keeps what a memory hands on when it is full."""
+
+    seen: list = []  # noqa: RUF012 - a pydantic field, copied for each instance
+
+    async def _aget(self, messages=None, **kwargs):
+        return ""
+
+    async def _aput(self, messages):
+        self.seen += [message.content for message in messages]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_memory_that_is_full(way):
+    """Older messages go on once, and only as they were shown; what went on stays out of the way."""
+    block = _Seen(name="seen")
+    memory = Memory.from_defaults(
+        token_limit=60, token_flush_size=10, chat_history_token_ratio=0.5, memory_blocks=[block]
+    )
+    engine = AlignerChatEngine(SimpleChatEngine.from_defaults(llm=ScriptedLLM(), memory=memory), make_aligner())
+    for i in range(9):
+        await say(engine, way, f"Is it, number {i}?")
+    assert [m.content for m in engine.chat_history][1::2] == [FIXED] * 9
+    assert len(block.seen) > 4
+    assert len({text for text in block.seen if text != FIXED}) == len([text for text in block.seen if text != FIXED])
+    assert DRAFT not in block.seen
+    assert len(await memory.aget_all(status=MessageStatus.ARCHIVED)) == len(block.seen)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_token_limit_counts_the_message(way):
+    """SimpleChatEngine reads its own message back: with it, no more than the limit goes to the LLM."""
+    llm, memory = ScriptedLLM(), ChatMemoryBuffer.from_defaults(token_limit=20, tokenizer_fn=str.split)
+    engine = AlignerChatEngine(SimpleChatEngine.from_defaults(llm=llm, memory=memory), make_aligner())
+    for i in range(4):
+        await say(engine, way, f"one two three four five six {i}")
+    prompts = [prompt.replace("user:", "").replace("assistant:", "") for prompt in llm.prompts]
+    assert all(len(prompt.split()) <= 20 for prompt in prompts)
+    assert all(f"six {i}" in prompt for i, prompt in enumerate(prompts))
+    assert "six 2" in prompts[3] and "six 1" not in prompts[3]
+    await say(engine, way, "word " * 30)  # longer than the limit: the LLM sees at least this
+    assert llm.prompts[-1].count("word") == 30
+
+
+async def test_turns_that_overlap():
+    """No turn sees another one's upstream answer, and each is remembered whole."""
+
+    async def later(seconds):
+        await asyncio.sleep(seconds)
+
+    class Slow(FakeBackend):
+        async def acomplete(self, requests):
+            await later(random.uniform(0, 0.02))
+            return FakeBackend.complete(self, requests)
+
+    llm = ScriptedLLM()
+    engine = AlignerChatEngine(make_engine("context", llm), Aligner(backend=Slow(mend), template=TEMPLATE))
+    responses = await asyncio.gather(*(engine.achat(f"message {i}") for i in range(20)))
+    assert [response.response for response in responses] == [FIXED] * 20
+    history = [m.content for m in engine.chat_history]
+    assert sorted(history) == sorted([f"message {i}" for i in range(20)] + [FIXED] * 20)
+    assert all(DRAFT not in prompt for prompt in llm.prompts)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_aligner_around_an_aligner(way):
+    inner = AlignerChatEngine(make_engine("context"), make_aligner())
+    engine = AlignerChatEngine(
+        inner, make_aligner(lambda prompt: prompt.partition(";A=")[2][:-1].replace("good", "fine"))
+    )
+    assert (await say(engine, way, "Is it?"))[1] == "It is a fine idea."
+    assert [m.content for m in engine.chat_history] == [m.content for m in inner.chat_history]
+    assert [m.content for m in engine.chat_history] == ["Is it?", "It is a fine idea."]
+
+
+async def test_an_engine_that_forgets_its_answer(caplog):
+    class Forgetful(SimpleChatEngine):
+        def chat(self, message, chat_history=None):
+            return AgentChatResponse(response=DRAFT)
+
+    inner = Forgetful(ScriptedLLM(), ChatMemoryBuffer.from_defaults(token_limit=99), [])
+    with caplog.at_level(logging.WARNING):
+        assert AlignerChatEngine(inner, make_aligner()).chat("Is it?").response == FIXED
+    assert "put no answer into its memory" in caplog.text

@@ -1,6 +1,10 @@
 """Citations: kept where a sentence still says the same, dropped where it changed, never invented."""
 
+import time
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 
 from aligner_integrations.errors import ConfigurationError, RejectedCorrectionError
@@ -23,6 +27,8 @@ from tests.unit.llama_index.support import make_aligner, make_nodes, read, respo
         ("Blue [citation:ab-1].", ["[citation:ab-1]"]),
         ("Blue 【1†sky.txt】.", ["【1†sky.txt】"]),
         ("Blue[^1].", ["[1]"]),
+        ("Blue [1-3], wide [5 – 6, 9].", ["[1]", "[2]", "[3]", "[5]", "[6]", "[9]"]),
+        ("Blue [9-3] and [1-999].", ["[9]", "[3]", "[1]", "[999]"]),  # no range, and one too long to be meant
         ("A [link](http://x), [1](http://x), [a note], `list[0]`, ```\nrow[1]\n``` and [2024-01].", []),
         ("", []),
     ],
@@ -43,8 +49,20 @@ def test_without_citations():
         ("The damn sky is blue [1].", "The sky is blue.", "The sky is blue [1]."),
         ("The sky is blue. [1] It is wide. [2]", "The sky is blue. It is wide.", "The sky is blue. [1] It is wide. [2]"),
         ("The sky is blue [1, 2].", "The sky is blue.", "The sky is blue [1, 2]."),
-        ("The sky is blue[1].\n\nFools say no.", "The sky is blue.\n\nSome say no.", "The sky is blue [1].\n\nSome say no."),
+        ("The sky is blue[1].\n\nFools say no.", "The sky is blue.\n\nSome say no.", "The sky is blue[1].\n\nSome say no."),
         ("The sky [1] is blue [2].", "The sky is blue.", "The sky is blue [1] [2]."),
+        ("The damn sky is blue [citation:ab-1].", "The sky is blue.", "The sky is blue [citation:ab-1]."),
+        ("The damn sky is blue [1-3].", "The sky is blue.", "The sky is blue [1-3]."),
+        ("天空是蓝色的[1]。你是笨蛋[2]。", "天空是蓝色的。请问医生。", "天空是蓝色的[1]。请问医生。"),
+        ("天空是蓝色的[1]。", "天空不是蓝色的[1]。", "天空不是蓝色的。"),
+        # The same sentence twice: each has its own.
+        ("Blue sky [1]. Fool! Blue sky [2].", "Blue sky. Friend! Blue sky.", "Blue sky [1]. Friend! Blue sky [2]."),
+        ("Blue sky. Fool! Blue sky [2].", "Blue sky. Friend! Blue sky.", "Blue sky. Friend! Blue sky [2]."),
+        # Code is left alone.
+        ("Call it [1]:\n```\nrow[1] = 2.\n```", "Call it:\n```\nrow[1] = 2.\n```", "Call it [1]:\n```\nrow[1] = 2.\n```"),
+        ("The row is 2 [1].", "```\nThe row is 2.\n```", "```\nThe row is 2.\n```"),
+        ("Damn, use `x[1]` here [2].", "Use `x[1]` here.", "Use `x[1]` here [2]."),
+        ("Blue `.", "Blue ` sky.\nBlue [1].", "Blue ` sky.\nBlue."),  # a stray backtick ends with its line
         # Left in place by the aligner.
         ("The sky [1] is blue.", "The sky [1] is blue!", "The sky [1] is blue!"),
         # The sentence says something else now: a word, a number, a negation.
@@ -87,6 +105,66 @@ def test_a_long_answer_takes_no_time():
     answer = " ".join(f"Word{i} says that thing number {i} is blue and wide [{i % 99}]." for i in range(600))
     correction = answer.replace("blue", "red").replace("[", "(").replace("]", ")")
     assert cited(carry_citations(answer, correction)) == []
+    correction = without_citations(answer).replace(" and wide", "")
+    assert len(cited(carry_citations(answer, correction))) == 99
+
+
+HOSTILE = [" ", "\t", "\n", "[", "[1,", "[1", "[1] ", "`[1]", "【", ". ", "a b. ", "word ", "not 1 ", "[citation:"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_take_no_time(text):
+    """In quadratic time each of these would take many seconds."""
+    text *= 16_000 // len(text)
+    started = time.process_time()
+    cited(text)
+    carry_citations(text, f"{text} x")
+    carry_citations(f"{text} [1].", f"{text[::-1]} x")
+    pieces = CitationFilter()
+    for i in range(0, len(text), 40):
+        pieces.feed(text[i : i + 40])
+    pieces.end()
+    assert time.process_time() - started < 2
+
+
+SNIPPETS = st.lists(
+    st.sampled_from(
+        [
+            "The sky is blue",
+            "not",
+            "wide",
+            " ",
+            " ",
+            ".",
+            "\n",
+            "[1]",
+            "[2, 3]",
+            "[4-6]",
+            "[citation:a]",
+            "[",
+            "]",
+            "`",
+            "(x)",
+            "!",
+        ]
+    )
+).map("".join)
+
+
+@given(SNIPPETS, SNIPPETS)
+def test_nothing_is_invented_and_no_word_changes(answer, correction):
+    carried = carry_citations(answer, correction)
+    assert set(cited(carried)) <= set(cited(answer))
+    assert "".join(without_citations(carried).split()) == "".join(without_citations(correction).split())
+    assert carry_citations(answer, answer) == answer
+    assert cited(carry_citations(answer, correction, "drop")) == []
+
+
+@given(SNIPPETS, st.integers(1, 9))
+def test_any_stream_is_filtered_as_its_whole_text(text, size):
+    pieces = CitationFilter()
+    shown = "".join(pieces.feed(text[i : i + size]) for i in range(0, len(text), size)) + pieces.end()
+    assert shown == without_citations(text)
 
 
 @pytest.mark.parametrize(

@@ -1,41 +1,47 @@
-"""`AlignerQueryEngine` within and around LlamaIndex's own engines, and many questions at once."""
+"""`AlignerQueryEngine` within and around LlamaIndex's own engines."""
 
-import asyncio
-import random
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from llama_index.core import Settings
+from llama_index.core import Settings, get_response_synthesizer
 from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
-from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
-from llama_index.core.evaluation import BaseEvaluator, EvaluationResult
-from llama_index.core.indices.query.query_transform.base import BaseQueryTransform
+from llama_index.core.base.response.schema import Response, StreamingResponse
+from llama_index.core.chat_engine import CondenseQuestionChatEngine
+from llama_index.core.evaluation import (
+    BatchEvalRunner,
+    FaithfulnessEvaluator,
+    GuidelineEvaluator,
+    RelevancyEvaluator,
+)
+from llama_index.core.indices.query.query_transform.base import BaseQueryTransform, HyDEQueryTransform
 from llama_index.core.llms import MockLLM
-from llama_index.core.query_engine import RetryQueryEngine, RouterQueryEngine, TransformQueryEngine
+from llama_index.core.query_engine import (
+    CustomQueryEngine,
+    RetryGuidelineQueryEngine,
+    RetryQueryEngine,
+    RouterQueryEngine,
+    SubQuestionQueryEngine,
+    TransformQueryEngine,
+)
+from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.schema import QueryBundle
 from llama_index.core.tools import QueryEngineTool
 
-from aligner_integrations import Aligner
-from aligner_integrations.backends.base import FakeBackend
-from aligner_integrations.llama_index import AlignerQueryEngine
+from aligner_integrations.llama_index import AlignerChatEngine, AlignerQueryEngine, AlignerSynthesizer
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
-    TEMPLATE,
     Engine,
     Kept,
-    LoopWatch,
     Recorder,
     ScriptedLLM,
+    Verdicts,
     make_aligner,
     make_index,
     make_nodes,
-    question_in,
     read,
     response_of,
-    work,
 )
 
 QUESTION = "Is it?"
@@ -55,27 +61,6 @@ class _First(BaseSelector):
 
     async def _aselect(self, choices, query):
         return self._select(choices, query)
-
-
-class _Verdicts(BaseEvaluator):
-    """Passes or fails answers in a given order, and keeps the answers it judged."""
-
-    def __init__(self, *verdicts):
-        self.verdicts, self.judged = list(verdicts), []
-
-    def _get_prompts(self):
-        return {}
-
-    def _update_prompts(self, prompts):
-        pass
-
-    def evaluate_response(self, query=None, response=None, **kwargs):
-        self.judged.append(response.response)
-        passing = self.verdicts.pop(0)
-        return EvaluationResult(query=query, response=response.response, passing=passing, feedback="no")
-
-    async def aevaluate(self, *args, **kwargs):
-        raise NotImplementedError
 
 
 class _Rewrite(BaseQueryTransform):
@@ -128,7 +113,7 @@ async def test_as_a_tool():
 async def test_around_a_retry_engine(ask, kind, monkeypatch):
     """RetryQueryEngine asks again with more words, and returns a stream that it has read already."""
     monkeypatch.setattr(Settings, "_llm", MockLLM())  # its FeedbackQueryTransformation resolves that one
-    fn, evaluator = Recorder(), _Verdicts(False, True)
+    fn, evaluator = Recorder(), Verdicts(False, True)
     inner = Engine(lambda query: response_of(kind, *DRAFT.split(" ")))
     response = await ask(AlignerQueryEngine(RetryQueryEngine(inner, evaluator), make_aligner(fn)), QUESTION)
     assert len(inner.queries) == 2
@@ -139,7 +124,7 @@ async def test_around_a_retry_engine(ask, kind, monkeypatch):
 
 
 async def test_under_a_retry_engine(ask):
-    evaluator = _Verdicts(True)
+    evaluator = Verdicts(True)
     inner = Engine(lambda query: Response(DRAFT))
     response = await ask(RetryQueryEngine(AlignerQueryEngine(inner, make_aligner()), evaluator), QUESTION)
     assert evaluator.judged == [response.response] == [FIXED]
@@ -159,79 +144,124 @@ async def test_the_llm_of_the_settings_is_not_touched(ask, monkeypatch):
     assert (await ask(AlignerQueryEngine(Engine(lambda query: Response(DRAFT)), make_aligner()), QUESTION)).response
 
 
-# Many at once -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("feedback", ["NO", "be nicer"])
+async def test_under_a_retry_engine_the_question_is_the_users_words(ask, feedback, monkeypatch):
+    """It asks again with the failed answer after the question, or before it; that is for the LLM."""
+    monkeypatch.setattr(Settings, "_llm", MockLLM())
+    fn, llm = Recorder(), ScriptedLLM()
+    evaluator = Verdicts(False, False, True, feedback=feedback)
+    engine = AlignerQueryEngine(make_index().as_query_engine(llm=llm), make_aligner(fn))
+    response = await ask(RetryQueryEngine(engine, evaluator), QUESTION)
+    assert response.response == FIXED
+    assert fn.questions == [QUESTION] * 3
+    assert "previous bad answer" in llm.prompts[2] and FIXED in llm.prompts[2]
 
 
-def _for_question(prompt: str) -> str:
-    return f"for {question_in(prompt)}"
+async def test_under_a_guideline_retry_engine(ask, monkeypatch):
+    monkeypatch.setattr(Settings, "_llm", MockLLM())
+    fn, inner = Recorder(), Engine(lambda query: Response(DRAFT))
+    judge = GuidelineEvaluator(llm=ScriptedLLM(reply='{"passing": false, "feedback": "be brief"}'))
+    engine = RetryGuidelineQueryEngine(AlignerQueryEngine(inner, make_aligner(fn)), judge, max_retries=2)
+    assert (await ask(engine, QUESTION)).response == FIXED
+    assert len(inner.queries) == 3 and "be brief" in inner.queries[2]
+    assert fn.questions == [QUESTION] * 3
 
 
-class _Waiting(FakeBackend):
-    """Waits before each correction: its asynchronous members on the loop's clock, the others by keeping their thread busy."""
+async def test_a_custom_engine_under_a_retry_engine(ask):
+    """A CustomQueryEngine by itself cannot be retried: it has no _query."""
 
-    def complete(self, requests):
-        work(0.2)
-        return super().complete(requests)
+    class Plain(CustomQueryEngine):
+        def custom_query(self, query_str: str) -> str:
+            return DRAFT
 
-    async def acomplete(self, requests):
-        await asyncio.sleep(random.uniform(0, 0.05))
-        return FakeBackend.complete(self, requests)
-
-    def stream(self, request):
-        work(0.2)
-        return super().stream(request)
-
-    async def astream(self, request):
-        for piece in FakeBackend.stream(self, request):
-            await asyncio.sleep(random.uniform(0, 0.01))
-            yield piece
+    with pytest.raises(NotImplementedError):
+        await ask(RetryQueryEngine(Plain(), Verdicts(True)), QUESTION)
+    engine = RetryQueryEngine(AlignerQueryEngine(Plain(), make_aligner()), Verdicts(True))
+    assert (await ask(engine, QUESTION)).response == FIXED
 
 
-class _Alike(Engine):
-    """Answers all alike, each after a little while."""
-
-    async def _aquery(self, query_bundle):
-        await asyncio.sleep(random.uniform(0, 0.1))
-        return self._query(query_bundle)
-
-
-@pytest.mark.parametrize("kind", [Response, AsyncStreamingResponse])
-async def test_fifty_questions_at_once(kind):
-    aligner = Aligner(backend=_Waiting(_for_question), template=TEMPLATE)
-    engine = AlignerQueryEngine(_Alike(lambda query: response_of(kind, DRAFT)), aligner)
-
-    async def one(i: int) -> str:
-        response = await engine.aquery(f"question {i}")
-        text = "".join(await read(response))
-        assert response.metadata["aligner"]["outcome"] == "corrected"
-        return text
-
-    with LoopWatch() as watch:
-        texts = await asyncio.gather(*(one(i) for i in range(50)))
-    assert texts == [f"for question {i}" for i in range(50)]
-    assert watch.blocked_ms <= 50
+@pytest.mark.parametrize("outside", [False, True])
+async def test_hyde(ask, outside):
+    """The hypothetical answer is for the embedding; the question stays the user's."""
+    fn, llm = Recorder(), ScriptedLLM()
+    engine, hyde = make_index().as_query_engine(llm=llm), HyDEQueryTransform(llm=llm)
+    if outside:
+        engine = AlignerQueryEngine(TransformQueryEngine(engine, hyde), make_aligner(fn))
+    else:
+        engine = TransformQueryEngine(AlignerQueryEngine(engine, make_aligner(fn)), hyde)
+    assert (await ask(engine, QUESTION)).response == FIXED
+    assert fn.questions == [QUESTION]
 
 
-async def test_fifty_questions_at_once_over_a_real_index():
-    engine = AlignerQueryEngine(make_index().as_query_engine(llm=ScriptedLLM()), make_aligner(_for_question))
-    responses = await asyncio.gather(*(engine.aquery(f"question {i}") for i in range(50)))
-    assert [response.response for response in responses] == [f"for question {i}" for i in range(50)]
+@pytest.mark.parametrize("outside", [False, True])
+async def test_sub_questions(ask, outside):
+    """Around: the user's words, once. Under: what is asked there is a sub-question, and each answer is corrected."""
+    reply = '```json\n{"items":[{"sub_question":"one","tool_name":"t"},{"sub_question":"two","tool_name":"t"}]}\n```'
+    fn, llm = Recorder(), ScriptedLLM()
+    engine = make_index().as_query_engine(llm=llm)
+    if not outside:
+        engine = AlignerQueryEngine(engine, make_aligner(fn))
+    engine = SubQuestionQueryEngine.from_defaults(
+        [QueryEngineTool.from_defaults(engine, name="t", description="d")],
+        llm=llm,
+        question_gen=LLMQuestionGenerator.from_defaults(llm=ScriptedLLM(reply=reply)),
+        response_synthesizer=get_response_synthesizer(llm=llm),
+        use_async=False,
+        verbose=False,
+    )
+    if outside:
+        engine = AlignerQueryEngine(engine, make_aligner(fn))
+    response = await ask(engine, QUESTION)
+    assert response.response == (FIXED if outside else DRAFT)
+    assert fn.questions == ([QUESTION] if outside else ["one", "two"])
+    # Its sources hold the answers to the sub-questions, too.
+    answers = [node.text for node in response.source_nodes if node.text.startswith("Sub question: ")]
+    assert len(answers) == 2 and all((DRAFT if outside else FIXED) in answer for answer in answers)
 
 
-def test_fifty_questions_from_threads():
-    engine = AlignerQueryEngine(Engine(lambda query: Response(DRAFT)), make_aligner(_for_question))
-    with ThreadPoolExecutor(8) as pool:
-        responses = list(pool.map(engine.query, [f"question {i}" for i in range(50)]))
-    assert [response.response for response in responses] == [f"for question {i}" for i in range(50)]
+@pytest.mark.parametrize("way", ["engine", "synthesizer"])
+async def test_condensed_questions(way):
+    """The chat engine switches streaming on in LlamaIndex's own engine only; AlignerChatEngine needs no switch."""
+    fn, llm, index = Recorder(), ScriptedLLM(), make_index()
+    if way == "engine":
+        engine = AlignerQueryEngine(index.as_query_engine(llm=llm), make_aligner(fn))
+    else:
+        synthesizer = AlignerSynthesizer(aligner=make_aligner(fn), llm=llm)
+        engine = index.as_query_engine(llm=llm, response_synthesizer=synthesizer)
+    chat = CondenseQuestionChatEngine.from_defaults(engine, llm=llm)
+    assert chat.chat("hello").response == FIXED and chat.chat_history[-1].content == FIXED
+    if way == "engine":
+        with pytest.raises(ValueError, match="Streaming is not enabled"):
+            chat.stream_chat("again")
+        engine = AlignerQueryEngine(index.as_query_engine(llm=llm, streaming=True), make_aligner(fn))
+        chat = CondenseQuestionChatEngine.from_defaults(engine, llm=llm)
+    assert "".join(chat.stream_chat("again").response_gen) == FIXED
+    assert chat.chat_history[-1].content == FIXED
+    assert all("Context information" not in question for question in fn.questions)
+    chat.reset()
+    plain = CondenseQuestionChatEngine.from_defaults(index.as_query_engine(llm=llm), llm=llm)
+    assert "".join(AlignerChatEngine(plain, make_aligner(fn)).stream_chat("hello").response_gen) == FIXED
+    assert fn.questions[-1] == "hello"
 
 
-async def test_the_watch_sees_a_blocked_loop():
-    """The measure used above can fail."""
-    with LoopWatch() as watch:
-        await asyncio.sleep(0)  # a callback of its own
-        work(0.1)
-        await asyncio.sleep(0)
-    assert watch.blocked_ms > 50
+async def test_evaluators_read_what_was_shown():
+    llm, judge = ScriptedLLM(), ScriptedLLM(reply="YES")
+    engine = AlignerQueryEngine(make_index().as_query_engine(llm=llm), make_aligner())
+    response = engine.query(QUESTION)
+    for evaluator in (FaithfulnessEvaluator(llm=judge), RelevancyEvaluator(llm=judge)):
+        result = evaluator.evaluate_response(query=QUESTION, response=response)
+        assert result.passing and result.response == FIXED
+        assert FIXED in judge.prompts[-1] and "the sky is blue" in judge.prompts[-1]
+
+
+@pytest.mark.filterwarnings("ignore:asyncio_module:DeprecationWarning")  # LlamaIndex's runner uses it itself
+async def test_a_batch_of_evaluations():
+    judge = ScriptedLLM(reply="YES")
+    engine = AlignerQueryEngine(make_index().as_query_engine(llm=ScriptedLLM()), make_aligner())
+    runner = BatchEvalRunner({"faithful": FaithfulnessEvaluator(llm=judge)})
+    results = await runner.aevaluate_queries(engine, ["one", "two"])
+    assert [result.response for result in results["faithful"]] == [FIXED, FIXED]
+    assert all(result.passing for result in results["faithful"])
 
 
 # Without LlamaIndex -----------------------------------------------------------------------------------------------------

@@ -3,12 +3,21 @@
 import pytest
 from llama_index.core.base.response.schema import AsyncStreamingResponse, PydanticResponse, Response, StreamingResponse
 from llama_index.core.bridge.pydantic import BaseModel
-from llama_index.core.evaluation import BaseEvaluator, EvaluationResult, FaithfulnessEvaluator
+from llama_index.core.evaluation import BaseEvaluator, EvaluationResult, FaithfulnessEvaluator, RelevancyEvaluator
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 
 from aligner_integrations.errors import BackendError, ConfigurationError
-from aligner_integrations.llama_index import AlignEndEvent, AlignStartEvent, aalign_response, align_response
+from aligner_integrations.llama_index import (
+    AlignEndEvent,
+    AlignerChatEngine,
+    AlignerQueryEngine,
+    AlignerSynthesizer,
+    AlignStartEvent,
+    aalign_response,
+    accumulated,
+    align_response,
+)
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
@@ -16,6 +25,7 @@ from tests.unit.llama_index.support import (
     ScriptedLLM,
     fail,
     make_aligner,
+    make_index,
     make_nodes,
     read,
     response_of,
@@ -71,14 +81,47 @@ async def test_rejection_follows_on_reject(align):
     assert (await align(aligner, "Is it?", Response(DRAFT))).response == "withheld"
 
 
+@pytest.mark.parametrize("kind", TEXTUAL)
+@pytest.mark.parametrize("evaluator", [FaithfulnessEvaluator, RelevancyEvaluator])
 @pytest.mark.parametrize(("verdict", "shown"), [("YES", FIXED), ("NO", DRAFT)])
-async def test_faithfulness(align, verdict, shown):
+async def test_llama_indexs_evaluators(align, evaluator, kind, verdict, shown):
+    """Also from a running event loop, as in a notebook: every test here has one."""
     llm = ScriptedLLM(reply=verdict)
-    aligner = make_aligner(accept=FaithfulnessEvaluator(llm=llm))
-    aligned = await align(aligner, "Is it?", Response(DRAFT, make_nodes()))
-    assert aligned.response == shown
-    assert FIXED in llm.prompts[0]
-    assert "Fact 1" in "".join(llm.prompts)
+    aligner = make_aligner(accept=evaluator(llm=llm))
+    aligned = await align(aligner, "Is it?", response_of(kind, DRAFT, source_nodes=make_nodes()))
+    assert "".join(await read(aligned)) == shown
+    assert FIXED in llm.prompts[0] and DRAFT not in llm.prompts[0]
+    assert "Fact 1" in "".join(llm.prompts) and "Fact 2" in "".join(llm.prompts)
+    assert aligned.metadata["aligner"]["outcome"] == ("corrected" if verdict == "YES" else "rejected")
+
+
+def test_llama_indexs_evaluators_without_an_event_loop():
+    aligner = make_aligner(accept=FaithfulnessEvaluator(llm=ScriptedLLM(reply="NO")))
+    assert align_response(aligner, "Is it?", Response(DRAFT, make_nodes())).response == DRAFT
+
+
+async def test_an_evaluator_that_fails_is_an_error_of_the_correction(align):
+    class Broken(_Judge):
+        async def aevaluate(self, *args, **kwargs):
+            raise ValueError("no verdict")
+
+    with pytest.raises(BackendError, match="accept raised ValueError: no verdict"):
+        await align(make_aligner(accept=Broken(True)), "Is it?", Response(DRAFT, make_nodes()))
+    aligned = await align(make_aligner(accept=Broken(True), on_error="keep"), "Is it?", Response(DRAFT, make_nodes()))
+    assert aligned.response == DRAFT and aligned.metadata["aligner"]["outcome"] == "failed"
+
+
+async def test_an_evaluator_in_every_wrapper():
+    judge = _Judge(False)
+    aligner, index, llm = make_aligner(accept=judge), make_index(), ScriptedLLM()
+    engine = index.as_query_engine(llm=llm, similarity_top_k=3)
+    assert AlignerQueryEngine(engine, aligner).query("Is it?").response == DRAFT
+    synthesizer = AlignerSynthesizer(aligner=aligner, llm=llm)
+    assert (await synthesizer.asynthesize("Is it?", make_nodes())).response == DRAFT
+    chat = index.as_chat_engine(chat_mode="context", llm=llm, similarity_top_k=3)
+    assert (await AlignerChatEngine(chat, aligner).achat("Is it?")).response == DRAFT
+    assert [len(contexts) for _, _, contexts in judge.asked] == [3, 2, 3]
+    assert {(question, text) for question, text, _ in judge.asked} == {("Is it?", FIXED)}
 
 
 async def test_the_callers_repair_goes_first(align):
@@ -160,3 +203,69 @@ async def test_a_field_by_name(align):
 async def test_a_field_that_is_no_text(align, name):
     with pytest.raises(ConfigurationError, match=f"_Fact.{name} is no string"):
         await align(make_aligner(), "Is it?", PydanticResponse(_Fact(text=DRAFT)), pydantic_field=name)
+
+
+# A list of answers ------------------------------------------------------------------------------------------------------
+
+LIST = "Response 1: It is bad [1].\n---------------------\nResponse 2: Empty Response\n---------------------\nResponse 3: Fine."
+
+
+async def test_accumulated_answers_are_corrected_one_by_one(align):
+    fn, records = Recorder(), []
+    aligner = make_aligner(fn, record=records.append)
+    aligned = await align(aligner, "Is it?", Response(LIST, make_nodes()))
+    assert aligned.response == LIST.replace("bad [1]", "good")  # the sentence that cited says something else now
+    assert fn.prompts == ["Q=Is it?;A=It is bad [1].;", "Q=Is it?;A=Fine.;"]
+    record = aligned.metadata["aligner"]
+    assert (record["outcome"], record["reason"], record["rounds"]) == ("corrected", None, 1)
+    assert record["citations_lost"] == ["[1]"]
+    assert [(r.answer, r.text) for r in records] == [("It is bad [1].", "It is good."), ("Fine.", "Fine.")]
+
+
+async def test_accumulated_answers_are_judged_one_by_one(align):
+    judge = _Judge(False)
+    aligned = await align(make_aligner(accept=judge), "Is it?", Response(LIST, make_nodes()))
+    assert aligned.response == LIST
+    assert aligned.metadata["aligner"]["outcome"] == "rejected"
+    assert judge.asked == [("Is it?", "It is good.", ["Fact 1", "Fact 2"])]
+
+
+async def test_one_failure_among_accumulated_answers_is_told(align):
+    def fn(prompt):
+        return fail(prompt) if "Fine" in prompt else "It is good [1]."
+
+    aligned = await align(make_aligner(fn, on_error="block", block_message="withheld"), "Is it?", Response(LIST))
+    assert aligned.response.endswith("Response 3: withheld") and "It is good" in aligned.response
+    assert aligned.metadata["aligner"]["outcome"] == "failed"
+    with pytest.raises(BackendError):
+        await align(make_aligner(fn), "Is it?", Response(LIST))
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts"),
+    [
+        ("Response 1: A.", ["A."]),
+        ("Response 1: A.\n---------------------\nResponse 7: B.", ["A.\n---------------------\nResponse 7: B."]),
+        ("Response 2: A.", []),
+        ("He said:\n---------------------\nResponse 1: A.", []),
+        ("Response one: A.", []),
+        ("", []),
+    ],
+)
+def test_what_is_a_list_of_answers(answer, texts):
+    parts = accumulated.split(answer)
+    assert [text for _, text in parts] == texts
+    assert not parts or "".join(map("".join, parts)) == answer
+
+
+# What is recorded -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TEXTUAL)
+async def test_what_is_recorded_is_what_was_shown(align, kind):
+    """In a live stream, too, where invented citations are taken out on the way."""
+    records = []
+    aligner = make_aligner(lambda prompt: "Blue sky [2].", record=records.append)
+    aligned = await align(aligner, "Is it?", response_of(kind, "Bad sky.", source_nodes=make_nodes()))
+    assert "".join(await read(aligned)) == "Blue sky."
+    assert [record.text for record in records] == ["Blue sky."]

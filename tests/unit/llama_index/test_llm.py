@@ -1,5 +1,8 @@
 """`AlignerLLM` and `AlignerFunctionCallingLLM`: answers are corrected, everything else is the wrapped LLM's."""
 
+import logging
+import pickle
+
 import pytest
 from llama_index.core import PromptTemplate
 from llama_index.core.bridge.pydantic import BaseModel
@@ -21,6 +24,7 @@ from tests.unit.llama_index.support import (
     calls,
     make_aligner,
     make_index,
+    mend,
     says,
 )
 
@@ -146,6 +150,17 @@ def test_serialised():
     data = llm.to_dict()
     assert data["class_name"] == "aligner_llm" and "aligner" not in data
     assert data["llm"]["reply"] == DRAFT
+
+
+def test_pickled(caplog):
+    restored = pickle.loads(pickle.dumps(AlignerLLM(ScriptedLLM(), make_aligner(mend))))  # noqa: S301
+    assert restored.chat(MESSAGES).message.content == FIXED
+    with caplog.at_level(logging.ERROR):
+        restored = pickle.loads(pickle.dumps(wrapped(lambda prompt: "x")))  # noqa: S301
+    with pytest.raises(ConfigurationError, match=r"no aligner.*Set its \.aligner"):
+        restored.chat(MESSAGES)
+    restored.aligner = make_aligner()
+    assert restored.chat(MESSAGES).message.content == FIXED
 
 
 def test_what_cannot_be():

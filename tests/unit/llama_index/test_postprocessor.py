@@ -5,11 +5,21 @@ import pickle
 
 import pytest
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import MetadataMode, QueryBundle
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.schema import ImageNode, IndexNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 
-from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.llama_index import AlignerNodePostprocessor
-from tests.unit.llama_index.support import DRAFT, Recorder, ScriptedLLM, make_aligner, make_index, make_nodes
+from aligner_integrations.errors import BackendError, ConfigurationError
+from aligner_integrations.llama_index import AlignerNodePostprocessor, AlignerSynthesizer
+from tests.unit.llama_index.support import (
+    DRAFT,
+    Engine,
+    Recorder,
+    ScriptedLLM,
+    fail,
+    make_aligner,
+    make_index,
+    make_nodes,
+)
 
 
 def rude(prompt: str) -> str:
@@ -40,6 +50,40 @@ async def test_changed_nodes_are_copies(process):
     assert "Fact" not in str(first.node.metadata)
     assert second is nodes[1]
     assert fn.questions == ["Is it?", "Is it?"]
+
+
+async def test_an_object_behind_a_node_is_not_copied(process):
+    """An IndexNode may hold a whole engine, which nothing here has to copy."""
+    engine = Engine(lambda query: None)
+    nodes = [NodeWithScore(node=IndexNode(text="Fact 1", index_id="i", obj=engine, excluded_llm_metadata_keys=["a"]))]
+    [node] = await process(AlignerNodePostprocessor(make_aligner(rude)), nodes)
+    assert type(node.node) is IndexNode and node.node.obj is engine
+    assert (node.text, nodes[0].text) == ("Finding 1", "Fact 1")
+    assert node.node.excluded_llm_metadata_keys == ["a", "aligner"]
+    assert nodes[0].node.excluded_llm_metadata_keys == ["a"] and nodes[0].node.metadata == {}
+
+
+async def test_nodes_without_text(process):
+    fn = Recorder(rude)
+    nodes = [NodeWithScore(node=ImageNode(image="aGk=")), NodeWithScore(node=TextNode(text="Empty Response"))]
+    assert await process(AlignerNodePostprocessor(make_aligner(fn)), nodes) == nodes
+    assert fn.prompts == []
+
+
+async def test_policies_are_the_aligners(process):
+    with pytest.raises(BackendError, match="the aligner is down"):
+        await process(AlignerNodePostprocessor(make_aligner(fail)), make_nodes())
+    kept = make_nodes()
+    assert await process(AlignerNodePostprocessor(make_aligner(fail, on_error="keep")), kept) == kept
+
+
+async def test_where_the_node_is_the_answer(process):
+    """With no_text and a bare retriever it is the retrieved text that is shown."""
+    postprocessor = AlignerNodePostprocessor(make_aligner(rude))
+    synthesizer = AlignerSynthesizer(aligner=make_aligner(), response_mode="no_text")
+    engine = RetrieverQueryEngine(make_index().as_retriever(similarity_top_k=3), synthesizer, [postprocessor])
+    response = engine.query("Is it?")
+    assert response.response == "" and any(node.text.startswith("Finding 1") for node in response.source_nodes)
 
 
 async def test_without_a_query(process):

@@ -1,9 +1,13 @@
 """`AlignerWorkflow`, and a step of one's own."""
 
+from typing import Annotated, Any
+
 import pytest
 from llama_index.core.base.response.schema import Response
-from llama_index.core.workflow import StartEvent, StopEvent, Workflow, step
+from llama_index.core.workflow import Event, StartEvent, StopEvent, Workflow, step
+from llama_index.core.workflow.resource import Resource
 
+from aligner_integrations import Aligner
 from aligner_integrations.llama_index import AlignedEvent, AlignerWorkflow, AlignRequest, aalign_response
 from tests.unit.llama_index.support import DRAFT, FIXED, Recorder, ScriptedLLM, make_aligner, make_index, make_nodes
 
@@ -37,6 +41,19 @@ async def test_options():
     assert response.metadata["aligner"]["original"] == "Damn blue sky [1]."
 
 
+class Answered(Event):
+    question: str
+    response: Any
+
+
+made = []
+
+
+def make_aligner_once() -> Aligner:
+    made.append(1)
+    return make_aligner()
+
+
 class Own(Workflow):
     @step
     async def ask(self, ev: StartEvent) -> StopEvent:
@@ -46,6 +63,27 @@ class Own(Workflow):
 
 async def test_a_step_of_ones_own():
     assert (await Own().run(question="Is it?")).response == FIXED
+
+
+class WithResource(Workflow):
+    @step
+    async def ask(self, ev: StartEvent) -> Answered:
+        return Answered(
+            response=await make_index().as_query_engine(llm=ScriptedLLM()).aquery(ev.question), question=ev.question
+        )
+
+    @step
+    async def align(self, ev: Answered, aligner: Annotated[Aligner, Resource(make_aligner_once)]) -> StopEvent:
+        return StopEvent(result=await aalign_response(aligner, ev.question, ev.response))
+
+
+async def test_the_aligner_as_a_resource():
+    """LlamaIndex's own way to hand something to a step: made once for a workflow."""
+    workflow = WithResource()
+    for _ in range(2):
+        response = await workflow.run(question="Is it?")
+        assert response.response == FIXED and response.source_nodes
+    assert made == [1]
 
 
 async def test_an_error_ends_the_run():

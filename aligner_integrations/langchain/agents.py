@@ -1,0 +1,49 @@
+"""What the middleware knows of LangChain's agents: their types, or else what to install, and how a turn of an agent reads.
+
+What lives elsewhere: the middleware itself (`middleware.py`, `thought_middleware.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from aligner_integrations.errors import MissingDependencyError
+
+try:
+    from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+    from langchain.agents.middleware.types import ToolCallRequest
+    from langgraph.types import Command
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("langchain", "langgraph"):
+        raise
+    raise MissingDependencyError(
+        "The middleware needs langchain itself, not only langchain-core: pip install 'aligner-integrations[agents]'"
+    ) from error
+
+__all__ = [
+    "ASKED",
+    "AgentMiddleware",
+    "Command",
+    "ModelRequest",
+    "ModelResponse",
+    "ToolCallRequest",
+    "conversation",
+    "goes_on",
+]
+
+ASKED = "messages"
+"""Where the question was found."""
+
+
+def conversation(request: ModelRequest[Any]) -> list[BaseMessage]:
+    """Return all that an LLM is given."""
+    system = [request.system_message] if request.system_message else []
+    return [*system, *request.messages]
+
+
+def goes_on(response: ModelResponse[Any], message: AIMessage) -> bool:
+    """Return whether tools are to be run for a message: not if the response holds their results already."""
+    answered = {result.tool_call_id for result in response.result if isinstance(result, ToolMessage)}
+    return any(call["id"] not in answered for call in message.tool_calls)

@@ -1,0 +1,93 @@
+"""A backend that fails as told, on threads, tasks and streams, and keeps count of what it was asked."""
+
+import asyncio
+import threading
+import time
+
+from aligner_integrations.backends.base import Completion, FakeBackend
+from aligner_integrations.errors import AlignerError, BackendError
+from tests.unit.support import TEMPLATE
+
+OUTAGE = BackendError("down", retryable=True)
+REFUSED = BackendError("no such model")
+
+
+class FlakyBackend(FakeBackend):
+    """Each call takes the next step of a script; after the last step it mends the answer.
+
+    A step is an error, a text, a number of seconds to hang, or a list of pieces of a stream with an error last.
+    """
+
+    def __init__(self, *steps, seconds=0.0):
+        super().__init__(lambda prompt: prompt)
+        self.steps = list(steps)
+        self.seconds = seconds
+        self.requests = []  # one list a call
+        self.running = self.most_running = 0
+        self._lock = threading.Lock()
+
+    @property
+    def calls(self):
+        return len(self.requests)
+
+    def _begin(self, requests):
+        with self._lock:
+            self.requests.append(list(requests))
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+            return self.steps.pop(0) if self.steps else None
+
+    def _end(self):
+        with self._lock:
+            self.running -= 1
+
+    def _results(self, step, requests):
+        if isinstance(step, AlignerError):
+            return [step] * len(requests)
+        if isinstance(step, str):
+            return [Completion(step, "stop")] * len(requests)
+        return [Completion(request.answer.replace("bad", "good"), "stop") for request in requests]
+
+    def complete(self, requests):
+        step = self._begin(requests)
+        try:
+            time.sleep(step if isinstance(step, float) else self.seconds)
+            return self._results(step, requests)
+        finally:
+            self._end()
+
+    async def acomplete(self, requests):
+        step = self._begin(requests)
+        try:
+            await asyncio.sleep(step if isinstance(step, float) else self.seconds)
+            return self._results(step, requests)
+        finally:
+            self._end()
+
+    def stream(self, request):
+        step = self._begin([request])
+        try:
+            yield from self._pieces(step, request)
+        finally:
+            self._end()
+
+    async def astream(self, request):
+        step = self._begin([request])
+        try:
+            for piece in self._pieces(step, request):
+                await asyncio.sleep(self.seconds)
+                yield piece
+        finally:
+            self._end()
+
+    def _pieces(self, step, request):
+        pieces = step if isinstance(step, list) else self._results(step, [request])
+        for piece in pieces:
+            if isinstance(piece, AlignerError):
+                raise piece
+            yield piece.text if isinstance(piece, Completion) else piece
+
+
+def options(**changes):
+    """Options of an Aligner for it."""
+    return {"template": TEMPLATE, **changes}
