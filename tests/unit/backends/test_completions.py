@@ -476,7 +476,7 @@ def test_all_time_limits_hold(count, mode):
     def slow(call):
         return [30]
 
-    limits = {"deadline": Timeouts(deadline=time.monotonic() + 0.3), "write": Timeouts(first_token=0.3)}
+    limits = {"deadline": Timeouts(deadline=time.monotonic() + 0.15), "write": Timeouts(first_token=0.15)}
     with Stub(slow) as stub:
         backend = CompletionsBackend(stub.url, "m")
         for word, timeouts in limits.items():
