@@ -98,14 +98,15 @@ class LocalReader:
         tokens = encode_prompt(weights.tokenizer, self._prompt(answer))[:-_LOOSE]
         # A pass costs as much as that many tokens, so reading takes at most twice the time it would take at once.
         chunk = round(1 / support.token_cost)
-        self._enough = chunk * _CHARACTERS
         with weights.lock:
             prefix, known = weights.prefixes.find(tokens)
             gone = known < len(self._read.tokens) - _LOOSE
             if self._closed or gone or len(tokens) > (weights.window or len(tokens)):
                 self.close()
                 return False
-            if len(tokens) - known < chunk:
+            missing = known + chunk - len(tokens)
+            self._enough = (missing if missing > 0 else chunk) * _CHARACTERS
+            if missing > 0:
                 return False
             part = tokens[known : known + _MOST]
             read = read_on(weights.model, prefix, known, part)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aligner_integrations.backends.base import Backend, Reader, ReadsAhead
 from aligner_integrations.templates import Template
 
