@@ -12,6 +12,7 @@ import pytest
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import Backend, Request, Timeouts
 from aligner_integrations.backends.completions import CompletionsBackend
+from aligner_integrations.correction import Usage
 from aligner_integrations.errors import (
     AlignerError,
     AnswerTooLongError,
@@ -73,7 +74,7 @@ def vllm(call):
 
 def transformers_serve(call):
     """Takes one prompt, as text, and no field it does not know; a stream ends without [DONE]."""
-    if unknown := set(call.body) - {"model", "prompt", "max_tokens", "temperature", "stream"}:
+    if unknown := set(call.body) - {"model", "prompt", "max_tokens", "temperature", "stream", "stream_options"}:
         return said({"detail": f"Unexpected fields in the request: {unknown}"}, 422)
     if not isinstance(call.body["prompt"], str):
         return said({"detail": "prompt must be a string."}, 400)
@@ -551,13 +552,24 @@ def test_a_copy_in_another_process_works():
         assert backend.complete([request_of()])[0].text == " It is good."
 
 
-def test_events_for_other_purposes_are_passed_over():
-    def with_usage(call):
-        return events(
-            {"choices": [choice(" It is", None)]},
-            {"choices": [], "usage": None},
-            {"choices": [choice(" good.", "stop")]},
-        )
+@modes
+@pytest.mark.parametrize("tail", ["counts", "none", "cut", "slow", "broken"])
+def test_token_counts_may_follow_a_streamed_text_and_nothing_there_can_spoil_it(tail, mode):
+    counts = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}
+    ends = {"counts": [counts], "none": [], "cut": [], "slow": [], "broken": [{"choices": 7}]}
 
-    with Stub(with_usage) as stub:
-        assert list(CompletionsBackend(stub.url, "m").stream(request_of())) == [" It is", " good."]
+    def handle(call):
+        assert call.body["stream_options"] == {"include_usage": True}
+        parts = list(
+            events(
+                {"choices": [choice(" It is", None)]}, {"choices": [], "usage": None}, {"choices": [choice(" good.")]}, *ends[tail],
+                done=tail != "cut",
+            )
+        )  # fmt: skip
+        return [*parts[:-2], 30] if tail == "slow" else parts
+
+    with Stub(handle) as stub:
+        backend = CompletionsBackend(stub.url, "m")
+        assert stream(backend, request_of(), mode) == [" It is", " good."]
+        (result,) = complete(backend, [request_of(timeouts=Timeouts(first_token=9))], mode)
+    assert (result.text, result.usage) == (" It is good.", Usage(9, 4) if tail == "counts" else Usage())
