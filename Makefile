@@ -56,10 +56,10 @@ $(VENV)/.all: $(VENV)/.demo
 	@touch $@
 
 # Real servers for tests/integration/test_servers.py, which is skipped without them. llama.cpp is compiled, not for the CPU that happens
-# to compile it, because an instruction that the next one lacks ends the process.
+# to compile it, because an instruction that the next one lacks ends the process; and without its library for images, a third of the time.
 $(VENV)/.servers: $(VENV)/.all
 	@$(INSTALL) 'transformers[serving]'
-	@CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON" $(INSTALL) 'llama-cpp-python[server]'
+	@CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAVA_BUILD=OFF" $(INSTALL) 'llama-cpp-python[server]'
 	@touch $@
 
 # The oldest and the newest versions that pyproject.toml allows, each in an environment of its own.
