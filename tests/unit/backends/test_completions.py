@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from aligner_integrations import Aligner
+from aligner_integrations.backends import completions
 from aligner_integrations.backends.base import Backend, Request, Timeouts
 from aligner_integrations.backends.completions import CompletionsBackend
 from aligner_integrations.correction import Usage
@@ -477,7 +478,7 @@ def test_all_time_limits_hold(count, mode):
     def slow(call):
         return [30]
 
-    limits = {"deadline": Timeouts(deadline=time.monotonic() + 0.15), "write": Timeouts(first_token=0.15)}
+    limits = {"deadline": Timeouts(deadline=time.monotonic() + 0.1), "write": Timeouts(first_token=0.1)}
     with Stub(slow) as stub:
         backend = CompletionsBackend(stub.url, "m")
         for word, timeouts in limits.items():
@@ -492,9 +493,9 @@ def test_all_time_limits_hold(count, mode):
 
 @modes
 def test_a_first_token_in_time_is_seen_in_a_stream_also_for_a_whole_completion(mode):
-    with Stub(lambda call: streamed("It", " is", " good.", pause=0.15)) as stub:
+    with Stub(lambda call: streamed("It", " is", " good.", pause=0.1)) as stub:
         backend = CompletionsBackend(stub.url, "m")
-        (result,) = complete(backend, [request_of(timeouts=Timeouts(first_token=0.3))], mode)
+        (result,) = complete(backend, [request_of(timeouts=Timeouts(first_token=0.25))], mode)
         assert result.text == "It is good." and stub.calls[0].body["stream"] is True
 
 
@@ -554,7 +555,8 @@ def test_a_copy_in_another_process_works():
 
 @modes
 @pytest.mark.parametrize("tail", ["counts", "none", "cut", "slow", "broken"])
-def test_token_counts_may_follow_a_streamed_text_and_nothing_there_can_spoil_it(tail, mode):
+def test_token_counts_may_follow_a_streamed_text_and_nothing_there_can_spoil_it(tail, mode, monkeypatch):
+    monkeypatch.setattr(completions, "_TAIL", 0.1)
     counts = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}
     ends = {"counts": [counts], "none": [], "cut": [], "slow": [], "broken": [{"choices": 7}]}
 

@@ -31,7 +31,7 @@ from aligner_integrations.secret import Secret
 from tests.unit.backends.stub import CUT, Stub, events, raw, said
 
 KEY = "sk-test-0123456789abcdef"
-SOON = 0.15
+SOON = 0.1
 
 
 def in_(seconds, **more):
@@ -304,8 +304,8 @@ def test_connecting_has_a_time_of_its_own(mode):
             one.connect_ex(("127.0.0.1", port))
         time.sleep(0.05)
         started = time.monotonic()
-        with pytest.raises(BackendError, match=r"within 0\.3 seconds") as caught:
-            ask(Endpoint(f"http://127.0.0.1:{port}/v1"), clock=in_(30, connect=0.3), mode=mode)
+        with pytest.raises(BackendError, match=r"within 0\.15 seconds") as caught:
+            ask(Endpoint(f"http://127.0.0.1:{port}/v1"), clock=in_(30, connect=0.15), mode=mode)
         assert time.monotonic() - started < 2 and caught.value.retryable
         for one in waiting:
             one.close()
@@ -317,7 +317,7 @@ def test_waiting_for_a_free_connection_counts():
 
         def wait():
             with suppress(BackendError):
-                ask(end, clock=in_(0.8))
+                ask(end, clock=in_(0.5))
 
         busy = threading.Thread(target=wait)
         busy.start()
