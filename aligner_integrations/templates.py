@@ -69,8 +69,11 @@ class Template:
         values: dict[str, Any] = {"question": question, "answer": answer, **fields}
         if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
             raise ConfigurationError(f"{' and '.join(wrong)} must be strings to be put into template {self.name!r}.")
-        # One pass over the template's own text, so that "{answer}" inside a question stays what it is.
-        return _FIELD.sub(lambda match: str(values[match.group(1)]), self.text)
+        return _filled(self.text, values)
+
+    def opening(self, question: str, answer: str, **fields: str) -> str:
+        """Return the prompt up to the end of an answer that may still be growing; the rest is as for `render`."""
+        return _filled(self.text.partition("{answer}")[0], {"question": question, **fields}) + answer
 
     def to_dict(self) -> dict[str, str]:
         """Return plain data for `aligner_config.json`."""
@@ -95,6 +98,11 @@ class Template:
                 f"A template needs the strings name and text (and may have {sorted(known)}), got {dict(data)!r}."
             )
         return cls(**data)
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    """Fill in the fields, in one pass over the template's own text: "{answer}" inside a question stays what it is."""
+    return _FIELD.sub(lambda match: values[match.group(1)], text)
 
 
 def _wrapped(text: str) -> str:

@@ -156,6 +156,30 @@ class Backend(Protocol):
         """`score` without blocking the event loop."""
 
 
+class Reader(Protocol):
+    """Reads an answer while the upstream still writes it."""
+
+    def feed(self, piece: str) -> None:
+        """Take the next piece of the answer. Never waits, whether called by a thread or an event loop."""
+
+    def close(self) -> None:
+        """Stop, and free what was read."""
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """What a backend may have besides: it reads a prompt's beginning before the rest is known; see `ahead.py`."""
+
+    def ahead(self, prompt: Callable[[str], str]) -> Reader | None:
+        """Return a reader for one answer, or None.
+
+        What it has read is found again by `complete`, `stream` and `score`, which are called as they are without it.
+
+        Args:
+            prompt: Returns the prompt as far as it is known, given the answer as far as it is. May take a while.
+        """
+
+
 def completion_limit(window: int | None, prompt_tokens: int, answer_tokens: int, requested: int | None) -> int:
     """Return how many tokens a completion may have.
 

@@ -113,7 +113,7 @@ class ChatModelBackend:
 
     def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """Correct a batch, side by side in threads."""
-        return each(self._one, requests, self.concurrency)
+        return each(self._one, requests, self.concurrency, self.close)
 
     async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """`complete` without blocking the event loop; cancelling it cancels the model's calls."""

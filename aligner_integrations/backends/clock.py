@@ -31,6 +31,11 @@ class Clock:
         """From here on the deadline alone counts."""
         self.point = self._deadline
 
+    def hurry(self, seconds: float) -> None:
+        """What is left to come is of little worth: wait for so long at most."""
+        soon = time.monotonic() + seconds
+        self.point = self._deadline = soon if self._deadline is None else min(soon, self._deadline)
+
     @property
     def waits_for_token(self) -> bool:
         """Whether it is the first token that is late, if anything is."""

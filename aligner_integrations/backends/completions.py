@@ -10,8 +10,8 @@ scores (`echo.py`), trying again (`resilience.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ _Results = dict[int, Completion | AlignerError]
 
 _PATH = "/completions"
 _ATTEMPTS = 4  # as it was meant; then without what the server refuses, one thing at a time
+_TAIL = 0.5  # seconds to wait for the token counts that may follow a streamed text
 _OWN = {"prompt", "model", "max_tokens", "stream", "n", "echo", "logprobs", "best_of"}
 
 
@@ -184,10 +185,10 @@ class CompletionsBackend:
             return [error] * len(requests)
         jobs, results = self._fit(requests)
         lists = self._dialect.lists(jobs)
-        for done in each(self._list, lists, self.concurrency):
+        for done in each(self._list, lists, self.concurrency, self.close):
             results.update(done)
         rest = {i: job for i, job in jobs.items() if i not in results}
-        results.update(zip(rest, each(self._one, list(rest.values()), self.concurrency), strict=True))
+        results.update(zip(rest, each(self._one, list(rest.values()), self.concurrency, self.close), strict=True))
         self._learn(lists, rest, results)
         return [results[i] for i in range(len(requests))]
 
@@ -310,31 +311,34 @@ class CompletionsBackend:
 
     def _pieces(self, job: Fitted, written: Written) -> Generator[str, None, None]:
         clock, mender = _clock(job), job.broken.mender()
-        with closing(
-            self.endpoint.events(_PATH, {**self._dialect.body(self._served, [job]), "stream": True}, clock)
-        ) as events:
+        body = self._dialect.body(self._served, [job], stream=True)
+        with closing(self.endpoint.events(_PATH, body, clock)) as events, _tail_matters_little(written):
             for event in events:
                 if piece := written.feed(event):
                     clock.token_seen()
                     if shown := mender.feed(piece):
                         yield shown
                 if written.reason is not None:
-                    break
+                    if written.usage != Usage():
+                        break
+                    clock.hurry(_TAIL)
         if rest := mender.end():
             yield rest
 
     async def _apieces(self, job: Fitted, written: Written) -> AsyncGenerator[str, None]:
         clock, mender = _clock(job), job.broken.mender()
-        async with aclosing(
-            self.endpoint.aevents(_PATH, {**self._dialect.body(self._served, [job]), "stream": True}, clock)
-        ) as events:
-            async for event in events:
-                if piece := written.feed(event):
-                    clock.token_seen()
-                    if shown := mender.feed(piece):
-                        yield shown
-                if written.reason is not None:
-                    break
+        body = self._dialect.body(self._served, [job], stream=True)
+        async with aclosing(self.endpoint.aevents(_PATH, body, clock)) as events:
+            with _tail_matters_little(written):
+                async for event in events:
+                    if piece := written.feed(event):
+                        clock.token_seen()
+                        if shown := mender.feed(piece):
+                            yield shown
+                    if written.reason is not None:
+                        if written.usage != Usage():
+                            break
+                        clock.hurry(_TAIL)
         if rest := mender.end():
             yield rest
 
@@ -346,7 +350,7 @@ class CompletionsBackend:
             self.load()
         except BackendError as error:
             return [error] * len(requests)
-        return each(self._score, requests, self.concurrency)
+        return each(self._score, requests, self.concurrency, self.close)
 
     async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         """`score` without blocking the event loop."""
@@ -412,6 +416,16 @@ class CompletionsBackend:
                 results[i] = error
         self._dialect.list_worked(whole=True)
         return results
+
+
+@contextmanager
+def _tail_matters_little(written: Written) -> Iterator[None]:
+    """Let nothing that goes wrong after the end of the text, where token counts may come, spoil the text."""
+    try:
+        yield
+    except BackendError:
+        if written.reason is None:
+            raise
 
 
 def _clock(job: Fitted) -> Clock:

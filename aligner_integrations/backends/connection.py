@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 import threading
 import time
@@ -18,7 +19,7 @@ import urllib.parse
 import urllib.request
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,7 +182,7 @@ class Connections:
             self._check_process()
             if self._pool is None:
                 self._pool = httpcore.ConnectionPool(network_backend=_TimedBackend(), **self._options())
-                weakref.finalize(self, self._pool.close)
+                weakref.finalize(self, _close, self._pool, self._process)
             return self._pool
 
     async def _loops_pool(self) -> _LoopPool:
@@ -265,6 +266,11 @@ class _LoopPool:
     pool: httpcore.AsyncConnectionPool
     keeper: AsyncGenerator[None, None]
     free: asyncio.Semaphore = field(repr=False)
+
+
+def _close(pool: httpcore.ConnectionPool, process: int) -> None:
+    if os.getpid() == process:  # the connections of a forked child's parent are the parent's
+        pool.close()
 
 
 async def _keep(
@@ -360,6 +366,9 @@ class _TimedStream(httpcore.NetworkStream):
         self._inner.write(buffer, _left(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
+        # Closing alone would not wake a thread that is reading, as after Ctrl-C in another.
+        with suppress(OSError):
+            self._inner.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         self._inner.close()
 
     def start_tls(

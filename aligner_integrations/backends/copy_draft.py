@@ -1,10 +1,9 @@
-"""Lossless greedy decoding that drafts from the answer: the model verifies many tokens in one forward pass.
+"""Lossless decoding that drafts from the answer: the model verifies many tokens in one forward pass.
 
-The tokens are those of greedy `generate`: a drafted token counts only where it is the model's own choice, and after the
-first that is not, the model's choice takes its place. So drafts decide about time alone. They come from `drafting.py`.
-
-A batch goes through the model as one rectangle. Where one row accepts more than another, the rejected tokens stay in
-the cache as holes, which the attention mask hides; for a single row they are cropped.
+Greedy tokens are those of `generate`: a drafted token counts only where it is the model's own choice, and after the
+first that is not, the model's choice takes its place. Sampled tokens have the distribution of `generate`, because each
+is drawn from the model's own probabilities after what precedes it, and the draft counts only as far as it was drawn. So drafts
+decide about time alone. They come from `drafting.py`; what was read before comes from `prefix.py`.
 """
 
 from __future__ import annotations
@@ -17,19 +16,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from aligner_integrations.backends.drafting import Drafter, best_length
+from aligner_integrations.backends.prefix import NOTHING, Prefix, Prefixes
+from aligner_integrations.backends.rows import Rows, read_on
 from aligner_integrations.backends.stopping import Stop
 
 logger = logging.getLogger(__name__)
 
 # Most drafted tokens in one pass, all rows together: bounds the memory of the logits.
 _MOST_DRAFTED = 256
-# Bytes of a cache that may wait for the next correction.
-_MOST_WAITING = 256 * 2**20
 _TRIAL_PROMPT, _TRIAL_DRAFT = 8, 32
+
+Pick = Callable[[torch.Tensor], list[list[int]]]
+"""Logits, shape (rows, tokens, words) -> the model's choice at each place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,49 +38,13 @@ class DraftSupport:
 
     Attributes:
         token_cost: Time for one token more in a forward pass, as a share of that of a pass of one token.
+        token_bytes: Memory of one token in the model's cache.
         batches: Whether rows of a batch may accept different numbers of tokens.
     """
 
     token_cost: float
+    token_bytes: int
     batches: bool
-
-
-@dataclass(slots=True)
-class Verified:
-    """An answer that has gone through the model behind its prompt, for example to be scored.
-
-    Attributes:
-        prompt: Token ids of the prompt.
-        answer: Token ids of the answer, without the end token.
-        choices: The model's choice after the prompt and after each token of the answer.
-        cache: The model's cache of prompt and answer, and of `extra` tokens after them.
-        extra: Number of those.
-    """
-
-    prompt: list[int]
-    answer: list[int]
-    choices: list[int]
-    cache: Any
-    extra: int
-
-    @property
-    def light(self) -> bool:
-        """Whether it is small enough to be kept for the correction that may follow."""
-        tensors = [t for layer in self.cache.layers for t in (layer.keys, layer.values) if t is not None]
-        return bool(sum(t.nbytes for t in tensors) <= _MOST_WAITING)
-
-
-def new_cache(model: Any) -> Any:
-    """Return an empty cache that can be cropped.
-
-    Raises:
-        ValueError: This model's cache cannot be cropped.
-    """
-    cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
-    if not cache.is_croppable:
-        raise ValueError("its cache cannot be cropped")
-    cache.activate_past_recording()
-    return cache
 
 
 def find_support(model: Any, window: int | None) -> DraftSupport | None:
@@ -96,11 +60,12 @@ def find_support(model: Any, window: int | None) -> DraftSupport | None:
 def _try(model: Any, window: int | None) -> DraftSupport:
     if window is not None and window < 2 * (_TRIAL_PROMPT + _TRIAL_DRAFT):
         raise ValueError(f"its window of {window} tokens is too small")
-    rows = _Rows(model, new_cache(model))
+    rows = Rows(model)
     size = model.get_input_embeddings().num_embeddings
     tokens = [(7919 * i + 1) % size for i in range(_TRIAL_PROMPT + _TRIAL_DRAFT)]
     prompt, draft = tokens[:_TRIAL_PROMPT], tokens[_TRIAL_PROMPT:]
     expected = rows.forward([prompt], [draft])[0, 1]
+    token_bytes = Prefix([], rows.cache).nbytes // len(tokens)
     rows.settle([0])
     # A cache that is cropped in name only would give wrong text without a word.
     off = float((rows.forward([draft[:1]], [[]])[0, 0] - expected).norm() / expected.norm())
@@ -109,8 +74,8 @@ def _try(model: Any, window: int | None) -> DraftSupport:
     rows.settle([0])
     long: list[float] = []
     short: list[float] = []
-    # Slow models are measured once, fast ones often enough for a steady figure.
-    while len(long) < 5 and sum(short) + sum(long) < 0.3:
+    # Slow models are measured once, others thrice, fast ones until the figure is steady.
+    while len(long) < 5 and (spent := sum(short) + sum(long)) < 3 and (len(long) < 3 or spent < 0.3):
         started = time.perf_counter()
         rows.forward([draft[:1]], [[]])[0, 0, 0].item()  # waits for a device that runs on its own
         rows.settle([0])
@@ -123,97 +88,8 @@ def _try(model: Any, window: int | None) -> DraftSupport:
     # A power of two, so that a busy machine hardly ever changes where passes begin, and with it the last bits of numbers.
     power = next((n for n in range(10) if extra >= 0.75 * 2.0**-n), 10)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's own forward takes anything
-    plain = all(type(layer) is DynamicLayer for layer in rows.cache.layers)
-    return DraftSupport(2.0**-power, plain and "position_ids" in inspect.signature(inner.forward).parameters)
-
-
-class _Rows:
-    """The tensors of a batch on its way through the model: the cache, and which of its slots count.
-
-    Args:
-        model: The model.
-        cache: Its cache.
-        count: Number of rows.
-    """
-
-    def __init__(self, model: Any, cache: Any, count: int = 1) -> None:
-        self.model = model
-        self.cache = cache
-        self._counts = torch.ones((count, 0), dtype=torch.bool)  # (rows, slots); False: padding, or a rejected token
-        self._lengths = [0] * count  # tokens of each row that count, so the position of its next one
-        self._drafted = 0  # slots at the end whose tokens are not yet accepted or rejected
-
-    def adopt(self, verified: Verified) -> None:
-        """Start from what is in the cache already: the answer is the draft."""
-        self._lengths = [len(verified.prompt)]
-        self._drafted = len(verified.answer) + verified.extra
-        self._counts = torch.ones((1, self._lengths[0] + self._drafted), dtype=torch.bool)
-
-    def forward(self, fresh: Sequence[list[int]], drafts: Sequence[list[int]]) -> torch.Tensor:
-        """Run each row's fresh tokens, then its draft.
-
-        Returns:
-            Logits after the last fresh token and after each drafted one, float32, shape (rows, longest draft + 1, words).
-        """
-        left, right = max(map(len, fresh)), max(map(len, drafts))
-        ids, counts, positions = [], [], []
-        for new, draft, length in zip(fresh, drafts, self._lengths, strict=True):
-            before, after, real = left - len(new), right - len(draft), len(new) + len(draft)
-            ids.append([0] * before + new + draft + [0] * after)
-            counts.append([False] * before + [True] * real + [False] * after)
-            positions.append([length + min(max(i - before, 0), real - 1) for i in range(left + right)])
-        self._counts = torch.cat([self._counts, torch.tensor(counts)], 1)
-        self._lengths = [length + len(new) for length, new in zip(self._lengths, fresh, strict=True)]
-        self._drafted = right
-        device = self.model.device
-        holes: dict[str, torch.Tensor] = {}
-        if not self._counts.all():  # without a mask, attention is faster
-            holes["attention_mask"] = self._counts.long().to(device)
-            holes["position_ids"] = torch.tensor(positions, device=device)
-        output = self.model(
-            input_ids=torch.tensor(ids, device=device),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=right + 1,
-            **holes,
-        )
-        # generate, too, compares float32 numbers.
-        return torch.as_tensor(output.logits).float()
-
-    def settle(self, accepted: Sequence[int]) -> None:
-        """Keep so many drafted tokens of each row."""
-        longest = max(accepted)
-        # Also a crop of nothing is needed: it lets a sliding window forget.
-        self.cache.crop(longest - self._drafted)
-        self._counts = self._counts[:, : self._counts.shape[1] - self._drafted + longest]
-        slots = self._counts.shape[1]
-        for row, count in enumerate(accepted):
-            self._counts[row, slots - longest + count :] = False
-            self._lengths[row] += count
-        self._drafted = 0
-        if slots > 1.25 * max(self._lengths) + 64:
-            self._close_holes()
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
-        self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
-        self._counts = self._counts[list(rows)]
-        self._lengths = [self._lengths[row] for row in rows]
-
-    def _close_holes(self) -> None:
-        """Move what counts to the end, row by row, so that holes do not pile up."""
-        width = max(self._lengths)
-        slots = torch.zeros((len(self._lengths), width), dtype=torch.long)
-        counts = torch.zeros((len(self._lengths), width), dtype=torch.bool)
-        for row, length in enumerate(self._lengths):
-            slots[row, width - length :] = self._counts[row].nonzero()[:, 0]
-            counts[row, width - length :] = True
-        self._counts = counts
-        for layer in self.cache.layers:
-            if layer.is_initialized:  # layers that share another one's cache have none
-                chosen = slots.to(layer.keys.device)[:, None, :, None]
-                layer.keys = layer.keys.take_along_dim(chosen, 2)
-                layer.values = layer.values.take_along_dim(chosen, 2)
+    batches = rows.plain and "position_ids" in inspect.signature(inner.forward).parameters
+    return DraftSupport(2.0**-power, token_bytes, batches)
 
 
 @dataclass(slots=True)
@@ -228,8 +104,30 @@ class _Row:
     ended: bool = False
 
     @property
+    def room(self) -> int:
+        """How many drafted tokens there is room for: a pass gives one more than it accepts."""
+        return max(0, self.limit - len(self.written) - 1)
+
+    @property
     def done(self) -> bool:
         return self.ended or len(self.written) >= self.limit or self.stop.is_set()
+
+    def begin(
+        self, answer: list[int], stop_ids: Sequence[int], prefixes: Prefixes, *, greedy: bool
+    ) -> tuple[Prefix, int]:
+        """Begin the text with what the model is known to choose; return what to go on from, and how much of it."""
+        prompt = self.fresh
+        prefix, known = prefixes.find(prompt + answer)
+        at = len(prompt) - 1 - prefix.first
+        if greedy and known >= len(prompt) and 0 <= at < len(prefix.choices):
+            most = min(self.room, known - len(prompt), len(prefix.choices) - at - 1)
+            accepted, _ = self.take(self.drafter.propose(most).tokens, prefix.choices[at:], stop_ids)
+            return prefix, len(prompt) + accepted
+        known = min(known, len(prompt) - 1)  # what comes after its last token is not known
+        if known < prefix.floor:
+            prefix, known = NOTHING, 0
+        self.fresh = prompt[known:]
+        return prefix, known
 
     def take(self, draft: list[int], choices: list[int], stop_ids: Sequence[int]) -> tuple[int, list[int]]:
         """Accept what is the model's choice; return how much of the draft that is, and the new tokens of the text."""
@@ -247,27 +145,30 @@ class _Row:
 
 def decode_with_drafts(
     model: Any,
+    support: DraftSupport,
     stop_ids: Sequence[int],
-    token_cost: float,
     prompts: Sequence[list[int]],
     answers: Sequence[list[int]],
     limits: Sequence[int],
     stops: Sequence[Stop],
+    prefixes: Prefixes,
+    *,
+    pick: Pick | None = None,
     on_tokens: Callable[[list[int]], None] | None = None,
-    verified: Verified | None = None,
 ) -> list[tuple[list[int], bool]]:
-    """Continue a batch of prompts greedily.
+    """Continue a batch of prompts.
 
     Args:
-        model: A causal language model for which `find_support` found support, for batches if there are several rows.
+        model: A causal language model.
+        support: What `find_support` found; for batches if there are several rows.
         stop_ids: Token ids that end a completion.
-        token_cost: See `DraftSupport`.
         prompts: Token ids of each prompt.
         answers: Token ids of each answer as a completion, without the end token.
         limits: Longest continuation of each, in tokens.
         stops: When each is given up.
+        prefixes: What went through this model before.
+        pick: Draws tokens, for sampling. None: greedy.
         on_tokens: Called with the tokens of each pass, without the end token; for a batch of one.
-        verified: The same prompt and answer, already through the model; for a batch of one. Its cache is used up.
 
     Returns:
         For each prompt the new token ids without the end token, and whether it ended by itself.
@@ -275,19 +176,24 @@ def decode_with_drafts(
     rows_of = zip(prompts, answers, limits, stops, strict=True)
     texts = [_Row(Drafter(p, a), n, stop, p) for p, a, n, stop in rows_of]
     with torch.inference_mode():
-        rows = _Rows(model, new_cache(model) if verified is None else verified.cache, len(texts))
-        alive = texts
+        share_beginning(model, support, prompts, prefixes)
+        starts = []
+        for row, answer in zip(texts, answers, strict=True):
+            starts.append(row.begin(answer, stop_ids, prefixes, greedy=pick is None))
+            if on_tokens is not None and row.written:
+                on_tokens(row.written)
+        going = [i for i, row in enumerate(texts) if not row.done]
+        if not going:
+            return [(row.written, row.ended) for row in texts]
+        alive = [texts[i] for i in going]
+        rows = Rows(model, [starts[i] for i in going])
         while alive:
-            most = len(answers[0]) if verified is not None else _MOST_DRAFTED // len(alive)
-            guesses = [row.drafter.propose(max(0, min(most, row.limit - len(row.written) - 1))) for row in alive]
-            if verified is not None:
-                rows.adopt(verified)
-                drafts, choices = [guesses[0].tokens], [verified.choices]
-                verified = None
-            else:
-                length = best_length(guesses, token_cost)
-                drafts = [guess.tokens[:length] for guess in guesses]
-                choices = rows.forward([row.fresh for row in alive], drafts).argmax(-1).tolist()
+            most = _MOST_DRAFTED // len(alive)
+            guesses = [row.drafter.propose(min(most, row.room)) for row in alive]
+            length = best_length(guesses, support.token_cost)
+            drafts = [guess.tokens[:length] for guess in guesses]
+            logits = rows.forward([row.fresh for row in alive], drafts)
+            choices = logits.argmax(-1).tolist() if pick is None else pick(logits)
             accepted = []
             for row, draft, chosen in zip(alive, drafts, choices, strict=True):
                 count, new = row.take(draft, chosen, stop_ids)
@@ -299,4 +205,17 @@ def decode_with_drafts(
             if 0 < len(going) < len(alive):
                 rows.select(going)
             alive = [alive[i] for i in going]
+        if len(texts) == 1 and rows.plain and starts[0][1] < len(prompts[0]) <= rows.lengths[0]:
+            rows.cache.crop(len(prompts[0]) - rows.lengths[0])
+            prefixes.add(Prefix(prompts[0], rows.cache))
     return [(row.written, row.ended) for row in texts]
+
+
+def share_beginning(model: Any, support: DraftSupport, prompts: Sequence[list[int]], prefixes: Prefixes) -> None:
+    """Let what all prompts of a batch begin with go through the model once, if that saves time."""
+    if len(prompts) == 1:
+        return
+    shared = prompts[0][: min(Prefix(prompts[0], None).common(prompt) for prompt in prompts)]
+    prefix, known = prefixes.find(shared)
+    if known < len(shared) and (len(prompts) - 1) * (len(shared) - known) * support.token_cost > 1:
+        prefixes.add(read_on(model, prefix, known, shared[known:]))

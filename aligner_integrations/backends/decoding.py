@@ -1,6 +1,7 @@
 """From prompt tokens to completion tokens: the one place where an aligner's text is generated.
 
-Greedy text is drafted from the answer (`copy_draft.py`), which changes nothing but the time; all else is transformers' `generate`.
+Text is drafted from the answer (`copy_draft.py`), which changes nothing but the time; what cannot be is left to
+transformers' `generate`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.generation.streamers import BaseStreamer
 
-from aligner_integrations.backends.copy_draft import decode_with_drafts
+from aligner_integrations.backends.copy_draft import Pick, decode_with_drafts
 from aligner_integrations.backends.stopping import Stop
 from aligner_integrations.backends.weights import Weights
 
@@ -78,14 +87,55 @@ def decode(
     Returns:
         For each prompt the new token ids without the end token, and whether it ended by itself.
     """
-    support, verified = weights.drafts, weights.take_verified(prompts, answers)
-    if options:
-        logger.debug("Plain generate, without drafts: drafts are for greedy decoding without options, not %s.", options)
-    elif answers is not None and support is not None and (len(prompts) == 1 or support.batches):
+    support = weights.drafts
+    if answers is not None and support is not None and (len(prompts) == 1 or support.batches):
+        if options.get("do_sample") and options.keys() <= _SAMPLING:
+            pick: Pick | None = _sampler(options)
+        elif options:
+            logger.debug("Plain generate, without drafts: they cannot be combined with all of %s.", dict(options))
+            return generate(weights, prompts, limits, stops, options, on_tokens)
+        else:
+            pick = None
         return decode_with_drafts(
-            weights.model, weights.stop_ids, support.token_cost, prompts, answers, limits, stops, on_tokens, verified
+            weights.model,
+            support,
+            weights.stop_ids,
+            prompts,
+            answers,
+            limits,
+            stops,
+            weights.prefixes,
+            pick=pick,
+            on_tokens=on_tokens,
         )
     return generate(weights, prompts, limits, stops, options, on_tokens)
+
+
+# What generate does to logits before it samples and that depends on nothing else, in its order.
+_SAMPLING = {"do_sample", "temperature", "top_k", "top_p", "min_p"}
+_TOP_K = 50  # generate's own, unless it is told otherwise
+
+
+def _sampler(options: Mapping[str, Any]) -> Pick:
+    """Return what draws tokens as `generate` does with these options."""
+    warpers = LogitsProcessorList()
+    if (temperature := options.get("temperature")) is not None and temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k := options.get("top_k", _TOP_K):
+        warpers.append(TopKLogitsWarper(top_k))
+    if (top_p := options.get("top_p")) is not None and top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    if (min_p := options.get("min_p")) is not None:
+        warpers.append(MinPLogitsWarper(min_p))
+
+    def pick(logits: torch.Tensor) -> list[list[int]]:
+        places = logits.flatten(0, 1)
+        nothing: Any = None  # none of these looks at the tokens before
+        drawn = torch.multinomial(warpers(nothing, places).softmax(-1), 1)
+        chosen: list[list[int]] = drawn.view(logits.shape[:2]).tolist()
+        return chosen
+
+    return pick
 
 
 def generate(

@@ -1,4 +1,4 @@
-"""What one server of completions takes: lists of prompts, token ids, fields that take penalties back.
+"""What one server of completions takes: lists of prompts, token ids, fields that are not in every API.
 
 Nobody announces these things, so each is tried until the server refuses it and then does the same without it. What
 lives elsewhere: sending (`completions.py`), and limits (`fitting.py`).
@@ -24,6 +24,9 @@ _TIMES = 2
 _NO_PENALTY = {"repeat_penalty": 1.0, "repetition_penalty": 1.0}
 """llama.cpp's field and vLLM's. Servers may punish repetition unless told otherwise, and a correction repeats its answer."""
 
+_COUNTS = {"stream_options": {"include_usage": True}}
+"""With which the last event of a stream says how many tokens there were."""
+
 
 class Dialect:
     """What has been learnt of a server. Threads set the same things after the same answers, so they need no lock.
@@ -35,20 +38,23 @@ class Dialect:
     def __init__(self, generation: Mapping[str, Any]) -> None:
         self.generation = dict(generation)
         self.takes_ids = True
-        self._takes_no_penalty = True
+        self._takes_extras = True
         self._refused_lists = 0
 
-    def body(self, model: str | None, jobs: Sequence[Fitted]) -> dict[str, Any]:
+    def body(self, model: str | None, jobs: Sequence[Fitted], *, stream: bool = False) -> dict[str, Any]:
         """Return the request for one prompt, or for several at once."""
         prompts = [job.prompt for job in jobs]
-        own = _NO_PENALTY if self._takes_no_penalty and not jobs[0].bare else {}
+        extra: dict[str, Any] = {}
+        if self._takes_extras and not jobs[0].bare:
+            extra = _NO_PENALTY | _COUNTS if stream else _NO_PENALTY
         return {
             "model": model,
             "prompt": prompts if len(jobs) > 1 else prompts[0],
             "max_tokens": max(job.limit for job in jobs),
             "temperature": 0,
-            **own,
+            **extra,
             **self.generation,
+            **({"stream": True} if stream else {}),
         }
 
     def adapt(self, job: Fitted, refusal: StatusError) -> Fitted:
@@ -59,8 +65,8 @@ class Dialect:
             StatusError: The refusal, if there is nothing else to try.
         """
         if refusal.status in _REFUSALS:
-            if not job.bare and self._takes_no_penalty and any(name in refusal.detail for name in _NO_PENALTY):
-                self._takes_no_penalty = False  # it names the field, so there is no doubt
+            if not job.bare and self._takes_extras and any(name in refusal.detail for name in _NO_PENALTY | _COUNTS):
+                self._takes_extras = False  # it names the field, so there is no doubt
                 return replace(job, bare=True)
             if not isinstance(job.prompt, str):
                 return job.as_text()
@@ -71,7 +77,7 @@ class Dialect:
     def worked(self, meant: Fitted, sent: Fitted) -> None:
         """Remember what a server did not take of a request that it then answered."""
         if sent.bare and not meant.bare:
-            self._takes_no_penalty = False
+            self._takes_extras = False
         if isinstance(sent.prompt, str) and not isinstance(meant.prompt, str):
             self.takes_ids = False
 

@@ -23,13 +23,18 @@ def probe(model: str | None) -> dict[str, Any]:
 
 
 def is_sound(answer: Any) -> bool:
-    """Whether the prompt's log-probabilities are there, and those of greedy tokens call them the first choice."""
+    """Whether the prompt's log-probabilities are there, and call each greedy token the first choice in its place.
+
+    Several different tokens must have been written: if all were alike, numbers one token off would look right.
+    """
     try:
         rows = _Rows(answer)
     except BackendError:
         return False
     written = range(rows.prompt, len(rows.tokens))
-    return rows.prompt > 1 and bool(written) and all(rows.is_clear_first(i) for i in written)
+    margins = [rows.margin(i) for i in written]
+    different = len({rows.tokens[i] for i in written}) > 1
+    return rows.prompt > 1 and different and min(margins) >= 0 and max(margins) > _TIE
 
 
 class Question:
@@ -138,13 +143,12 @@ class _Rows:
             raise BackendError("The server gives no log-probability for a token of the answer.")
         return own, max(own, *tops.values())
 
-    def is_clear_first(self, i: int) -> bool:
-        """Whether a token is the first choice in its place, and the only one."""
+    def margin(self, i: int) -> float:
+        """By how much a token is ahead of the next one in its place; 0 if none is known, -1 if it is not ahead."""
         own, tops = self._logprobs[i], self._tops[i]
-        if own is None or not tops or len(tops) < 2:
-            return False
-        first, second = sorted(tops.values(), reverse=True)[:2]
-        return abs(own - first) < _TIE < first - second
+        if own is None or not tops or own < max(tops.values()) - _TIE:
+            return -1.0
+        return own - sorted(tops.values())[-2] if len(tops) > 1 else 0.0
 
 
 def _is_row(row: tuple[Any, Any, Any, Any]) -> bool:

@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligner_integrations.backends.base import Completion, Request, Score, completion_limit
+from aligner_integrations.backends.ahead import LocalReader
+from aligner_integrations.backends.base import Completion, Reader, Request, Score, completion_limit
 from aligner_integrations.backends.parts import Part, atogether, failure, in_groups, together
 from aligner_integrations.batching import Batcher
 from aligner_integrations.correction import Usage
@@ -51,7 +52,10 @@ class LocalBackend:
             same texts and more of them a second; 1: each request alone, one after another.
         batch_wait: Seconds that a batch waits for further callers before it starts.
         batch_queue: Most callers that wait at once; one more gets an OverloadedError.
-        drafts: Whether greedy decoding drafts from the answer. That changes the time a correction takes, not its text.
+        drafts: Whether text is drafted from the answer. That changes the time a correction takes; greedy text stays the
+            same, sampled text has the same distribution.
+        overlap: Whether an answer is read while the upstream still streams it; costs nothing where the upstream runs
+            elsewhere, and some of its speed where it shares this machine.
     """
 
     can_score = True
@@ -70,6 +74,7 @@ class LocalBackend:
         batch_wait: float = 0.002,
         batch_queue: int = 10_000,
         drafts: bool = True,
+        overlap: bool = True,
     ) -> None:
         self.name = str(model)
         self.revision = revision
@@ -82,6 +87,7 @@ class LocalBackend:
         self.batch_wait = batch_wait
         self.batch_queue = batch_queue
         self.drafts = drafts
+        self.overlap = overlap
 
     def __repr__(self) -> str:
         """Name the model."""
@@ -129,6 +135,10 @@ class LocalBackend:
     def load(self) -> None:
         """Load the weights now."""
         _ = self.weights
+
+    def forget(self) -> None:
+        """Free what is kept of earlier texts to go on from; all who share these weights have kept it together."""
+        self.weights.prefixes.clear()
 
     # Completions ----------------------------------------------------------------------------------------------------
 
@@ -315,6 +325,12 @@ class LocalBackend:
         finally:
             put(None)
 
+    def ahead(self, prompt: Callable[[str], str]) -> Reader | None:
+        """Return what reads an answer while the upstream still writes it; see `ReadsAhead`."""
+        if not (self.overlap and self.drafts):
+            return None
+        return LocalReader(lambda: self.weights, prompt)
+
     # Scores ---------------------------------------------------------------------------------------------------------
 
     def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
@@ -334,6 +350,7 @@ class LocalBackend:
         prompts, _, _, failed = self._encode_all(parts)
 
         def work(group: list[int]) -> list[Score]:
-            return score_batch(weights, [prompts[i] for i in group], [parts[i].request for i in group])
+            requests = [parts[i].request for i in group]
+            return score_batch(weights, [prompts[i] for i in group], requests, keep=self.drafts)
 
         return in_groups(parts, self._groups({i: len(p) * 2 for i, p in prompts.items()}), failed, work)

@@ -12,17 +12,33 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def each(work: Callable[[_Item], _Result], items: Sequence[_Item], most: int) -> list[_Result]:
-    """Return `work(item)` for each item, from up to `most` threads; what has not begun when one raises never begins."""
+def each(
+    work: Callable[[_Item], _Result], items: Sequence[_Item], most: int, interrupt: Callable[[], None] = lambda: None
+) -> list[_Result]:
+    """Return `work(item)` for each item, from up to `most` threads; what has not begun when one raises never begins.
+
+    Args:
+        work: What to do.
+        items: With what.
+        most: How many threads.
+        interrupt: Called when the user interrupts (Ctrl-C); makes what still runs come to an end.
+    """
     if len(items) < 2:
         return [work(item) for item in items]
     pool = ThreadPoolExecutor(min(len(items), most), thread_name_prefix="aligner-remote")
     try:
         # A copy each: a context can be entered by one thread at a time.
         futures = [pool.submit(contextvars.copy_context().run, work, item) for item in items]
-        return [future.result() for future in futures]
-    finally:
+        results = [future.result() for future in futures]
+    except Exception:
         pool.shutdown(cancel_futures=True)
+        raise
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        interrupt()
+        raise
+    pool.shutdown()
+    return results
 
 
 async def aeach(work: Callable[[_Item], Awaitable[_Result]], items: Sequence[_Item], most: int) -> list[_Result]:

@@ -62,17 +62,16 @@ class Written:
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise BackendError(f"The response of {self._host} holds no choices.", retryable=True)
-        self.usage += usage_of(answer.get("usage"))
+        if answer.get("usage"):  # some servers count in each event, from the beginning
+            self.usage = usage_of(answer["usage"])
         if not choices:
             return ""
         text = self._text_of(choices[0])
-        self.reason = choices[0].get("finish_reason")
-        if text is None:
-            return ""
-        if not isinstance(text, str):
+        if not (text is None or isinstance(text, str)):
             raise BackendError(f"The response of {self._host} holds a {type(text).__name__} as text.", retryable=True)
-        self.text += text
-        return text
+        self.reason = choices[0].get("finish_reason") or self.reason
+        self.text += text or ""
+        return text or ""
 
     def completion(self, mend: Callable[[str], str] = lambda text: text) -> Completion:
         """Return the completion; see `completion`."""

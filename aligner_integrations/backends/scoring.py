@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from aligner_integrations.backends.base import Request, Score, TokenScore
-from aligner_integrations.backends.copy_draft import Verified, new_cache
+from aligner_integrations.backends.copy_draft import share_beginning
 from aligner_integrations.backends.gate import token_features
+from aligner_integrations.backends.rows import Rows
 from aligner_integrations.backends.weights import Weights
 from aligner_integrations.encoding import encode_completion
+
+Judged = tuple[torch.Tensor, torch.Tensor, dict[int, tuple[torch.Tensor, torch.Tensor]]]
+"""Of one answer: log-probabilities in nats, shape (tokens,); gaps in nats, shape (tokens,); and for each layer the hidden
+states that predict and that have read each token, shape (tokens, hidden), in float32 on the CPU."""
 
 
 def forward_answers(
@@ -21,65 +25,81 @@ def forward_answers(
     *,
     layers: Sequence[int] = (),
     keep: bool = False,
-) -> list[tuple[torch.Tensor, torch.Tensor, dict[int, tuple[torch.Tensor, torch.Tensor]]]]:
-    """Run prompts with their answers as completions, each answer with its end token.
+) -> list[Judged]:
+    """Run prompts with their answers as completions, each answer with its end token. Call it under the weights' lock.
 
     Args:
         weights: The loaded aligner.
         prompts: Token ids of each prompt.
         answers: Token ids of each answer, end token included.
         layers: Layers whose hidden states are wanted.
-        keep: Leave what a single answer's pass found out in `weights.verified`, for a correction that may follow.
-
-    Returns:
-        For each row: log-probabilities in nats, shape (tokens,); gaps in nats, shape (tokens,); and for each layer the
-        hidden states that predict and that have read each token, shape (tokens, hidden), in float32 on the CPU.
+        keep: Go on from what went through the model before, and leave what this pass finds out for corrections that may
+            follow, in `weights.prefixes`.
     """
+    support = weights.drafts
+    with torch.inference_mode():
+        if not keep or support is None or not (len(prompts) == 1 or support.batches):
+            return _forward_afresh(weights, prompts, answers, layers)
+        share_beginning(weights.model, support, prompts, weights.prefixes)
+        # The prompt's last token goes through in any case, because its logits are wanted.
+        starts = [weights.prefixes.find(prompt[:-1]) for prompt in prompts]
+        fresh = [prompt[known:] for prompt, (_, known) in zip(prompts, starts, strict=True)]
+        rows = Rows(weights.model, starts)
+        logits = rows.forward(fresh, answers, hidden_states=bool(layers))
+        fits = sum(rows.lengths) + sum(map(len, answers)) <= weights.prefixes.most_bytes // support.token_bytes
+        results = []
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            n = len(answer)
+            if fits:
+                choices = logits[i, :n].argmax(-1).tolist()
+                weights.prefixes.add(rows.prefix(i, prompt + answer, choices, len(prompt) - 1))
+            states = {layer: rows.hidden_states[layer][i, : n + 1] for layer in layers}
+            results.append(_judge(logits[i, :n], answer, states))
+        return results
+
+
+def _forward_afresh(
+    weights: Weights, prompts: Sequence[list[int]], answers: Sequence[list[int]], layers: Sequence[int]
+) -> list[Judged]:
     rows = [p + a for p, a in zip(prompts, answers, strict=True)]
     width, longest = max(map(len, rows)), max(map(len, answers))
     device, pad = weights.model.device, weights.tokenizer.pad_token_id
     # Padding on the left lines the answers up at the right end, so that logits are made for that part only.
     ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows], device=device)
     mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
-    weights.verified = None  # its memory may be needed here
-    cache = new_cache(weights.model) if keep and len(rows) == 1 and weights.drafts is not None else None
-    with torch.inference_mode():
-        output = weights.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            logits_to_keep=longest + 1,
-            output_hidden_states=bool(layers),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        if cache is not None:
-            choices = output.logits[0, -longest - 1 : -1].float().argmax(-1).tolist()
-            verified = Verified(prompts[0], answers[0][:-1], choices, cache, extra=1)
-            weights.verified = verified if verified.light else None
-        results: list[Any] = []
-        for i, answer in enumerate(answers):
-            n = len(answer)
-            logprobs = output.logits[i, -n - 1 : -1].float().log_softmax(-1)
-            own = logprobs.gather(1, torch.tensor(answer, device=logprobs.device)[:, None])[:, 0]
-            gaps = logprobs.max(-1).values - own
-            states = {
-                layer: (
-                    output.hidden_states[layer][i, -n - 1 : -1].float().cpu(),
-                    output.hidden_states[layer][i, -n:].float().cpu(),
-                )
-                for layer in layers
-            }
-            results.append((own.cpu(), gaps.cpu(), states))
+    output = weights.model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        logits_to_keep=longest + 1,
+        output_hidden_states=bool(layers),
+        use_cache=False,
+    )
+    results = []
+    for i, answer in enumerate(answers):
+        n = len(answer)
+        states = {layer: output.hidden_states[layer][i, -n - 1 :] for layer in layers}
+        results.append(_judge(output.logits[i, -n - 1 : -1].float(), answer, states))
     return results
 
 
-def score_batch(weights: Weights, prompts: Sequence[list[int]], requests: Sequence[Request]) -> list[Score]:
-    """Return the score of each request's answer; see `Score`."""
+def _judge(logits: torch.Tensor, answer: list[int], states: dict[int, torch.Tensor]) -> Judged:
+    """Judge an answer by the logits before each of its tokens, and the hidden states before, at and after them."""
+    logprobs = logits.log_softmax(-1)
+    own = logprobs.gather(1, torch.tensor(answer, device=logprobs.device)[:, None])[:, 0]
+    gaps = logprobs.max(-1).values - own
+    pairs = {layer: (s[:-1].float().cpu(), s[1:].float().cpu()) for layer, s in states.items()}
+    return own.cpu(), gaps.cpu(), pairs
+
+
+def score_batch(
+    weights: Weights, prompts: Sequence[list[int]], requests: Sequence[Request], *, keep: bool = True
+) -> list[Score]:
+    """Return the score of each request's answer; see `Score`, and for `keep` `forward_answers`."""
     end = weights.tokenizer.eos_token_id if weights.tokenizer.eos_token_id is not None else weights.stop_ids[0]
     answers = [[*encode_completion(weights.tokenizer, r.completion_prefix, r.answer.strip()), end] for r in requests]
     probe = weights.probe
-    rows = forward_answers(weights, prompts, answers, layers=[probe.layer] if probe else [], keep=True)
+    rows = forward_answers(weights, prompts, answers, layers=[probe.layer] if probe else [], keep=keep)
     scores = []
     for request, (logprobs, gaps, states) in zip(requests, rows, strict=True):
         marks = probe.marks(token_features(*states[probe.layer], gaps, logprobs)).tolist() if probe else None

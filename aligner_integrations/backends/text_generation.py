@@ -155,7 +155,7 @@ class TextGenerationBackend:
             provided = self._route()
         except BackendError as error:
             return [error] * len(requests)
-        return provided.complete(requests) if provided else each(self._one, requests, self.concurrency)
+        return provided.complete(requests) if provided else each(self._one, requests, self.concurrency, self.close)
 
     async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """`complete` without blocking the event loop; cancelling it closes its connections."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ from aligner_integrations.slots import Slots
 
 try:
     import torch
-    from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 except ImportError as error:
@@ -29,13 +27,17 @@ except ImportError as error:
         "pip install 'aligner-integrations[local]'"
     ) from error
 
-from aligner_integrations.backends.copy_draft import DraftSupport, Verified, find_support
+from aligner_integrations.backends import ready
+from aligner_integrations.backends.copy_draft import DraftSupport, find_support
 from aligner_integrations.backends.gate import GateProbe
+from aligner_integrations.backends.prefix import Prefixes
 
 logger = logging.getLogger(__name__)
 
 # Above this many bytes of weights a CPU holds them in bfloat16; below, float32 steps are faster and exact.
 _FLOAT32_LIMIT = 4 * 2**30
+# What of an adapter's folder decides the merged weights and their tokenizer.
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(slots=True)
@@ -49,7 +51,7 @@ class Weights:
         window: Longest context in tokens; None if the model has no limit.
         stop_ids: Token ids that end a completion.
         drafts: What drafting from the answer can do with this model; None where it cannot.
-        verified: The last answer that was scored, if a correction may go on from there; guarded by the lock.
+        prefixes: What went through the model lately and may be gone on from.
         lock: Held while the model runs, because a pass already uses all cores; given to whoever has waited longest.
         worker: One thread that writes streams for asynchronous callers.
         batchers: Those that collect what runs together, by what they run and how.
@@ -61,17 +63,10 @@ class Weights:
     window: int | None
     stop_ids: list[int]
     drafts: DraftSupport | None = None
-    verified: Verified | None = None
+    prefixes: Prefixes = field(default_factory=Prefixes)
     lock: Slots = field(default_factory=lambda: Slots(1))
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
     batchers: dict[Any, Batcher[Any, Any]] = field(default_factory=dict)
-
-    def take_verified(self, prompts: Sequence[list[int]], answers: Sequence[list[int]] | None) -> Verified | None:
-        """Return the scored answer if it is the one asked for; either way it is then forgotten."""
-        verified, self.verified = self.verified, None
-        if verified is None or answers is None or len(prompts) != 1:
-            return None
-        return verified if (verified.prompt, verified.answer) == (prompts[0], answers[0]) else None
 
 
 _loaded: dict[tuple[Any, ...], Weights] = {}
@@ -144,12 +139,7 @@ def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config
         options["quantization_config"] = quantization_config
     if quantization_config is not None or device == "auto":
         options["device_map"] = device
-    model = _read_model(files.base, files.gguf_file, chosen, options)
-    # The adapter's folder may hold the tokenizer it was trained with; the base's is the same otherwise.
-    own = files.adapter if files.adapter and (files.adapter / "tokenizer.json").exists() else None
-    tokenizer = _read_tokenizer(own or files.base, None if own else files.gguf_file)
-    if files.adapter is not None:
-        model = _add_adapter(model, files.adapter, merge=quantization_config is None)
+    model, tokenizer = _read(files, chosen, options) if files.gguf_file is None else _read_gguf(files, chosen, options)
     if "device_map" not in options:
         model = model.to(device)
     model.eval()
@@ -165,6 +155,39 @@ def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config
     model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ids))
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return Weights(model, tokenizer, probe, window, sorted(ids), find_support(model, window))
+
+
+def _read(files: ModelFiles, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the model, with its adapter merged if it can be, and the tokenizer."""
+    model = _read_model(files.base, files.gguf_file, dtype, options)
+    # The adapter's folder may hold the tokenizer it was trained with; the base's is the same otherwise.
+    own = files.adapter if files.adapter and (files.adapter / "tokenizer.json").exists() else None
+    tokenizer = _read_tokenizer(own or files.base, None if own else files.gguf_file)
+    if files.adapter is not None:
+        model = _add_adapter(model, files.adapter, merge="quantization_config" not in options)
+    return model, tokenizer
+
+
+def _read_gguf(files: ModelFiles, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The same from a GGUF: converted and merged in float32, whatever the dtype, and kept for the next process."""
+    if "quantization_config" in options:
+        return _read(files, dtype, options)
+    parts = [files.base / str(files.gguf_file)]
+    if files.adapter is not None:
+        parts += [p for name in _ADAPTER_FILES if (p := files.adapter / name).exists()]
+    key = ready.key_of(*parts)
+    if (folder := ready.find(key)) is None:
+        model, tokenizer = _read(files, torch.float32, {})
+
+        def save(place: Path) -> None:
+            model.save_pretrained(place)
+            tokenizer.save_pretrained(place)
+
+        ready.store(key, save)
+        if (folder := ready.find(key)) is None:
+            return model.to(dtype), tokenizer
+    # Also by whoever has just made them: that a first run and a later one give the same is worth a second.
+    return _read_model(folder, None, dtype, options), _read_tokenizer(folder, None)
 
 
 def _read_probe(files: ModelFiles, config: Any) -> GateProbe | None:
@@ -228,6 +251,12 @@ def _read_tokenizer(folder: Path, gguf_file: str | None) -> Any:
 
 
 def _add_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
+    try:  # here, because importing it takes a second, and merged weights from the cache do without
+        from peft import PeftModel, get_peft_model_state_dict
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The adapter in {folder} needs peft: pip install 'aligner-integrations[local]'"
+        ) from error
     path = folder / "adapter_model.safetensors"
     try:
         with safe_open(path, "pt") as file:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from aligner_integrations.backends.base import Backend
+from collections.abc import Callable
+
+from aligner_integrations.backends.base import Backend, Reader, ReadsAhead
 from aligner_integrations.templates import Template
 
 
@@ -34,3 +36,7 @@ class Wrapper:
     def load(self) -> None:
         """Get the inner backend ready."""
         self.inner.load()
+
+    def ahead(self, prompt: Callable[[str], str]) -> Reader | None:
+        """Return a reader of the inner backend, if that reads ahead."""
+        return self.inner.ahead(prompt) if isinstance(self.inner, ReadsAhead) else None

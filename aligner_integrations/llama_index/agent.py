@@ -47,12 +47,11 @@ class _HeldBack:
         self._held: list[AgentStream] = []
 
     @property
-    def store(self) -> Any:
-        return self._context.store
-
-    @property
     def is_running(self) -> bool:
         return True  # what is written meanwhile is held back, and a context that does not run drops what comes after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
 
     def write_event_to_stream(self, event: Any) -> None:
         if isinstance(event, AgentStream):

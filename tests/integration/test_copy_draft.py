@@ -21,11 +21,11 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from typer.testing import CliRunner
 
-from aligner_integrations.backends import copy_draft
 from aligner_integrations.backends.base import Request
-from aligner_integrations.backends.copy_draft import decode_with_drafts, find_support
-from aligner_integrations.backends.decoding import generate
+from aligner_integrations.backends.copy_draft import DraftSupport, decode_with_drafts, find_support
+from aligner_integrations.backends.decoding import decode, generate
 from aligner_integrations.backends.local import LocalBackend
+from aligner_integrations.backends.prefix import Prefixes
 from aligner_integrations.backends.scoring import forward_answers
 from aligner_integrations.backends.weights import Weights
 from aligner_integrations.cli.app import app
@@ -47,6 +47,15 @@ SHAPE = {
     "eos_token_id": END,
     "pad_token_id": 1,
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Models this small lose far more by waiting for threads than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make(family: str):
@@ -76,6 +85,15 @@ def make(family: str):
 def weights_of(model) -> Weights:
     tokenizer = SimpleNamespace(pad_token_id=1)
     return Weights(model, tokenizer, None, 256, [END, OTHER_END], find_support(model, 256))
+
+
+def drafted(model, prompts, answers, limits, *, prefixes=None, ends=(END, OTHER_END), **options):
+    """What drafting writes; without `prefixes`, nothing was read before."""
+    support = DraftSupport(1 / 32, 1, batches=True)
+    kept = Prefixes() if prefixes is None else prefixes
+    return decode_with_drafts(
+        model, support, ends, prompts, answers, limits, [threading.Event()] * len(prompts), kept, **options
+    )
 
 
 def request(question: str, answer: str) -> Request:
@@ -140,15 +158,7 @@ def check(family: str, prompts_a_family: int, rows: int) -> Counter:
     for i in range(0, len(prompts), rows):
         part = slice(i, i + rows)
         counting.passes = counting.tokens = 0
-        got = decode_with_drafts(
-            model,
-            [END, OTHER_END],
-            1 / 32,
-            prompts[part],
-            drafts[part],
-            limits[part],
-            [threading.Event()] * len(prompts[part]),
-        )
+        got = drafted(model, prompts[part], drafts[part], limits[part])
         assert got == expected[part]
         if rows == 1:
             new = len(got[0][0]) + got[0][1]
@@ -178,48 +188,147 @@ def test_batches_are_the_same(family):
     check(family, 96, 12)
 
 
-# From the gate's pass on ------------------------------------------------------------------------------------------------
+# What was read before -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_scored_answer_is_not_verified_again(family):
+@pytest.mark.parametrize("rows", [1, 6])
+def test_a_scored_answer_is_not_verified_again(family, rows):
     model = make(family)
+    if rows > 1 and family == "gemma":
+        pytest.skip("batches are left to generate")
     weights = weights_of(model)
     chance = random.Random(5)
     prompts = [[chance.randrange(WORDS) for _ in range(chance.randrange(1, 40))] for _ in range(24)]
     limits = [LIMIT if i % 3 else 6 for i in range(24)]
+    expected = continuations(model, prompts, limits)
+    answers = [changed(ids, (0.0, 0.1, 0.5)[i % 3], chance) for i, (ids, _) in enumerate(expected)]
     counting = Counting(model)
-    for i, (prompt, limit, expected) in enumerate(
-        zip(prompts, limits, continuations(model, prompts, limits), strict=True)
-    ):
-        answer = changed(expected[0], (0.0, 0.1, 0.5)[i % 3], chance)
-        forward_answers(weights, [prompt], [[*answer, END]], keep=True)
-        verified = weights.take_verified([prompt], [answer])
-        assert verified is not None and weights.verified is None
+    for i in range(0, 24, rows):
+        part = slice(i, i + rows)
+        forward_answers(weights, prompts[part], [[*answer, END] for answer in answers[part]], keep=True)
         counting.passes = counting.tokens = 0
-        (got,) = decode_with_drafts(
-            model, [END, OTHER_END], 1 / 32, [prompt], [answer], [limit], [threading.Event()], verified=verified
-        )
-        assert got == expected
-        if answer == expected[0] or limit == 1:
+        got = drafted(model, prompts[part], answers[part], limits[part], prefixes=weights.prefixes)
+        assert got == expected[part]
+        unchanged = [a == ids or limit == 1 for a, (ids, _), limit in zip(answers, expected, limits, strict=True)]
+        if all(unchanged[part]):
             assert counting.passes == 0
-        assert counting.tokens < len(prompt) + 40 * counting.passes
+        assert counting.tokens < 40 * rows * counting.passes + 1, "a prompt went through again"
 
 
-def test_only_the_answer_asked_for_is_taken(monkeypatch):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rounds_and_drafts_go_on_from_the_question(family):
+    model = make(family)
+    prefixes = Prefixes()
+    counting = Counting(model)
+    chance = random.Random(7)
+    question = [chance.randrange(WORDS) for _ in range(50)]
+    prompts = [question + [chance.randrange(WORDS) for _ in range(8)] for _ in range(12)]
+    fed = []
+    for prompt, expected in zip(prompts, continuations(model, prompts, [LIMIT] * 12), strict=True):
+        counting.tokens = 0
+        assert drafted(model, [prompt], [expected[0]], [LIMIT], prefixes=prefixes) == [expected]
+        fed.append(counting.tokens)
+    if family == "gemma":  # what is out of the window is forgotten
+        assert len(prefixes) == 0
+    else:
+        assert fed[0] >= 58
+        assert max(fed[1:]) <= 8 + LIMIT + 8
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen", "smollm2"])
+def test_what_a_batch_begins_with_goes_through_once(family):
+    model = make(family)
+    chance = random.Random(8)
+    question = [chance.randrange(WORDS) for _ in range(50)]
+    prompts = [question + [chance.randrange(WORDS) for _ in range(1 + i % 7)] for i in range(12)]
+    expected = continuations(model, prompts, [4] * 12)
+    counting = Counting(model)
+    assert drafted(model, prompts, [[]] * 12, [4] * 12) == expected
+    assert counting.tokens < 50 + 12 * (7 + 4 * 4)
+
+
+def test_what_is_kept_is_bounded_and_can_be_freed():
     weights = weights_of(make("llama"))
-    for prompts, answers in (([[5, 6]], [[7]]), ([[5]], [[7, 8]]), ([[5, 6]] * 2, [[7, 8]] * 2), ([[5, 6]], None)):
-        forward_answers(weights, [[5, 6]], [[7, 8, END]], keep=True)
-        assert weights.verified is not None
-        assert weights.take_verified(prompts, answers) is None
-        assert weights.verified is None, "what was not asked for would stay in memory"
+    token = weights.drafts.token_bytes
+    assert token == 2 * 2 * 2 * 8 * 8  # keys and values, layers, heads, numbers a head, bytes a number
+    weights.prefixes.most_bytes = 100 * token
+    for i in range(10):
+        forward_answers(weights, [[i] * 20], [[7] * 9 + [END]], keep=True)
+        assert weights.prefixes.nbytes <= 100 * token
+    assert len(weights.prefixes) == 3, "as many as fit, and those used last"
+    assert weights.prefixes.find([9] * 20)[1] == 20 and weights.prefixes.find([6] * 20)[1] == 0
+    forward_answers(weights, [[50] * 200], [[7, END]], keep=True)
+    assert weights.prefixes.find([50] * 200)[1] == 0, "more than there is room for"
+    weights.prefixes.clear()
+    assert weights.prefixes.nbytes == 0
     forward_answers(weights, [[5, 6]], [[7, 8, END]])
-    assert weights.verified is None
-    forward_answers(weights, [[5, 6]] * 2, [[7, 8, END]] * 2, keep=True)
-    assert weights.verified is None
-    monkeypatch.setattr(copy_draft, "_MOST_WAITING", 100)
-    forward_answers(weights, [[5, 6]], [[7, 8, END]], keep=True)
-    assert weights.verified is None, "a cache that is too large must not wait"
+    assert len(weights.prefixes) == 0
+
+
+def test_another_prompt_leaves_what_is_kept_as_it_was():
+    model = make("llama")
+    prefixes = Prefixes()
+    first, second = [5, 6, 7, 8], [5, 6, 9, 9, 9]
+    for prompt in (first, second, first, [*first, 3], second[:3]):
+        (expected,) = continuations(model, [prompt], [LIMIT])
+        assert drafted(model, [prompt], [first], [LIMIT], prefixes=prefixes) == [expected]
+
+
+# Sampling -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.6, "top_k": 10, "top_p": 0.8}, {"temperature": 4.0, "top_k": 5, "min_p": 0.05}]
+)
+@pytest.mark.parametrize("rows", [1, 500])
+def test_sampled_text_has_the_distribution_of_generate(options, rows):
+    """Chi-square over the pairs of tokens drawn; 0.1% is the chance of a false alarm, and the seed is fixed."""
+    model = make("qwen")
+    weights = weights_of(model)
+    prompt, options = [5, 6, 7], {"do_sample": True, **options}
+    (answer, _) = continuations(model, [prompt], [2])[0]  # a draft that is drawn often
+    torch.manual_seed(1)
+
+    def draw(drafts: list[int] | None, batch: int, times: int) -> Counter:
+        got: Counter = Counter()
+        answers = None if drafts is None else [drafts] * batch
+        for _ in range(times // batch):
+            for ids, _ended in decode(
+                weights, [prompt] * batch, answers, [2] * batch, [threading.Event()] * batch, options
+            ):
+                got[tuple(ids)] += 1
+        return got
+
+    weights.drafts = DraftSupport(1 / 32, 1, batches=True)
+    times, more = (1000 if rows == 1 else 10_000), 10_000
+    counting = Counting(model)
+    drawn = draw(answer, rows, times)
+    assert counting.passes < 1.97 * (times // rows) or rows > 1, "no draft was ever right"
+    plain = draw(None, 500, more)
+    common = [pair for pair in plain | drawn if plain[pair] * times / more >= 5]
+    rest = [n - sum(counts[pair] for pair in common) for n, counts in ((more, plain), (times, drawn))]
+    cells = [(plain[pair], drawn[pair]) for pair in common] + ([tuple(rest)] if sum(rest) else [])
+    ratio = (times / more) ** 0.5
+    statistic = sum((ratio * a - b / ratio) ** 2 / (a + b) for a, b in cells)
+    degrees = len(cells) - 1
+    assert degrees > 4
+    assert statistic < degrees + 3.1 * (2 * degrees) ** 0.5 + 4, (statistic, degrees)
+
+
+def test_sampling_with_other_options_is_left_to_generate(random_model, caplog):
+    sampling = {"do_sample": True, "temperature": 0.7, "repetition_penalty": 1.2}
+    backend = LocalBackend(random_model, generation=sampling)
+    wanted = request("Why?", "So.")
+    torch.manual_seed(3)
+    with caplog.at_level("DEBUG", "aligner_integrations"):
+        (sampled,) = backend.complete([wanted])
+    assert "repetition_penalty" in caplog.text
+    torch.manual_seed(3)
+    prompt = backend.tokenizer(wanted.prompt, return_tensors="pt")
+    output = backend.model.generate(**prompt, max_new_tokens=24, **sampling)
+    expected = backend.tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert sampled.text == expected
 
 
 # Where it does not go ---------------------------------------------------------------------------------------------------
@@ -250,21 +359,6 @@ def test_a_local_backend_without_support_gives_the_same_texts(tmp_path, random_m
     assert texts[:6] == texts[6:]
 
 
-def test_sampling_is_left_to_generate(random_model, caplog):
-    sampling = {"do_sample": True, "temperature": 0.7, "top_k": 10}
-    backend = LocalBackend(random_model, generation=sampling)
-    wanted = request("Why?", "So.")
-    torch.manual_seed(3)
-    with caplog.at_level("DEBUG", "aligner_integrations"):
-        (sampled,) = backend.complete([wanted])
-    assert "do_sample" in caplog.text
-    torch.manual_seed(3)
-    prompt = backend.tokenizer(wanted.prompt, return_tensors="pt")
-    output = backend.model.generate(**prompt, max_new_tokens=24, **sampling)
-    expected = backend.tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert sampled.text == expected
-
-
 # In a backend -----------------------------------------------------------------------------------------------------------
 
 
@@ -278,9 +372,10 @@ def test_an_answer_that_stays_costs_one_pass_and_streams_in_one_piece(sure_model
     assert (completion.text.strip(), completion.finish_reason, counting.passes) == (tiny.SAYS, "stop", 1)
     assert completion.usage.completion_tokens == len(backend.tokenizer(" " + tiny.SAYS)["input_ids"])
 
-    backend.score([wanted])
     assert list(backend.stream(wanted)) == [completion.text]
-    # What was scored is used once; from scratch it takes a pass with the prompt and a few more.
+    assert counting.passes == 1
+    # From scratch it takes a pass with the prompt and a few more.
+    backend.forget()
     counting.passes = 0
     pieces = list(backend.stream(wanted))
     assert "".join(pieces) == completion.text
@@ -295,7 +390,10 @@ def test_a_stop_ends_it_at_the_next_pass():
         got.extend(tokens)
         stop.set()
 
-    ((ids, ended),) = decode_with_drafts(model, [], 1.0, [[5, 6, 7]], [[]], [100], [stop], on_tokens)
+    support = DraftSupport(1.0, 1, batches=True)
+    ((ids, ended),) = decode_with_drafts(
+        model, support, [], [[5, 6, 7]], [[]], [100], [stop], Prefixes(), on_tokens=on_tokens
+    )
     assert not ended
     assert ids == got and 1 <= len(ids) < 5
 

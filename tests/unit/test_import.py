@@ -63,3 +63,20 @@ def test_all_and_dir_are_complete():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="Alinger"):
         _ = aligner_integrations.Alinger
+
+
+@pytest.mark.parametrize("module", ["completions", "text_generation", "chat_endpoint"])
+def test_a_missing_http_library_is_named_with_its_extra(module):
+    code = f"""
+import sys
+sys.modules["httpcore"] = None
+import aligner_integrations.backends.chat_model, aligner_integrations.backends.talkers  # need none
+from aligner_integrations.errors import MissingDependencyError
+try:
+    import aligner_integrations.backends.{module}
+except MissingDependencyError as error:
+    assert "aligner-integrations[remote]" in str(error), error
+else:
+    raise SystemExit("no error")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

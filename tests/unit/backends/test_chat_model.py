@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -28,6 +29,7 @@ from aligner_integrations.errors import (
     EmptyCorrectionError,
     TruncatedCorrectionError,
 )
+from aligner_integrations.langchain import AlignerMiddleware
 from aligner_integrations.llama_index import AlignerLLM
 from tests.unit.backends.stub import Stub, events, said
 from tests.unit.backends.test_completions import complete, stream
@@ -390,7 +392,7 @@ def test_all_time_limits_hold(make, mode, limit):
     backend = ChatModelBackend(make(pause=1))
 
     def timeouts():
-        return Timeouts(deadline=time.monotonic() + 0.15) if limit == "deadline" else Timeouts(first_token=0.15)
+        return Timeouts(deadline=time.monotonic() + 0.1) if limit == "deadline" else Timeouts(first_token=0.1)
 
     started = time.monotonic()
     (result,) = complete(backend, [request_of(timeouts=timeouts())], mode)
@@ -402,8 +404,8 @@ def test_all_time_limits_hold(make, mode, limit):
 
 @modes
 def test_a_slow_reply_is_not_a_late_first_token(make, mode):
-    backend = ChatModelBackend(make(pause=0.06))
-    limits = Timeouts(first_token=0.2, deadline=time.monotonic() + 20)
+    backend = ChatModelBackend(make(pause=0.04))
+    limits = Timeouts(first_token=0.15, deadline=time.monotonic() + 20)
     (result,) = complete(backend, [request_of("one two three four five six bad", timeouts=limits)], mode)
     assert result.text == "one two three four five six good"
 
@@ -497,6 +499,16 @@ def test_its_tokens_are_not_in_the_messages_of_a_graph():
         return [message.text async for message, _ in builder.compile().astream(state, stream_mode="messages")]
 
     assert asyncio.run(run()) == [] and len(editor.asked) == 1
+
+
+def test_an_agents_stream_holds_the_correction_only():
+    agent = create_agent(Upstream(), [], middleware=[AlignerMiddleware(Aligner.from_chat_model(Editor()))])
+    state = {"messages": [("human", "Is it?")]}
+
+    async def run():
+        return [message.text async for message, _ in agent.astream(state, stream_mode="messages")]
+
+    assert "".join(asyncio.run(run())) == "It is good."
 
 
 def test_behind_an_llm_of_llama_index():

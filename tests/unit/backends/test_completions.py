@@ -2,6 +2,8 @@
 
 import asyncio
 import pickle
+import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ import pytest
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import Backend, Request, Timeouts
 from aligner_integrations.backends.completions import CompletionsBackend
+from aligner_integrations.correction import Usage
 from aligner_integrations.errors import (
     AlignerError,
     AnswerTooLongError,
@@ -71,7 +74,7 @@ def vllm(call):
 
 def transformers_serve(call):
     """Takes one prompt, as text, and no field it does not know; a stream ends without [DONE]."""
-    if unknown := set(call.body) - {"model", "prompt", "max_tokens", "temperature", "stream"}:
+    if unknown := set(call.body) - {"model", "prompt", "max_tokens", "temperature", "stream", "stream_options"}:
         return said({"detail": f"Unexpected fields in the request: {unknown}"}, 422)
     if not isinstance(call.body["prompt"], str):
         return said({"detail": "prompt must be a string."}, 400)
@@ -474,7 +477,7 @@ def test_all_time_limits_hold(count, mode):
     def slow(call):
         return [30]
 
-    limits = {"deadline": Timeouts(deadline=time.monotonic() + 0.3), "write": Timeouts(first_token=0.3)}
+    limits = {"deadline": Timeouts(deadline=time.monotonic() + 0.15), "write": Timeouts(first_token=0.15)}
     with Stub(slow) as stub:
         backend = CompletionsBackend(stub.url, "m")
         for word, timeouts in limits.items():
@@ -493,6 +496,32 @@ def test_a_first_token_in_time_is_seen_in_a_stream_also_for_a_whole_completion(m
         backend = CompletionsBackend(stub.url, "m")
         (result,) = complete(backend, [request_of(timeouts=Timeouts(first_token=0.3))], mode)
         assert result.text == "It is good." and stub.calls[0].body["stream"] is True
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_interrupt_ends_what_hangs(count, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with Stub(lambda call: [30]) as stub:
+        backend = CompletionsBackend(stub.url, "m")
+        monkeypatch.setattr(backend._dialect, "_refused_lists", 9)  # one by one, each in a thread
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            started = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                backend.complete([request_of()] * count)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert time.monotonic() - started < 2 and len(stub.calls) == count
+        assert stub.closed()
+        end = time.monotonic() + 2
+        while (left := [t for t in threading.enumerate() if t.name.startswith("aligner-")]) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not left
 
 
 # Keys and copies ----------------------------------------------------------------------------------------------------
@@ -523,13 +552,24 @@ def test_a_copy_in_another_process_works():
         assert backend.complete([request_of()])[0].text == " It is good."
 
 
-def test_events_for_other_purposes_are_passed_over():
-    def with_usage(call):
-        return events(
-            {"choices": [choice(" It is", None)]},
-            {"choices": [], "usage": None},
-            {"choices": [choice(" good.", "stop")]},
-        )
+@modes
+@pytest.mark.parametrize("tail", ["counts", "none", "cut", "slow", "broken"])
+def test_token_counts_may_follow_a_streamed_text_and_nothing_there_can_spoil_it(tail, mode):
+    counts = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}
+    ends = {"counts": [counts], "none": [], "cut": [], "slow": [], "broken": [{"choices": 7}]}
 
-    with Stub(with_usage) as stub:
-        assert list(CompletionsBackend(stub.url, "m").stream(request_of())) == [" It is", " good."]
+    def handle(call):
+        assert call.body["stream_options"] == {"include_usage": True}
+        parts = list(
+            events(
+                {"choices": [choice(" It is", None)]}, {"choices": [], "usage": None}, {"choices": [choice(" good.")]}, *ends[tail],
+                done=tail != "cut",
+            )
+        )  # fmt: skip
+        return [*parts[:-2], 30] if tail == "slow" else parts
+
+    with Stub(handle) as stub:
+        backend = CompletionsBackend(stub.url, "m")
+        assert stream(backend, request_of(), mode) == [" It is", " good."]
+        (result,) = complete(backend, [request_of(timeouts=Timeouts(first_token=9))], mode)
+    assert (result.text, result.usage) == (" It is good.", Usage(9, 4) if tail == "counts" else Usage())

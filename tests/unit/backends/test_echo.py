@@ -17,7 +17,7 @@ from tests.unit.support import TEMPLATE
 modes = pytest.mark.parametrize("mode", ["sync", "async"])
 
 
-def echoing(*, bos=False, shows_end=True, shift=0, ends=True, tops=2):
+def echoing(*, bos=False, shows_end=True, shift=0, ends=True, tops=2, loops=False):
     """A server that echoes: each word is a token; "bad" has gap 4, all others are the first choice.
 
     Args:
@@ -26,6 +26,7 @@ def echoing(*, bos=False, shows_end=True, shift=0, ends=True, tops=2):
         shift: By how many tokens the log-probabilities are off.
         ends: Whether the model would end after the answer.
         tops: How many first choices come with each token.
+        loops: Whether it would write the same word again and again.
     """
 
     def handle(call):
@@ -35,7 +36,7 @@ def echoing(*, bos=False, shows_end=True, shift=0, ends=True, tops=2):
         words = (["<s>"] if bos else []) + re.findall(r"\s*[^\s;=]+|[;=]", prompt)
         echoed = len(words)
         if count > 1:
-            words += [f" w{i}" for i in range(count)]
+            words += [" same"] * count if loops else [f" w{i}" for i in range(count)]
         elif not ends:
             words += [" more"]
         elif shows_end:
@@ -98,7 +99,7 @@ def test_spans_are_those_of_the_answer_also_where_special_tokens_were_broken_up(
     assert all(token.text == answer[token.start : token.end] for token in result.tokens)
 
 
-@pytest.mark.parametrize("options", [{"shift": 1}, {"tops": 1}])
+@pytest.mark.parametrize("options", [{"shift": 1}, {"tops": 1}, {"loops": True}])
 def test_numbers_that_make_no_sense_are_not_used(options):
     with Stub(echoing(**options)) as stub:
         assert not CompletionsBackend(stub.url, "m").can_score

@@ -139,7 +139,7 @@ def test_a_model_that_is_loading_says_when_to_come_back(mode):
 def test_all_time_limits_hold(mode):
     with Stub(lambda call: [30]) as stub:
         backend = TextGenerationBackend(stub.origin)
-        for timeouts in (Timeouts(deadline=time.monotonic() + 0.3), Timeouts(first_token=0.3)):
+        for timeouts in (Timeouts(deadline=time.monotonic() + 0.15), Timeouts(first_token=0.15)):
             started = time.monotonic()
             (result,) = complete(backend, [request_of(timeouts=timeouts)], mode)
             assert result.retryable and time.monotonic() - started < 1
