@@ -19,7 +19,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -87,10 +87,10 @@ def shows_text() -> bool:
     return os.environ.get("ALIGNER_LOG_TEXT") == "1"
 
 
-def count(name: str, amount: int = 1, **attributes: str | bool) -> None:
+def count(name: str, amount: int, attributes: Mapping[str, str | bool]) -> None:
     """Add to a counter."""
     if amount and (to := instruments()) is not None:
-        to.counter(name).add(amount, _dotted(attributes))
+        to.counter(name).add(amount, attributes)
 
 
 def corrected(correction: Correction, error: AlignerError | None) -> None:
@@ -123,9 +123,7 @@ def corrected(correction: Correction, error: AlignerError | None) -> None:
     found = {"aligner.outcome": correction.outcome, "aligner.reason": reason, "error.type": kind}
     attributes = {name: value for name, value in found.items() if value is not None}
     to.counter("aligner.corrections").add(1, attributes)
-    to.histogram("aligner.correction.duration").record(
-        correction.seconds, {"aligner.outcome": correction.outcome}
-    )
+    to.histogram("aligner.correction.duration").record(correction.seconds, {"aligner.outcome": correction.outcome})
     to.counter("aligner.tokens").add(correction.usage.prompt_tokens, {"aligner.direction": "read"})
     to.counter("aligner.tokens").add(correction.usage.completion_tokens, {"aligner.direction": "written"})
     span = trace.get_current_span()
@@ -162,37 +160,42 @@ def acorrecting(verb: Callable[_P, Awaitable[_R]]) -> Callable[_P, Awaitable[_R]
 
 def traced(backend: Backend) -> Backend:
     """Return the backend with a span around each call, if there is anything to make spans."""
-    return backend if instruments() is None else TracedBackend(backend)
+    to = instruments()
+    return backend if to is None else TracedBackend(backend, to)
 
 
 class TracedBackend(Wrapper):
     """A backend with a span around each of its calls."""
 
+    def __init__(self, inner: Backend, to: Instruments) -> None:
+        super().__init__(inner)
+        self._to = to
+
     def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """Run a batch."""
-        with _call("complete", self.inner, len(requests)) as ended:
+        with self._call("complete", len(requests)) as ended:
             return ended(self.inner.complete(requests))
 
     async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """`complete` without blocking the event loop."""
-        with _call("complete", self.inner, len(requests)) as ended:
+        with self._call("complete", len(requests)) as ended:
             return ended(await self.inner.acomplete(requests))
 
     def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         """Judge answers."""
-        with _call("score", self.inner, len(requests)) as ended:
+        with self._call("score", len(requests)) as ended:
             return ended(self.inner.score(requests))
 
     async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         """`score` without blocking the event loop."""
-        with _call("score", self.inner, len(requests)) as ended:
+        with self._call("score", len(requests)) as ended:
             return ended(await self.inner.ascore(requests))
 
     # Whoever reads a stream does other things in between, so its span is nobody's parent.
 
     def stream(self, request: Request) -> Iterator[str]:
         """Yield text as it is written."""
-        with _call("stream", self.inner, 1, current=False):
+        with self._call("stream", 1, current=False):
             yield from self.inner.stream(request)
 
     async def astream(self, request: Request) -> AsyncIterator[str]:
@@ -201,43 +204,38 @@ class TracedBackend(Wrapper):
         closed: AbstractAsyncContextManager[Any] = (
             aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext()
         )
-        with _call("stream", self.inner, 1, current=False):
+        with self._call("stream", 1, current=False):
             async with closed:
                 async for piece in pieces:
                     yield piece
 
+    @contextmanager
+    def _call(self, verb: str, requests: int, *, current: bool = True) -> Iterator[Callable[[list[_R]], list[_R]]]:
+        name, started = type(self.inner).__name__, time.monotonic()
+        errors: list[str] = []
+        with _span(f"aligner.{verb}", current=current) as span:
+            span.set_attribute("aligner.backend", name)
+            span.set_attribute("aligner.requests", requests)
 
-@contextmanager
-def _call(verb: str, backend: Backend, requests: int, *, current: bool = True) -> Iterator[Callable[[_R], _R]]:
-    to = instruments()
-    assert to is not None, "made only where there are instruments"
-    started = time.monotonic()
-    errors: list[str] = []
-    with _span(f"aligner.{verb}", current=current) as span:
-        name = type(backend).__name__
-        span.set_attribute("aligner.backend", name)
-        span.set_attribute("aligner.requests", requests)
-
-        def ended(results: Any) -> Any:
-            errors.extend(sorted({type(result).__name__ for result in results if isinstance(result, AlignerError)}))
-            if errors:
-                _failed(span, ", ".join(errors))
-            else:
+            def ended(results: list[_R]) -> list[_R]:
+                errors.extend(sorted({type(result).__name__ for result in results if isinstance(result, AlignerError)}))
+                if errors:
+                    _failed(span, ", ".join(errors))
                 usages = [result.usage for result in results if isinstance(result, Completion)]
                 span.set_attribute("gen_ai.usage.input_tokens", sum(usage.prompt_tokens for usage in usages))
                 span.set_attribute("gen_ai.usage.output_tokens", sum(usage.completion_tokens for usage in usages))
-            return results
+                return results
 
-        try:
-            yield ended
-        except BaseException as error:
-            errors.append(type(error).__name__)
-            raise
-        finally:
-            attributes = {"aligner.verb": verb, "aligner.backend": name}
-            if errors:
-                attributes["error.type"] = errors[0]
-            to.histogram("aligner.backend.duration").record(time.monotonic() - started, attributes)
+            try:
+                yield ended
+            except BaseException as error:
+                errors.append(type(error).__name__)
+                raise
+            finally:
+                attributes = {"aligner.verb": verb, "aligner.backend": name}
+                if errors:
+                    attributes["error.type"] = errors[0]
+                self._to.histogram("aligner.backend.duration").record(time.monotonic() - started, attributes)
 
 
 @contextmanager
@@ -267,8 +265,3 @@ def _failed(span: Span, kind: str) -> None:
 
     span.set_status(Status(StatusCode.ERROR, kind))
     span.set_attribute("error.type", kind)
-
-
-def _dotted(attributes: dict[str, str | bool]) -> dict[str, str | bool]:
-    """`error_type` is an argument's name, `error.type` the convention's."""
-    return {name.replace("_", "."): value for name, value in attributes.items()}
