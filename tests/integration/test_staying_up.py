@@ -23,6 +23,7 @@ from aligner_integrations.breaker import Breaker
 from aligner_integrations.errors import BackendError
 from aligner_integrations.resilience import Resilience
 from tests.integration.fault_server import FAULTS, KEY
+from tests.interrupting import interrupted, needs_timer
 from tests.unit.support import TEMPLATE, mend
 
 pytestmark = pytest.mark.integration
@@ -160,6 +161,21 @@ async def test_cancelled_corrections_leave_no_connection(capfd):
         assert (aligner.resilience.slots.held, aligner.resilience.slots.waiting) == (0, 0)
         await aligner.backend.aclose()
         await asyncio.to_thread(wait_until_closed, server)
+        assert sockets() <= before
+
+
+@needs_timer
+def test_an_interrupted_thread_leaves_no_connection():
+    with fault_server(1.0) as server:
+        before, threads = sockets(), threading.active_count()
+        aligner = aligner_at(server, breaker=False, retries=1000, backoff=0.01)
+        with interrupted(0.5):
+            aligner.correct("q", "bad")  # fails and tries again, until it meets a stall
+        with interrupted(0.5):
+            list(aligner.stream("q", "bad"))
+        assert (aligner.resilience.slots.held, threading.active_count()) == (0, threads)
+        aligner.backend.close()
+        wait_until_closed(server)
         assert sockets() <= before
 
 
