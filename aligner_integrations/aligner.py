@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from aligner_integrations import telemetry
 from aligner_integrations.ahead import Ahead
 from aligner_integrations.backends.base import Backend, Completion, Reader, ReadsAhead, Request, Score, Timeouts
 from aligner_integrations.correction import Correction, Outcome, Usage
@@ -239,8 +240,8 @@ class Aligner:
 
     @property
     def wrapped_backend(self) -> Backend:
-        """The backend as corrections use it: `resilience` around it, and `cache` around both."""
-        backend = self.backend
+        """The backend as corrections use it: spans around it, then `resilience`, and `cache` outside."""
+        backend = telemetry.traced(self.backend)
         if self.resilience is not None:
             backend = self.resilience.wrap(backend)
         if self.cache is not None:
@@ -287,6 +288,7 @@ class Aligner:
 
     # Many, as one batch ---------------------------------------------------------------------------------------------
 
+    @telemetry.correcting
     def correct_many(
         self, pairs: Iterable[tuple[str, str]], *, return_exceptions: bool = False, **fields: str
     ) -> list[Correction]:
@@ -312,6 +314,7 @@ class Aligner:
             self._check(job, self._accepted(job))
         return self._results(jobs, return_exceptions)
 
+    @telemetry.acorrecting
     async def acorrect_many(
         self, pairs: Iterable[tuple[str, str]], *, return_exceptions: bool = False, **fields: str
     ) -> list[Correction]:
@@ -637,7 +640,7 @@ class Aligner:
 
     def _result(self, job: _Job) -> Correction:
         """Turn a finished job into its `Correction`, or raise, as the policies say."""
-        text, reason = job.text, job.reason
+        text, reason, raises = job.text, job.reason, False
         if job.error is None:
             outcome: Outcome = "skipped" if job.skipped else "corrected" if job.text != job.answer else "kept"
             if outcome == "kept":
@@ -648,13 +651,15 @@ class Aligner:
             policy = self.on_overflow if isinstance(job.error, AnswerTooLongError) else self.on_error
             policy = self.on_reject if rejected else policy
             # What is not text can be neither kept nor blocked: the caller passed the wrong thing.
-            if policy == "raise" or not (isinstance(job.question, str) and isinstance(job.answer, str)):
-                raise job.error
+            raises = policy == "raise" or not (isinstance(job.question, str) and isinstance(job.answer, str))
             text = job.answer if policy == "keep" else self.block_message
             reason = (reason or "accept") if rejected else f"{type(job.error).__name__}: {job.error}"
         correction = Correction(
             job.question, job.answer, text, outcome, reason, job.rounds, job.usage, time.monotonic() - job.started
         )
+        telemetry.corrected(correction, job.error if outcome == "failed" else None)
+        if raises and job.error is not None:
+            raise job.error
         if self.record is not None:
             self.record(correction)
         return correction

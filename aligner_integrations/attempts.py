@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from aligner_integrations import telemetry
 from aligner_integrations.backends.base import Backend, Completion, Request, Timeouts
 from aligner_integrations.errors import AlignerError, BackendError, ModelError
 from aligner_integrations.templates import Template
@@ -65,6 +66,9 @@ class Call(Generic[_Result]):
             return None
         wait = 0.0
         if self._attempts:
+            telemetry.count(
+                "aligner.retries", len(self._open), {"error.type": type(self._results[self._open[0]]).__name__}
+            )
             most = min(self._policy.max_backoff, self._policy.backoff * 2.0 ** (self._attempts - 1))
             wait = self._retry_after + random.uniform(0, most)
         now = time.monotonic()
@@ -138,6 +142,7 @@ class Call(Generic[_Result]):
             if isinstance(result, Completion) and result.text.strip():
                 self._results[i] = replace(result, by_fallback=True)
                 done += 1
+        telemetry.count("aligner.fallbacks", done, {"error.type": first})
         failed = sorted({type(result).__name__ for result in results if isinstance(result, Exception)})
         logger.warning(
             "The backend failed (%s); fallback %s did %d of %d corrections%s.",

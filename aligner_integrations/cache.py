@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
-from aligner_integrations import __version__
+from aligner_integrations import __version__, telemetry
 from aligner_integrations.backends.base import Backend, Completion, Request, Score, TokenScore
 from aligner_integrations.backends.wrapper import Wrapper
 from aligner_integrations.correction import Usage
@@ -168,6 +168,8 @@ class _Search(Generic[_Result]):
         for i in self._flights:
             if (text := found.get(self._keys[i])) is not None:
                 self._results[i] = _decode(self._kind, text)
+        telemetry.count("aligner.cache.lookups", len(found), {"aligner.cache.hit": True})
+        telemetry.count("aligner.cache.lookups", len(self._flights) - len(found), {"aligner.cache.hit": False})
 
     @property
     def missing(self) -> list[int]:
@@ -181,8 +183,9 @@ class _Search(Generic[_Result]):
     def known(self) -> str | None:
         """The text of the only request, if it is in the store."""
         if self.name():
-            found = self._cache.store.get(self._keys)
-            return found.get(self._keys[0])
+            text = self._cache.store.get(self._keys).get(self._keys[0])
+            telemetry.count("aligner.cache.lookups", 1, {"aligner.cache.hit": text is not None})
+            return text
         return None
 
     def take(self, results: Sequence[_Result | AlignerError]) -> None:

@@ -47,7 +47,8 @@ class Resilience:
         first_token_timeout: Seconds to the first token of a completion; what does not stream has to be there by then.
         backoff: Seconds that the first wait takes at most; each further one twice as many, up to `max_backoff`.
         max_backoff: Seconds that a wait takes at most, unless a server asks for more.
-        concurrency: Most calls of the backend at once, from threads and event loops together; None: no limit.
+        concurrency: Most calls of the backend at once, from threads and event loops together; None: no limit. Who waits
+            for a turn has only the deadline to watch, so let no more in than the backend takes.
         breaker: When a failing backend is left alone. None: when half of at least 20 calls failed. False: never.
         fallbacks: Aligners or backends that are asked, in this order, for what the backend could not do. An aligner is
             asked with its own template, which takes no fields besides question and answer; a backend with its own
@@ -67,7 +68,7 @@ class Resilience:
         first_token_timeout: float | None = None,
         backoff: float = 0.5,
         max_backoff: float = 8.0,
-        concurrency: int | None = None,
+        concurrency: int | None = 64,
         breaker: Breaker | Literal[False] | None = None,
         fallbacks: Sequence[Aligner | Backend] = (),
     ) -> None:

@@ -24,6 +24,7 @@ from aligner_integrations.errors import (
     TruncatedCorrectionError,
 )
 from aligner_integrations.resilience import Resilience
+from tests.interrupting import interrupted, needs_timer
 from tests.unit.flaky import OUTAGE, FlakyBackend
 from tests.unit.support import TEMPLATE, ResultBackend, ScoringBackend, fixed, mend, score_of
 
@@ -282,6 +283,16 @@ async def test_one_that_is_cancelled_takes_nobody_along(cache, doomed):
     assert isinstance(done.pop(doomed), asyncio.CancelledError)
     assert [c.text for c in done] == ["It is good."] * 2
     assert len(cache.flights) == 0 and backend.running == 0
+
+
+@needs_timer
+def test_an_interrupted_thread_takes_nobody_along(cache):
+    backend = Named(60.0)
+    aligner = aligner_of(backend, cache)
+    with interrupted(0.05):
+        aligner.correct("q", "It is bad.")
+    assert len(cache.flights) == 0 and backend.running == 0
+    assert aligner.correct("q", "It is bad.").text == "It is good."
 
 
 async def test_waiting_for_the_other_one_ends_at_the_deadline(cache):

@@ -23,6 +23,7 @@ from aligner_integrations.errors import (
     TruncatedCorrectionError,
 )
 from aligner_integrations.resilience import Resilience
+from tests.interrupting import interrupted, needs_timer
 from tests.unit.flaky import OUTAGE, REFUSED, FlakyBackend
 from tests.unit.support import TEMPLATE, ScoringBackend, fixed, score_of
 
@@ -290,6 +291,23 @@ async def test_a_closed_stream_leaves_nothing_behind(asynchronous):
         assert next(pieces) == "It"
         pieces.close()
     assert (backend.running, aligner.resilience.slots.held) == (0, 0)
+
+
+@needs_timer
+@pytest.mark.parametrize("where", ["running", "waiting for a turn", "waiting to try again"])
+def test_an_interrupted_thread_leaves_nothing_behind(where):
+    aligner, backend = flaky(OUTAGE if "again" in where else 60.0, concurrency=1, backoff=60, max_backoff=60)
+    slots = aligner.resilience.slots
+    if "turn" in where:
+        slots.acquire()
+    with interrupted(0.05):
+        aligner.correct("q", "bad")
+    if "turn" in where:
+        assert slots.waiting == 0
+        slots.release()
+    assert (backend.running, slots.held, slots.waiting) == (0, 0, 0)
+    backend.steps.clear()
+    assert aligner.correct("q", "bad").text == "good"
 
 
 async def test_a_cancelled_try_does_not_keep_the_breaker_open():
