@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from aligner_integrations.ahead import Ahead
-from aligner_integrations.backends.base import Backend, Completion, Reader, ReadsAhead, Request, Score, Timeouts
+from aligner_integrations.backends.base import (
+    Backend,
+    Completion,
+    JudgesStreams,
+    Keep,
+    Reader,
+    ReadsAhead,
+    Request,
+    Score,
+    Timeouts,
+)
 from aligner_integrations.correction import Correction, Outcome, Usage
 from aligner_integrations.edits import keep_unmarked
 from aligner_integrations.errors import (
@@ -351,15 +361,22 @@ class Aligner:
             yield correction.text
             return correction
         job = self._start(question, answer, fields)
-        if not job.done:
-            self._judge([job], self.wrapped_backend.score([self._request(job)]) if self._wants_score else [None])
+        backend, keep = self.wrapped_backend, self._keep
+        early = backend if keep and isinstance(backend, JudgesStreams) else None
+        if not job.done and not early:
+            self._judge([job], backend.score([self._request(job)]) if self._wants_score else [None])
         live = LiveText(job.answer)
         if not job.done:
+            request = self._request(job)
             try:
-                for piece in self.wrapped_backend.stream(self._request(job)):
-                    if shown := live.feed(piece):
+                for piece in early.stream_unless(request, keep) if early and keep else backend.stream(request):
+                    if isinstance(piece, Score):  # `keep` said so
+                        job.score = piece
+                        job.stop("gate")
+                    elif shown := live.feed(piece):
                         yield shown
-                self._take([job], [Completion(live.text, "stop")])
+                if not job.done:
+                    self._take([job], [Completion(live.text, "stop")])
             except _ONE_CORRECTION as error:
                 if live.started:
                     raise
@@ -381,16 +398,23 @@ class Aligner:
             return
         await asyncio.to_thread(self._look_up)
         job = self._start(question, answer, fields)
-        if not job.done:
-            self._judge([job], await self.wrapped_backend.ascore([self._request(job)]) if self._wants_score else [None])
+        backend, keep = self.wrapped_backend, self._keep
+        early = backend if keep and isinstance(backend, JudgesStreams) else None
+        if not job.done and not early:
+            self._judge([job], await backend.ascore([self._request(job)]) if self._wants_score else [None])
         live = LiveText(job.answer)
         if not job.done:
-            pieces = self.wrapped_backend.astream(self._request(job))
+            request = self._request(job)
+            pieces = early.astream_unless(request, keep) if early and keep else backend.astream(request)
             try:
                 async for piece in pieces:
-                    if shown := live.feed(piece):
+                    if isinstance(piece, Score):  # `keep` said so
+                        job.score = piece
+                        job.stop("gate")
+                    elif shown := live.feed(piece):
                         yield shown
-                self._take([job], [Completion(live.text, "stop")])
+                if not job.done:
+                    self._take([job], [Completion(live.text, "stop")])
             except _ONE_CORRECTION as error:
                 if live.started:
                     raise
@@ -511,6 +535,21 @@ class Aligner:
             return False
         self._require_score("a gate by score")
         return True
+
+    @property
+    def _keep(self) -> Keep | None:
+        """How the gate decides on part of a score; None if it is a function, which sees all of it, or there is no gate."""
+        threshold = self._threshold
+        if callable(self.gate) or threshold is None:
+            return None
+
+        def keep(score: Score, whole: bool) -> bool | None:
+            # Further tokens can only raise it.
+            if (score.max_gap if score.gate is None else score.gate) > threshold:
+                return False
+            return True if whole else None
+
+        return keep
 
     def _require_score(self, what: str) -> None:
         if not self.backend.can_score:
