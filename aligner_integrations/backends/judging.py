@@ -50,8 +50,8 @@ def judge_in_steps(
     layers = [weights.probe.layer] if weights.probe else []
     prefix, known = weights.prefixes.find(prompt[:-1])
     rows = Rows(weights.model, [(prefix, known)])
-    # The first pass is short, for something to show; it costs about as much as one token and that many more.
-    fresh, size = prompt[known:], round(1 / support.token_cost)
+    # The first pass is short, for something to show: twice as many tokens cost as much as a pass of one.
+    fresh, size = prompt[known:], max(1, round(0.5 / support.token_cost))
     judged: Judged | None = None
     last: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None  # after the last token read
     choices: list[int] = []
