@@ -429,21 +429,25 @@ class Aligner:
             yield correction.text
         yield correction
 
-    def ahead(self, question: str | None, **fields: str) -> Ahead:
+    def ahead(self, question: str | Callable[[], str | None], **fields: str) -> Ahead:
         """Read a question, and an answer that the upstream still writes, so that its correction starts sooner.
 
         The correction itself is made as it is without, once the answer is complete; see `Ahead`.
 
         Args:
-            question: What the upstream was asked; None if that is not known yet, and nothing is then read.
+            question: What the upstream was asked, or a function that finds it out at the answer's second piece. If it
+                returns None, nothing is read; if it is wrong, what was read is of no use.
             **fields: The template's extra fields.
         """
 
         def open_reader(beginning: str) -> Reader | None:
             data = not self.structured and beginning.lstrip().startswith(("{", "[", "<"))
-            if question is None or data or not isinstance(self.backend, ReadsAhead):
+            if data or not isinstance(self.backend, ReadsAhead):
                 return None
-            return self.backend.ahead(lambda answer: self.template.opening(question, answer, **fields))
+            asked = question() if callable(question) else question
+            if asked is None:
+                return None
+            return self.backend.ahead(lambda answer: self.template.opening(asked, answer, **fields))
 
         return Ahead(open_reader)
 
