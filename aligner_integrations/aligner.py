@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from aligner_integrations import telemetry
 from aligner_integrations.ahead import Ahead
-from aligner_integrations.backends.base import Backend, Completion, Reader, ReadsAhead, Request, Score, Timeouts
+from aligner_integrations.backends.base import (
+    Backend,
+    Completion,
+    JudgesStreams,
+    Keep,
+    Reader,
+    ReadsAhead,
+    Request,
+    Score,
+    Timeouts,
+)
 from aligner_integrations.correction import Correction, Outcome, Usage
 from aligner_integrations.edits import keep_unmarked
 from aligner_integrations.errors import (
@@ -354,15 +364,22 @@ class Aligner:
             yield correction.text
             return correction
         job = self._start(question, answer, fields)
-        if not job.done:
-            self._judge([job], self.wrapped_backend.score([self._request(job)]) if self._wants_score else [None])
+        backend, keep = self.wrapped_backend, self._keep
+        early = backend if keep and isinstance(backend, JudgesStreams) else None
+        if not job.done and not early:
+            self._judge([job], backend.score([self._request(job)]) if self._wants_score else [None])
         live = LiveText(job.answer)
         if not job.done:
+            request = self._request(job)
             try:
-                for piece in self.wrapped_backend.stream(self._request(job)):
-                    if shown := live.feed(piece):
+                for piece in early.stream_unless(request, keep) if early and keep else backend.stream(request):
+                    if isinstance(piece, Score):  # `keep` said so
+                        job.score = piece
+                        job.stop("gate")
+                    elif shown := live.feed(piece):
                         yield shown
-                self._take([job], [Completion(live.text, "stop")])
+                if not job.done:
+                    self._take([job], [Completion(live.text, "stop")])
             except _ONE_CORRECTION as error:
                 if live.started:
                     raise
@@ -384,16 +401,23 @@ class Aligner:
             return
         await asyncio.to_thread(self._look_up)
         job = self._start(question, answer, fields)
-        if not job.done:
-            self._judge([job], await self.wrapped_backend.ascore([self._request(job)]) if self._wants_score else [None])
+        backend, keep = self.wrapped_backend, self._keep
+        early = backend if keep and isinstance(backend, JudgesStreams) else None
+        if not job.done and not early:
+            self._judge([job], await backend.ascore([self._request(job)]) if self._wants_score else [None])
         live = LiveText(job.answer)
         if not job.done:
-            pieces = self.wrapped_backend.astream(self._request(job))
+            request = self._request(job)
+            pieces = early.astream_unless(request, keep) if early and keep else backend.astream(request)
             try:
                 async for piece in pieces:
-                    if shown := live.feed(piece):
+                    if isinstance(piece, Score):  # `keep` said so
+                        job.score = piece
+                        job.stop("gate")
+                    elif shown := live.feed(piece):
                         yield shown
-                self._take([job], [Completion(live.text, "stop")])
+                if not job.done:
+                    self._take([job], [Completion(live.text, "stop")])
             except _ONE_CORRECTION as error:
                 if live.started:
                     raise
@@ -408,21 +432,25 @@ class Aligner:
             yield correction.text
         yield correction
 
-    def ahead(self, question: str | None, **fields: str) -> Ahead:
+    def ahead(self, question: str | Callable[[], str | None], **fields: str) -> Ahead:
         """Read a question, and an answer that the upstream still writes, so that its correction starts sooner.
 
         The correction itself is made as it is without, once the answer is complete; see `Ahead`.
 
         Args:
-            question: What the upstream was asked; None if that is not known yet, and nothing is then read.
+            question: What the upstream was asked, or a function that finds it out at the answer's second piece. If it
+                returns None, nothing is read; if it is wrong, what was read is of no use.
             **fields: The template's extra fields.
         """
 
         def open_reader(beginning: str) -> Reader | None:
             data = not self.structured and beginning.lstrip().startswith(("{", "[", "<"))
-            if question is None or data or not isinstance(self.backend, ReadsAhead):
+            if data or not isinstance(self.backend, ReadsAhead):
                 return None
-            return self.backend.ahead(lambda answer: self.template.opening(question, answer, **fields))
+            asked = question() if callable(question) else question
+            if asked is None:
+                return None
+            return self.backend.ahead(lambda answer: self.template.opening(asked, answer, **fields))
 
         return Ahead(open_reader)
 
@@ -514,6 +542,21 @@ class Aligner:
             return False
         self._require_score("a gate by score")
         return True
+
+    @property
+    def _keep(self) -> Keep | None:
+        """How the gate decides on part of a score; None if it is a function, which sees all of it, or there is no gate."""
+        threshold = self._threshold
+        if callable(self.gate) or threshold is None:
+            return None
+
+        def keep(score: Score, whole: bool) -> bool | None:
+            # Further tokens can only raise it.
+            if (score.max_gap if score.gate is None else score.gate) > threshold:
+                return False
+            return True if whole else None
+
+        return keep
 
     def _require_score(self, what: str) -> None:
         if not self.backend.can_score:

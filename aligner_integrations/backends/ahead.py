@@ -96,8 +96,9 @@ class LocalReader:
             answer = self._pieces[0]
             self._waiting = 0
         tokens = encode_prompt(weights.tokenizer, self._prompt(answer))[:-_LOOSE]
-        # A pass costs as much as that many tokens, so reading takes at most twice the time it would take at once.
-        chunk = round(1 / support.token_cost)
+        # A pass costs as much as twice that many tokens: reading takes three times as long as at once, but it is done while
+        # others work, and what is left at the end is short.
+        chunk = max(1, round(0.5 / support.token_cost))
         with weights.lock:
             prefix, known = weights.prefixes.find(tokens)
             gone = known < len(self._read.tokens) - _LOOSE

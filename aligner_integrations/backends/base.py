@@ -180,6 +180,25 @@ class ReadsAhead(Protocol):
         """
 
 
+Keep = Callable[[Score, bool], bool | None]
+"""(score of the answer's tokens read so far, whether that is all of them) -> whether the answer is kept; None: not known yet,
+which is no reply to a whole score."""
+
+
+@runtime_checkable
+class JudgesStreams(Protocol):
+    """What a backend may have besides: it judges an answer while it streams, instead of before."""
+
+    def stream_unless(self, request: Request, keep: Keep) -> Iterator[str | Score]:
+        """`stream`, unless the answer is kept: then the pieces are those of the answer, and its score is the last item.
+
+        What correction and answer begin with alike comes before that is decided. `keep` is called on any thread.
+        """
+
+    def astream_unless(self, request: Request, keep: Keep) -> AsyncIterator[str | Score]:
+        """`stream_unless` without blocking the event loop; closing it stops the work."""
+
+
 def completion_limit(window: int | None, prompt_tokens: int, answer_tokens: int, requested: int | None) -> int:
     """Return how many tokens a completion may have.
 

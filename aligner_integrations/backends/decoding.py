@@ -23,6 +23,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from aligner_integrations.backends.copy_draft import Pick, decode_with_drafts
+from aligner_integrations.backends.prefix import Prefixes
 from aligner_integrations.backends.stopping import Stop
 from aligner_integrations.backends.weights import Weights
 
@@ -72,6 +73,8 @@ def decode(
     stops: Sequence[Stop],
     options: Mapping[str, Any],
     on_tokens: Callable[[list[int]], None] | None = None,
+    *,
+    prefixes: Prefixes | None = None,
 ) -> list[tuple[list[int], bool]]:
     """Continue a batch of prompts in the fastest way that gives the tokens of `generate`. Call it under the weights' lock.
 
@@ -83,6 +86,7 @@ def decode(
         stops: When each is given up.
         options: Arguments of `GenerationConfig`; greedy without any.
         on_tokens: Called with new token ids as they come, without the end token; for a batch of one.
+        prefixes: What went through the model before; by default the weights' own.
 
     Returns:
         For each prompt the new token ids without the end token, and whether it ended by itself.
@@ -104,7 +108,7 @@ def decode(
             answers,
             limits,
             stops,
-            weights.prefixes,
+            weights.prefixes if prefixes is None else prefixes,
             pick=pick,
             on_tokens=on_tokens,
         )

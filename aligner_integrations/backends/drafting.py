@@ -11,22 +11,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # How a guess was found -> the chance that its first token is right, and that each further one is, once those before
-# are. A run goes on where the last guess ended; near: the words just written stand near the place in the answer that
-# was reached; far: elsewhere; the number says how many of those words match; skip: nothing matches, so one token of
-# the answer was replaced. Counted on what Aligner-2B made of GPT-4's and Qwen's answers (AlpacaEval), and on ParaDetox.
-_CHANCES: dict[str, tuple[float, float]] = {
-    "start": (0.56, 0.96),
-    "run": (0.80, 0.96),
-    "near1": (0.22, 0.67),
-    "near2": (0.47, 0.75),
-    "near3": (0.65, 0.85),
-    "far1": (0.20, 0.45),
-    "far2": (0.35, 0.50),
-    "far3": (0.42, 0.55),
-    "skip": (0.025, 0.65),
+# are; for a text that copied nothing so far, and for one that copied all. A run goes on where the last guess ended; the
+# number says how long it has been right, by _RUNS; near: the words just written stand near the place in the answer that was
+# reached; far: elsewhere; the number says how many of those words match; skip: nothing matches, so one token of the
+# answer was replaced. Counted on what Aligner-2B made of GPT-4's and Qwen's answers (AlpacaEval), and the embedded
+# aligner of ParaDetox.
+_CHANCES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "start": ((0.60, 0.97), (0.60, 0.97)),
+    "run0": ((0.43, 0.52), (0.85, 0.95)),
+    "run1": ((0.53, 0.62), (0.95, 0.97)),
+    "run2": ((0.75, 0.82), (0.98, 0.99)),
+    "run3": ((0.90, 0.92), (0.99, 0.998)),
+    "near1": ((0.10, 0.43), (0.88, 0.97)),
+    "near2": ((0.38, 0.50), (0.90, 0.95)),
+    "near3": ((0.50, 0.72), (0.97, 0.99)),
+    "far1": ((0.17, 0.42), (0.24, 0.62)),
+    "far2": ((0.34, 0.45), (0.45, 0.68)),
+    "far3": ((0.46, 0.53), (0.58, 0.85)),
+    "skip": ((0.01, 0.40), (0.25, 0.95)),
 }
 # How many guesses those chances count as against what is seen in this very correction.
 _WEIGHT = 16
+# From how many right tokens on a run counts as a longer one.
+_RUNS = (4, 8, 16)
 # Tokens around the place reached in the answer that count as near.
 _NEAR = 12
 # Longest match that is told from a longer one.
@@ -93,6 +100,8 @@ class Drafter:
         self._reached = 0  # place in the answer up to which the correction has followed it
         self._next: int | None = 0  # where a run goes on, if the last guess was right to its end
         self._kind = "start"
+        self._copied = 0  # tokens of the correction that stand in the answer where they were expected
+        self._run = 0  # tokens that were right one after the other
         self._place = 0  # where the last guess was copied from
         # kind of guess -> how often the first token was right and wrong, how often a later one was right and wrong
         self._seen: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
@@ -104,7 +113,9 @@ class Drafter:
             return Draft([])
         self._place, self._kind = place, kind
         end = self._answer_end if place < self._answer_end else len(self._text)
-        first, later = _CHANCES[kind]
+        none, all_ = _CHANCES[kind]
+        share = (self._copied + 1) / (len(self._text) - self._written_from + 2)
+        first, later = (low + share * (high - low) for low, high in zip(none, all_, strict=True))
         right, wrong, later_right, later_wrong = self._seen[kind]
         return Draft(
             self._text[place : min(end, place + most)],
@@ -134,15 +145,18 @@ class Drafter:
         in_answer = self._place < self._answer_end
         end = self._answer_end if in_answer else len(self._text) - 1
         goes_on = accepted == verified and after < end and self._text[after] == tokens[-1]
-        if in_answer and (accepted or self._kind in ("start", "run")):
+        if in_answer and (accepted or self._kind == "start" or self._kind.startswith("run")):
             self._reached = after + goes_on
+        self._copied += (accepted + goes_on) if in_answer else 0
+        self._run = (self._run if self._kind.startswith("run") else 0) + accepted + goes_on
         if goes_on and after + 1 < end:
-            self._next, self._kind = after + 1, "run"
+            self._next, self._kind = after + 1, f"run{sum(self._run >= length for length in _RUNS)}"
 
     def _find(self) -> tuple[int | None, str]:
         """Return the place a guess is copied from, and how it was found."""
         if self._next is not None:
-            return (self._next, self._kind) if self._next < self._answer_end or self._kind == "run" else (None, "")
+            starts = self._kind == "start"
+            return (self._next, self._kind) if self._next < self._answer_end or not starts else (None, "")
         best: tuple[int, int, int] | None = None  # (tokens that match, nearness, place)
         last = len(self._text) - 1
         for place in self._places[self._text[last]]:

@@ -12,10 +12,10 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aligner_integrations.backends.ahead import LocalReader
-from aligner_integrations.backends.base import Completion, Reader, Request, Score, completion_limit
+from aligner_integrations.backends.base import Completion, Keep, Reader, Request, Score, completion_limit
 from aligner_integrations.backends.parts import Part, atogether, failure, in_groups, together
 from aligner_integrations.batching import Batcher
 from aligner_integrations.correction import Usage
@@ -24,7 +24,6 @@ from aligner_integrations.errors import (
     AlignerError,
     AnswerTooLongError,
     InvalidTextError,
-    TruncatedCorrectionError,
 )
 from aligner_integrations.models import AlignerConfig, config_of, fingerprint_of, template_of
 from aligner_integrations.templates import Template
@@ -247,10 +246,25 @@ class LocalBackend:
 
     def stream(self, request: Request) -> Iterator[str]:
         """Yield text as tokens come; closing the iterator ends the generation."""
+        return cast("Iterator[str]", self._pieces(request, None))
+
+    def stream_unless(self, request: Request, keep: Keep) -> Iterator[str | Score]:
+        """`stream`, unless the answer is kept; see `JudgesStreams`."""
+        return self._pieces(request, keep)
+
+    def astream(self, request: Request) -> AsyncIterator[str]:
+        """`stream` without blocking the event loop."""
+        return cast("AsyncIterator[str]", self._apieces(request, None))
+
+    def astream_unless(self, request: Request, keep: Keep) -> AsyncIterator[str | Score]:
+        """`stream_unless` without blocking the event loop."""
+        return self._apieces(request, keep)
+
+    def _pieces(self, request: Request, keep: Keep | None) -> Iterator[str | Score]:
         weights = self.weights
-        pieces: queue.SimpleQueue[str | AlignerError | None] = queue.SimpleQueue()
+        pieces: queue.SimpleQueue[str | Score | AlignerError | None] = queue.SimpleQueue()
         part = Part(weights, request, threading.Event())
-        thread = threading.Thread(target=self._produce, args=(part, pieces.put), daemon=True)
+        thread = threading.Thread(target=self._produce, args=(part, keep, pieces.put), daemon=True)
         thread.start()
         try:
             while (piece := pieces.get()) is not None:
@@ -261,19 +275,18 @@ class LocalBackend:
             part.gone.set()
             thread.join()
 
-    async def astream(self, request: Request) -> AsyncIterator[str]:
-        """`stream` without blocking the event loop."""
+    async def _apieces(self, request: Request, keep: Keep | None) -> AsyncIterator[str | Score]:
         weights = await asyncio.to_thread(lambda: self.weights)
         loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[str | AlignerError | None] = asyncio.Queue()
+        pieces: asyncio.Queue[str | Score | AlignerError | None] = asyncio.Queue()
         part = Part(weights, request, threading.Event())
 
-        def put(piece: str | AlignerError | None) -> None:
+        def put(piece: str | Score | AlignerError | None) -> None:
             # The loop may be closed by the time an abandoned generation notices.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        weights.worker.submit(self._produce, part, put)
+        weights.worker.submit(self._produce, part, keep, put)
         try:
             while (piece := await pieces.get()) is not None:
                 if isinstance(piece, AlignerError):
@@ -282,42 +295,17 @@ class LocalBackend:
         finally:
             part.gone.set()
 
-    def _produce(self, part: Part, put: Callable[[str | AlignerError | None], None]) -> None:
-        """Generate one completion and put its text piece by piece, then an error if there was one, then None."""
-        from aligner_integrations.backends.decoding import decode
-
-        weights, stop = part.weights, part.stop
-        written: list[int] = []
-        shown = 0
-
-        def on_tokens(tokens: list[int]) -> None:
-            nonlocal shown
-            written.extend(tokens)
-            text = weights.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            # A character of several tokens shows as U+FFFD until its last one is there.
-            if not text.endswith("�"):
-                put(text[shown:])
-                shown = len(text)
+    def _produce(self, part: Part, keep: Keep | None, put: Callable[[str | Score | AlignerError | None], None]) -> None:
+        """Put the pieces of one completion, the score if the answer is kept, an error if there was one, then None."""
+        from aligner_integrations.backends.writing import write
 
         try:
-            if stop.is_set():
+            if part.stop.is_set():
                 raise part.stopped()
-            prompt, answer, limit = self._encode(weights, part.request)
-            with weights.lock:
-                if stop.is_set():
-                    raise part.stopped()
-                ((ids, ended),) = decode(
-                    weights, [prompt], [answer] if self.drafts else None, [limit], [stop], self.generation, on_tokens
-                )
-            text = weights.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            if len(text) > shown:
-                put(text[shown:])
-            if not ended and stop.is_set():
-                raise part.stopped()
-            if not ended:
-                raise TruncatedCorrectionError(
-                    f"The correction ran into its limit of {limit} tokens and is incomplete. Raise max_new_tokens."
-                )
+            encoded = self._encode(part.weights, part.request)
+            score = write(part, encoded, put, drafts=self.drafts, options=self.generation, keep=keep)
+            if score is not None:
+                put(score)
         except AlignerError as error:
             put(error)
         except Exception as error:  # noqa: BLE001 - on a thread of our own; the caller raises it

@@ -40,7 +40,7 @@ class Rows:
     Attributes:
         cache: The model's cache.
         lengths: Tokens of each row that count, which is the position of its next one.
-        hidden_states: Of the last pass, if asked for: for each layer, shape (rows, longest draft + 1, hidden).
+        hidden_states: Of the last pass, if asked for: for each layer, shape (rows, longest draft + 1, hidden), as for logits.
     """
 
     def __init__(self, model: Any, starts: Sequence[tuple[Prefix, int]] = ((NOTHING, 0),)) -> None:
@@ -72,7 +72,8 @@ class Rows:
         """Run each row's fresh tokens, then its draft.
 
         Returns:
-            Logits after the last fresh token and after each drafted one, float32, shape (rows, longest draft + 1, words).
+            Logits after the last fresh token and after each drafted one, float32, shape (rows, longest draft + 1, words);
+            without fresh tokens only the latter.
         """
         left, right = max(map(len, fresh)), max(map(len, drafts))
         ids, counts, positions = [], [], []
@@ -97,7 +98,9 @@ class Rows:
             output_hidden_states=hidden_states,
             **holes,
         )
-        self.hidden_states = tuple(states[:, left - 1 :] for states in output.hidden_states) if hidden_states else ()
+        self.hidden_states = (
+            tuple(states[:, max(left - 1, 0) :] for states in output.hidden_states) if hidden_states else ()
+        )
         # generate, too, compares float32 numbers.
         return torch.as_tensor(output.logits).float()
 
@@ -115,6 +118,11 @@ class Rows:
         self._floor = self._cropped_floor()
         if slots > 1.25 * max(self.lengths) + 64:
             self._close_holes()
+
+    def accept_all(self) -> None:
+        """Keep all drafted tokens of all rows, and forget nothing."""
+        self.lengths = [length + self._drafted for length in self.lengths]
+        self._drafted = 0
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""

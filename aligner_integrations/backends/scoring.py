@@ -54,7 +54,7 @@ def forward_answers(
                 choices = logits[i, :n].argmax(-1).tolist()
                 weights.prefixes.add(rows.prefix(i, prompt + answer, choices, len(prompt) - 1))
             states = {layer: rows.hidden_states[layer][i, : n + 1] for layer in layers}
-            results.append(_judge(logits[i, :n], answer, states))
+            results.append(judge(logits[i, :n], answer, states))
         return results
 
 
@@ -79,11 +79,11 @@ def _forward_afresh(
     for i, answer in enumerate(answers):
         n = len(answer)
         states = {layer: output.hidden_states[layer][i, -n - 1 :] for layer in layers}
-        results.append(_judge(output.logits[i, -n - 1 : -1].float(), answer, states))
+        results.append(judge(output.logits[i, -n - 1 : -1].float(), answer, states))
     return results
 
 
-def _judge(logits: torch.Tensor, answer: list[int], states: dict[int, torch.Tensor]) -> Judged:
+def judge(logits: torch.Tensor, answer: list[int], states: dict[int, torch.Tensor]) -> Judged:
     """Judge an answer by the logits before each of its tokens, and the hidden states before, at and after them."""
     logprobs = logits.log_softmax(-1)
     own = logprobs.gather(1, torch.tensor(answer, device=logprobs.device)[:, None])[:, 0]
@@ -96,29 +96,36 @@ def score_batch(
     weights: Weights, prompts: Sequence[list[int]], requests: Sequence[Request], *, keep: bool = True
 ) -> list[Score]:
     """Return the score of each request's answer; see `Score`, and for `keep` `forward_answers`."""
-    end = weights.tokenizer.eos_token_id if weights.tokenizer.eos_token_id is not None else weights.stop_ids[0]
-    answers = [[*encode_completion(weights.tokenizer, r.completion_prefix, r.answer.strip()), end] for r in requests]
+    answers = [answer_to_judge(weights, request) for request in requests]
     probe = weights.probe
     rows = forward_answers(weights, prompts, answers, layers=[probe.layer] if probe else [], keep=keep)
-    scores = []
-    for request, (logprobs, gaps, states) in zip(requests, rows, strict=True):
-        marks = probe.marks(token_features(*states[probe.layer], gaps, logprobs)).tolist() if probe else None
-        spans = _spans(weights, request)
-        tokens = tuple(
-            TokenScore(request.answer[start:stop], start, stop, logprob, gap, None if marks is None else marks[i])
-            for i, ((start, stop), logprob, gap) in enumerate(zip(spans, logprobs.tolist(), gaps.tolist(), strict=True))
-        )
-        scores.append(
-            Score(
-                tokens,
-                total=float(logprobs.sum()),
-                mean=float(logprobs.mean()),
-                minimum=float(logprobs.min()),
-                max_gap=float(gaps.max()),
-                gate=None if marks is None else max(marks),
-            )
-        )
-    return scores
+    return [score_of(weights, request, row) for request, row in zip(requests, rows, strict=True)]
+
+
+def answer_to_judge(weights: Weights, request: Request) -> list[int]:
+    """Return an answer's tokens as a completion, end token included."""
+    end = weights.tokenizer.eos_token_id if weights.tokenizer.eos_token_id is not None else weights.stop_ids[0]
+    return [*encode_completion(weights.tokenizer, request.completion_prefix, request.answer.strip()), end]
+
+
+def score_of(weights: Weights, request: Request, judged: Judged) -> Score:
+    """Return the score of an answer, or of its first tokens if those are what was judged."""
+    logprobs, gaps, states = judged
+    probe = weights.probe
+    marks = probe.marks(token_features(*states[probe.layer], gaps, logprobs)).tolist() if probe else None
+    spans = _spans(weights, request)[: len(logprobs)]
+    tokens = tuple(
+        TokenScore(request.answer[start:stop], start, stop, logprob, gap, None if marks is None else marks[i])
+        for i, ((start, stop), logprob, gap) in enumerate(zip(spans, logprobs.tolist(), gaps.tolist(), strict=True))
+    )
+    return Score(
+        tokens,
+        total=float(logprobs.sum()),
+        mean=float(logprobs.mean()),
+        minimum=float(logprobs.min()),
+        max_gap=float(gaps.max()),
+        gate=None if marks is None else max(marks),
+    )
 
 
 def _spans(weights: Weights, request: Request) -> list[tuple[int, int]]:

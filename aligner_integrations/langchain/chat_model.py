@@ -31,8 +31,8 @@ from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.langchain import hearing
 from aligner_integrations.langchain.chunks import awrite, join, write
 from aligner_integrations.langchain.identity import identity
-from aligner_integrations.langchain.messages import Answer, read, reason_to_leave, text_of
-from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct
+from aligner_integrations.langchain.messages import Answer, read, reason_to_leave, text_in, text_of
+from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct, picked
 from aligner_integrations.langchain.tracing import Work
 
 _STRUCTURED = (  # what providers call the request for structured output
@@ -123,16 +123,20 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         run = run_manager or _stream_run.get()
-        with hearing.unheard():
-            config = hearing.tracers_inside(run, CallbackManager([]))
-            answer = _own(join(list(self.llm.stream(messages, config, stop=stop, **kwargs))))
-        task = self._task(messages, answer, kwargs, run)
-        with closing(write(self.aligner, task, {}, self._corrected)) as written:
-            for message in written:
-                chunk = ChatGenerationChunk(message=message)
-                if run_manager:
-                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+        with self.aligner.ahead(lambda: self._likely_question(messages, kwargs)) as ahead:
+            held = []
+            with hearing.unheard():
+                config = hearing.tracers_inside(run, CallbackManager([]))
+                for piece in self.llm.stream(messages, config, stop=stop, **kwargs):
+                    held.append(piece)
+                    ahead.feed(text_in(piece))
+            task = self._task(messages, _own(join(held)), kwargs, run)
+            with closing(write(self.aligner, task, {}, self._corrected)) as written:
+                for message in written:
+                    chunk = ChatGenerationChunk(message=message)
+                    if run_manager:
+                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     async def _astream(
         self,
@@ -142,16 +146,20 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         run = run_manager or _stream_run.get()
-        with hearing.unheard():
-            config = hearing.tracers_inside(run, AsyncCallbackManager([]))
-            held = [chunk async for chunk in self.llm.astream(messages, config, stop=stop, **kwargs)]
-        task = self._task(messages, _own(join(held)), kwargs, run)
-        async with aclosing(awrite(self.aligner, task, {}, self._corrected)) as written:
-            async for message in written:
-                chunk = ChatGenerationChunk(message=message)
-                if run_manager:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+        with self.aligner.ahead(lambda: self._likely_question(messages, kwargs)) as ahead:
+            held = []
+            with hearing.unheard():
+                config = hearing.tracers_inside(run, AsyncCallbackManager([]))
+                async for piece in self.llm.astream(messages, config, stop=stop, **kwargs):
+                    held.append(piece)
+                    ahead.feed(text_in(piece))
+            task = self._task(messages, _own(join(held)), kwargs, run)
+            async with aclosing(awrite(self.aligner, task, {}, self._corrected)) as written:
+                async for message in written:
+                    chunk = ChatGenerationChunk(message=message)
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     def stream(
         self,
@@ -194,6 +202,15 @@ class AlignedChatModel(BaseChatModel):
 
     # Steps shared by the paths above --------------------------------------------------------------------------------
 
+    def _likely_question(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> str | None:
+        """The question, if its answer will be corrected as far as is known; nothing hangs on it."""
+        if _asked_for_data(kwargs):
+            return None
+        try:
+            return picked(self.question, messages)
+        except Exception:  # noqa: BLE001 - `_task` will meet it again, and raise it
+            return None
+
     def _task(
         self,
         messages: list[BaseMessage],
@@ -201,8 +218,7 @@ class AlignedChatModel(BaseChatModel):
         kwargs: dict[str, Any],
         run: hearing.Run | None,
     ) -> Task:
-        asked_for_data = any(kwargs.get(name) is not None for name in _STRUCTURED)
-        if reason := reason_to_leave(answer) or ("structured" if asked_for_data else None):
+        if reason := reason_to_leave(answer) or ("structured" if _asked_for_data(kwargs) else None):
             return Task(answer, read(answer), Work("", text_of(answer), None, run), reason)
         return Task(answer, read(answer), Work(asked(self.question, messages), text_of(answer), _ASKED, run))
 
@@ -296,6 +312,10 @@ def _streaming(run: CallbackManagerForLLMRun) -> Iterator[None]:
 def _with_run_id(config: RunnableConfig | None) -> RunnableConfig:
     config = ensure_config(config)
     return {**config, "run_id": config.get("run_id") or uuid4()}
+
+
+def _asked_for_data(kwargs: dict[str, Any]) -> bool:
+    return any(kwargs.get(name) is not None for name in _STRUCTURED)
 
 
 def _own(answer: Any) -> AIMessage:

@@ -208,6 +208,14 @@ def _hint(value: Any) -> str:
     return ""
 
 
+def text_in(chunk: Any) -> str:
+    """Return the answer's text in a chunk of a value; "" if there is none in it."""
+    try:
+        return text_of(read(chunk).answer)
+    except UnsupportedValueError:
+        return ""
+
+
 def reason_to_leave(answer: Answer, *, beside_calls: bool = False) -> str | None:
     """Return why an answer is left alone whatever the aligner thinks; None if it can be aligned.
 

@@ -25,7 +25,7 @@ from aligner_integrations.errors import AlignerError, ConfigurationError
 from aligner_integrations.langchain import tracing
 from aligner_integrations.langchain.chunks import awrite, join, write
 from aligner_integrations.langchain.hearing import Run
-from aligner_integrations.langchain.messages import Answer
+from aligner_integrations.langchain.messages import Answer, text_in
 from aligner_integrations.langchain.tasks import Finder, Picker, Task, given_aligner
 from aligner_integrations.langchain.tracing import Work
 from aligner_integrations.langchain.upstream import RECORDER, UpstreamRecorder, install
@@ -213,7 +213,7 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
     # As it is written -----------------------------------------------------------------------------------------------
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
-        """Hold the upstream's chunks back, then yield the corrected answer as the aligner writes it."""
+        """Hold the upstream's chunks back while the aligner reads them, then yield the corrected answer as it writes it."""
         with ExitStack() as opened:  # closed with this generator, not when LangChain's one inside is collected
 
             def run(chunks: Iterator[Any], run_manager: CallbackManagerForChainRun) -> Iterator[Any]:
@@ -256,17 +256,27 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
     def _pieces(
         self, chunks: Iterator[Any], run: CallbackManagerForChainRun, fields: dict[str, Any]
     ) -> Generator[Any, None, None]:
-        if held := list(chunks):
-            yield from write(self.aligner, self._task(join(held), run), fields, self._corrected)
+        held: list[Any] = []
+        with self.aligner.ahead(lambda: self._finder.likely_question(held[0], run), **fields) as ahead:
+            for chunk in chunks:
+                held.append(chunk)
+                ahead.feed(text_in(chunk))
+            if held:
+                yield from write(self.aligner, self._task(join(held), run), fields, self._corrected)
 
     async def _apieces(
         self, chunks: AsyncIterator[Any], run: AsyncCallbackManagerForChainRun, fields: dict[str, Any]
     ) -> AsyncIterator[Any]:
-        if held := [chunk async for chunk in chunks]:
-            task = self._task(join(held), run)
-            async with aclosing(awrite(self.aligner, task, fields, self._corrected)) as written:
-                async for chunk in written:
-                    yield chunk
+        held: list[Any] = []
+        with self.aligner.ahead(lambda: self._finder.likely_question(held[0], run), **fields) as ahead:
+            async for chunk in chunks:
+                held.append(chunk)
+                ahead.feed(text_in(chunk))
+            if held:
+                task = self._task(join(held), run)
+                async with aclosing(awrite(self.aligner, task, fields, self._corrected)) as written:
+                    async for chunk in written:
+                        yield chunk
 
     # Steps shared by the synchronous and asynchronous paths ---------------------------------------------------------
 
@@ -292,7 +302,11 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         return tasks
 
     def _task(self, value: Any, run: Run) -> Task:
-        return Finder(self._recorder, self.question, self.on_guess).task(value, run)
+        return self._finder.task(value, run)
+
+    @property
+    def _finder(self) -> Finder:
+        return Finder(self._recorder, self.question, self.on_guess)
 
     def _results(self, tasks: list[Task | Exception], corrections: list[Correction | AlignerError]) -> list[Any]:
         """One result a task: the value with the answer corrected, or an error."""

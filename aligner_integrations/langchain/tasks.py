@@ -187,6 +187,17 @@ class Finder:
         question, how, call = self._looked_up(incoming.answer, run.parent_run_id)
         return Task(value, incoming, Work(question, text, how, run), call=call)
 
+    def likely_question(self, value: Any, run: Run) -> str | None:
+        """Return the question to a value of which only the beginning is there, if it can be told; nothing hangs on it."""
+        try:
+            incoming = read(value, self._name)
+            if (given := incoming.question) is not None:
+                return given if isinstance(given, str) else self._picked(given)
+            return self.recorder.find(incoming.answer, run.parent_run_id, self._name).question(self._asked)[0]
+        except Exception as error:  # noqa: BLE001 - `task` will meet it again, and raise it
+            _logger.debug("There is no telling yet what the LLM was asked: %s", error)
+            return None
+
     def _looked_up(self, answer: Answer, run_id: UUID | None) -> tuple[str, str, Call | None]:
         """The question, how it was found, and the LLM call it belongs to."""
         found = self.recorder.find(answer, run_id, self._name)

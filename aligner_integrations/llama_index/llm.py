@@ -163,31 +163,39 @@ class AlignerLLM(LLM):
         return self._achunks(last_question(messages), await self.llm.astream_chat(messages, **kwargs))
 
     def _chunks(self, question: str, upstream: ChatResponseGen) -> ChatResponseGen:
-        drafts = list(upstream)
-        if not drafts or self._calls_tools(drafts[-1]):
-            yield from drafts
-            return
-        shown = ""
-        draft = drafts[-1]
-        with closing(self._corrector.stream(question, draft.message.content or "")) as pieces:
-            for piece in pieces:
-                shown += piece
-                yield _chunk(draft, shown, piece)
+        drafts = []
+        with self.aligner.ahead(question) as ahead:
+            for draft in upstream:
+                drafts.append(draft)
+                ahead.feed(draft.delta or "")
+            if not drafts or self._calls_tools(drafts[-1]):
+                yield from drafts
+                return
+            shown = ""
+            draft = drafts[-1]
+            with closing(self._corrector.stream(question, draft.message.content or "")) as pieces:
+                for piece in pieces:
+                    shown += piece
+                    yield _chunk(draft, shown, piece)
         correction = cast(Correction, pieces.correction)  # read to its end
         yield self._aligned(draft, correction, self._corrector.record(correction, "message"), delta="")
 
     async def _achunks(self, question: str, upstream: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
-        drafts = [draft async for draft in upstream]
-        if not drafts or self._calls_tools(drafts[-1]):
-            for draft in drafts:
-                yield draft
-            return
-        shown = ""
-        draft = drafts[-1]
-        async with aclosing(self._corrector.astream(question, draft.message.content or "")) as pieces:
-            async for piece in pieces:
-                shown += piece
-                yield _chunk(draft, shown, piece)
+        drafts = []
+        with self.aligner.ahead(question) as ahead:
+            async for draft in upstream:
+                drafts.append(draft)
+                ahead.feed(draft.delta or "")
+            if not drafts or self._calls_tools(drafts[-1]):
+                for draft in drafts:
+                    yield draft
+                return
+            shown = ""
+            draft = drafts[-1]
+            async with aclosing(self._corrector.astream(question, draft.message.content or "")) as pieces:
+                async for piece in pieces:
+                    shown += piece
+                    yield _chunk(draft, shown, piece)
         correction = cast(Correction, pieces.correction)  # read to its end
         yield self._aligned(draft, correction, await self._corrector.arecord(correction, "message"), delta="")
 
@@ -235,14 +243,17 @@ class AlignerLLM(LLM):
         return upstream if question is None else self._apieces(question, upstream)
 
     def _pieces(self, question: str, upstream: TokenGen) -> TokenGen:
-        with closing(self._corrector.stream(question, "".join(upstream))) as pieces:
-            yield from pieces
+        with self.aligner.ahead(question) as ahead:
+            draft = "".join(ahead.through(upstream))
+            with closing(self._corrector.stream(question, draft)) as pieces:
+                yield from pieces
 
     async def _apieces(self, question: str, upstream: TokenAsyncGen) -> TokenAsyncGen:
-        draft = "".join([piece async for piece in upstream])
-        async with aclosing(self._corrector.astream(question, draft)) as pieces:
-            async for piece in pieces:
-                yield piece
+        with self.aligner.ahead(question) as ahead:
+            draft = "".join([piece async for piece in ahead.athrough(upstream)])
+            async with aclosing(self._corrector.astream(question, draft)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     def _question_in(self, prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> str | None:
         return question_in(prompt, prompt_args) if self.llm.output_parser is None else None

@@ -149,11 +149,17 @@ def _align_stream(corrector: Corrector, question: str, response: RESPONSE_TYPE, 
 def _pieces(
     corrector: Corrector, question: str, upstream: StreamingResponse, aligned: StreamingResponse, question_from: str
 ) -> TokenGen:
-    # get_response() and not response_gen: some engines (RetryQueryEngine) return a stream that was read already, and
-    # others may still want to look at the upstream's response after it was read here.
-    answer = upstream.get_response().response or ""
-    with closing(corrector.stream(question, answer, upstream.source_nodes)) as pieces:
-        yield from pieces
+    with corrector.aligner.ahead(question) as ahead:
+        # get_response() and not response_gen: some engines (RetryQueryEngine) return a stream that was read already, and
+        # others may still want to look at the upstream's response after it was read here.
+        if (gen := upstream.response_gen) is not None:
+            upstream.response_gen = cast(TokenGen, ahead.through(gen))
+        try:
+            answer = upstream.get_response().response or ""
+        finally:
+            upstream.response_gen = gen
+        with closing(corrector.stream(question, answer, upstream.source_nodes)) as pieces:
+            yield from pieces
     _attach(aligned, corrector.record(cast(Correction, pieces.correction), question_from))  # read to its end
 
 
@@ -164,10 +170,16 @@ async def _apieces(
     aligned: AsyncStreamingResponse,
     question_from: str,
 ) -> TokenAsyncGen:
-    answer = (await upstream.get_response()).response or ""
-    async with aclosing(corrector.astream(question, answer, upstream.source_nodes)) as pieces:
-        async for piece in pieces:
-            yield piece
+    with corrector.aligner.ahead(question) as ahead:
+        if (gen := upstream.response_gen) is not None:
+            upstream.response_gen = cast(TokenAsyncGen, ahead.athrough(gen))
+        try:
+            answer = (await upstream.get_response()).response or ""
+        finally:
+            upstream.response_gen = gen
+        async with aclosing(corrector.astream(question, answer, upstream.source_nodes)) as pieces:
+            async for piece in pieces:
+                yield piece
     _attach(aligned, await corrector.arecord(cast(Correction, pieces.correction), question_from))  # read to its end
 
 
