@@ -338,8 +338,9 @@ class Aligner:
                 self._judge(waiting, [None] * len(waiting))
             if waiting := _open(jobs):
                 self._take(waiting, await self.wrapped_backend.acomplete([self._request(job) for job in waiting]))
-        for job in _changed(jobs):
-            await asyncio.to_thread(self._mend, job)
+        if self.repair is not None:
+            for job in _changed(jobs):
+                await asyncio.to_thread(self._mend, job)
         for job in _changed(jobs):
             self._check(job, await self._aaccepted(job))
         return self._results(jobs, return_exceptions)

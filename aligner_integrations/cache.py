@@ -156,6 +156,18 @@ class _Search(Generic[_Result]):
             return False
         return True
 
+    def open(self) -> tuple[bool, bool]:
+        """Do `name`, and look whether the store has everything, so that nothing has to be begun. May read files."""
+        if not self.name():
+            return False, False
+        found = self._cache.store.get(self._keys)
+        results = [_decode(self._kind, found[key]) for key in self._keys if key in found]
+        if len(results) < len(self._keys) or None in results:
+            return True, False  # `find` looks again: somebody may have landed meanwhile
+        self._results = results
+        telemetry.count("aligner.cache.lookups", len(found), {"aligner.cache.hit": True})
+        return True, True
+
     def join(self) -> None:
         """Begin what nobody has begun; what comes twice in a batch is begun once. `land` has to follow."""
         for i, key in enumerate(self._keys):
@@ -274,8 +286,12 @@ class CachedBackend(Wrapper):
         self, kind: _Kind, requests: Sequence[Request], run: _AsyncAsk[_Result]
     ) -> list[_Result | AlignerError]:
         search = _Search[_Result](self.cache, self.inner, kind, requests)
-        if not await asyncio.to_thread(search.name):
+        # One thread for a hit: each costs as much as the look-up itself.
+        named, found = await asyncio.to_thread(search.open)
+        if not named:
             return await run(requests)
+        if found:
+            return search.done()
         try:
             search.join()
             await asyncio.to_thread(search.find)
