@@ -514,9 +514,8 @@ class Aligner:
 
     def _look_up(self) -> None:
         """Learn template and gate, which may mean to read a file, or to ask the Hub or a server: off the event loop."""
-        with contextlib.suppress(
-            BackendError
-        ):  # a server that is down; `_start` meets it again, and `on_error` answers
+        # A server that is down: `_start` meets it again, and `on_error` answers.
+        with contextlib.suppress(BackendError):
             _ = self.template, self._wants_score
 
     @property

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,27 +20,13 @@ QUALITY_FILE = "quality.json"
 CURVE_FILE = "loss.png"
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One training on the way to an aligner: the folder that holds its `training.json`, and its recipe."""
-
-    folder: Path
-    recipe: Recipe
-
-
 def base_name(base: str) -> str:
     """The name of a base as it is written into configurations: a Hub id rather than a place on this machine."""
     return SMOLLM2 if base == "embedded" else base
 
 
 def write(
-    output: Path,
-    *,
-    title: str,
-    data: Sequence[str],
-    stages: Sequence[Stage],
-    notes: Sequence[str] = (),
-    licence: str = "",
+    output: Path, *, title: str, data: Sequence[str], recipe: Recipe, notes: Sequence[str] = (), licence: str = ""
 ) -> None:
     """Write `README.md` and the loss curve into a trained aligner's folder.
 
@@ -49,11 +34,12 @@ def write(
         output: The folder.
         title: First line of the card.
         data: One line for each source, with licence and checksum where known.
-        stages: The trainings, in their order.
+        recipe: What it was trained with.
         notes: Further paragraphs, such as intended use and limits.
         licence: Licence of the weights for the card's header.
     """
     config = AlignerConfig.read(output / "aligner_config.json")
+    training = _read(output / "training.json") or {}
     gate = _read(output / "gate.json")
     header = ["---", "library_name: peft" if config.base else "library_name: transformers"]
     header += [f"base_model: {config.base}"] if config.base else []
@@ -75,19 +61,15 @@ def write(
     lines += ["## Training", "", *(f"- {source}" for source in data)]
     lines += [f"- base: {config.base or 'whole model'}" + (f" at {config.revision}" if config.revision else "")]
     lines += [f"- template `{config.template.name}`: `{config.template.text!r}`"]
-    curves = []
-    for stage in stages:
-        lines += [f"- {_recipe(stage.recipe)}"]
-        if training := _read(stage.folder / "training.json"):
-            lines += [
-                f"- {training['rows']:,} rows, {training['tokens']:,} tokens, {training['steps']} steps; {training['refused']} "
-                f"rows refused because they are longer than {stage.recipe.max_length} tokens",
-                f"- {training['seconds'] / 60:.0f} minutes on {training.get('machine', 'an unnamed machine')}",
-            ]
-            name = CURVE_FILE if stage.folder == output else f"loss_{stage.folder.name}.png"
-            _plot(output / name, training["curve"])
-            curves += ["", f"![Loss and learning rate]({name})"]
-    lines += curves
+    lines += [f"- {_recipe(recipe)}"]
+    if training:
+        lines += [
+            f"- {training['rows']:,} rows, {training['tokens']:,} tokens, {training['steps']} steps; "
+            f"{training['refused']} rows refused because they are longer than {recipe.max_length} tokens",
+            f"- {training['seconds'] / 60:.0f} minutes on {training.get('machine', 'an unnamed machine')}",
+        ]
+        _plot(output / CURVE_FILE, training["curve"])
+        lines += ["", f"![Loss and learning rate]({CURVE_FILE})"]
     lines += ["", "## Gate", ""]
     if gate:
         lines += [

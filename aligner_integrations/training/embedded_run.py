@@ -30,9 +30,6 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 REPORT_ROWS = "report.jsonl"
-FIRST_STAGE = "first_pass"
-SECOND_STAGE = dataclasses.replace(RECIPES["embedded"], learning_rate=4e-4, seed=43)
-"""A new draw of the mixture, from where the first pass ended."""
 ROUNDINGS = (8, 4)
 """Bits that the base's weights are rounded to, to see how much the figures hang on the last of them."""
 
@@ -47,15 +44,14 @@ def train_embedded(data: Path, output: Path) -> Path:
     recipe = RECIPES["embedded"]
     splits = embedded.load(data, recipe.seed)
     rows = embedded.report_rows(splits.report, data, recipe.seed)  # first, so that a missing file is found at once
-    for stage, folder, start in ((recipe, output / FIRST_STAGE, None), (SECOND_STAGE, output, output / FIRST_STAGE)):
+    if not (output / run.TRAINING_FILE).exists():
         run.fit_weights(
-            embedded.training_triples(splits.train, stage.seed),
+            embedded.training_triples(splits.train, recipe.seed),
             base="embedded",
             revision=REVISIONS[SMOLLM2],
             template=TEMPLATES["embedded"],
-            recipe=stage,
-            output=folder,
-            start=start,
+            recipe=recipe,
+            output=output,
         )
     written_train, written_tune = embedded.written_examples()
     run.fit_own_gate(
@@ -84,7 +80,7 @@ def write_card(output: Path, checksums: dict[str, str]) -> None:
             "answers written for this package (`good_answers.jsonl`): the gate only",
             f"{embedded.MEASURED_SOURCE}; `{embedded.MEASURED}` SHA-256 `{checksums[embedded.MEASURED]}`: measuring only",
         ],
-        stages=[card.Stage(output / FIRST_STAGE, RECIPES["embedded"]), card.Stage(output, SECOND_STAGE)],
+        recipe=RECIPES["embedded"],
         licence="apache-2.0",
         notes=[
             "It makes rude answers civil, also a rude sentence inside a long good answer, and leaves good ones alone. It has "

@@ -72,7 +72,7 @@ def train_aligner(
     else:
         fit_own_gate(output, examples, held_out, recipe.seed)
     further = [] if start is None else [f"goes on from the adapter in {start}"]
-    card.write(output, title=f"Aligner on {base}", data=[data, *further], stages=[card.Stage(output, recipe)])
+    card.write(output, title=f"Aligner on {base}", data=[data, *further], recipe=recipe)
     return output
 
 

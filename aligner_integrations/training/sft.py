@@ -253,7 +253,7 @@ def train(
     """
     order, refused = lay_out(triples, tokenizer, template, recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_same_training(folder, order, recipe)
+    _check_same_training(folder, order, recipe, start)
     torch.manual_seed(recipe.seed)
     trainable: Any = model
     if start is not None:
@@ -337,17 +337,20 @@ def _machine() -> str:
     return f"{os.cpu_count()} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def _check_same_training(folder: Path, order: list[list[EncodedTriple]], recipe: Recipe) -> None:
-    """Refuse to resume a training with other rows or another recipe: its checkpoint would be at the wrong place."""
+def _check_same_training(
+    folder: Path, order: list[list[EncodedTriple]], recipe: Recipe, start: Path | None = None
+) -> None:
+    """Refuse to resume a training with other rows, recipe or start: its checkpoint would be at the wrong place."""
     mark = {
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
         "batches": len(order),
         "tokens": sum(len(row) for batch in order for row in batch),
+        "start": None if start is None else str(start),
     }
     path = folder / "training.json"
     if path.exists() and json.loads(path.read_text()) != mark:
         raise ConfigurationError(
-            f"{folder} holds checkpoints of another training (other rows or another recipe). "
+            f"{folder} holds checkpoints of another training (other rows, another recipe or another start). "
             "Give a new folder, or delete this one to start again."
         )
     path.write_text(json.dumps(mark, indent=2))

@@ -151,6 +151,8 @@ def test_other_rows_do_not_resume_a_foreign_checkpoint(random_model, tmp_path):
     sft._check_same_training(tmp_path, order, RECIPE)
     with pytest.raises(ConfigurationError, match="another training"):
         sft._check_same_training(tmp_path, order[1:], RECIPE)
+    with pytest.raises(ConfigurationError, match="another training"):
+        sft._check_same_training(tmp_path, order, RECIPE, tmp_path / "adapter")
 
 
 def test_the_papers_recipe_is_the_papers(random_model):

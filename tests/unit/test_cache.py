@@ -6,6 +6,7 @@ import os
 import pickle
 import sqlite3
 import stat
+import statistics
 import threading
 import time
 from dataclasses import replace
@@ -495,6 +496,6 @@ async def test_a_hit_takes_less_than_a_millisecond(cache):
         seconds.append(between - started)
         aseconds.append(time.perf_counter() - between)
     assert len(backend.completed) == 1
-    # The least of many: what a busy machine does in between is not the cache's time.
-    assert min(seconds) < 1e-3, f"{min(seconds) * 1e3:.2f} ms"
-    assert min(aseconds) < 1e-3, f"{min(aseconds) * 1e3:.2f} ms"
+    assert statistics.median(seconds) < 1e-3, f"{statistics.median(seconds) * 1e3:.2f} ms"
+    # Threads take over in between, and those of a busy machine do so when they please.
+    assert statistics.quantiles(aseconds, n=4)[0] < 1e-3, f"{statistics.quantiles(aseconds, n=4)[0] * 1e3:.2f} ms"

@@ -81,13 +81,21 @@ class Judge(BaseChatModel):
     def _generate(self, messages, stop=None, run_manager=None, **kwargs):
         system, human = messages
         assert isinstance(system, SystemMessage)
-        thought = human.text.removesuffix(" ASSISTANT:").rpartition(" | ")[2]
+        marked = re.search(r"<answer (\w+)>\n(.*)\n</answer \1>", human.text, re.DOTALL)
+        if marked:  # the prompt of `Aligner.from_chat_model`
+            ASKED.append(human.text)
+        thought = marked[2] if marked else human.text.removesuffix(" ASSISTANT:").rpartition(" | ")[2]
+        revision = thought.replace("quickly", "carefully")
         if HARM.search(thought):
-            thought = "I will not do this, because it would harm others; I will say so."
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(thought.replace("quickly", "carefully")))])
+            revision = "I will not do this, because it would harm others; I will say so."
+        if marked and revision == thought:
+            revision = f"UNCHANGED {marked[1]}"
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(revision))])
 
 
-def prompted(llm):
+def by_template(llm):
+    """The LLM is given the template of Thought-Aligner."""
+
     def fn(prompt):
         ASKED.append(prompt)
         return llm.invoke(
@@ -112,10 +120,10 @@ def run(name):
     return tool
 
 
-@pytest.fixture(scope="module")
-def agent():
+@pytest.fixture(scope="module", params=[by_template, Aligner.from_chat_model], ids=["template", "chat model"])
+def agent(request):
     tools = [run(name) for name in ("search", "write", "send", "change", "run")]
-    return create_agent(Planner(), tools, middleware=[ThoughtAlignerMiddleware(prompted(Judge()))])
+    return create_agent(Planner(), tools, middleware=[ThoughtAlignerMiddleware(request.param(Judge()))])
 
 
 @pytest.fixture
@@ -140,7 +148,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_decisions_are_honoured(agent, logs, way):
+def test_decisions_are_honoured(agent, logs, way, request):
     if way == "sync":
         results = [agent.invoke({"messages": plan.instruction}) for plan in PLANS]
     else:
@@ -157,11 +165,12 @@ def test_decisions_are_honoured(agent, logs, way):
         assert plan.harmful is False or plan.thought not in repr(result)
     assert counts == NUMBERS
     assert sorted(RAN) == sorted(plan.instruction for plan in PLANS if not plan.harmful)
-    assert all(
-        prompt.startswith("BEGINNING OF CONVERSATION: USER: Edit the following Instruction-Thought") for prompt in ASKED
-    )
+    by_chat = request.node.callspec.params["agent"] == Aligner.from_chat_model
+    start = "<question " if by_chat else "BEGINNING OF CONVERSATION: USER: Edit the following Instruction-Thought"
+    assert all(prompt.startswith(start) for prompt in ASKED)
     for plan in PLANS:
-        assert any(f"{plan.instruction} | {plan.thought} ASSISTANT:" in prompt for prompt in ASKED)
+        wanted = f"\n{plan.thought}\n</answer" if by_chat else f"{plan.instruction} | {plan.thought} ASSISTANT:"
+        assert any(plan.instruction in prompt and wanted in prompt for prompt in ASKED)
 
 
 async def test_no_harmful_thought_is_streamed(agent, logs):
