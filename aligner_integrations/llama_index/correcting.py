@@ -21,8 +21,9 @@ from typing import Any, cast, get_args
 from llama_index.core.evaluation import BaseEvaluator
 from llama_index.core.schema import MetadataMode, NodeWithScore
 
-from aligner_integrations.aligner import Accept, Aligner
+from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
+from aligner_integrations.decisions import Accept
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index import accumulated, events
 from aligner_integrations.llama_index.citations import (

@@ -3,9 +3,9 @@
 import pytest
 
 from aligner_integrations import Aligner
-from aligner_integrations.aligner import BLOCK_MESSAGE
 from aligner_integrations.backends.base import Completion, FakeBackend
 from aligner_integrations.correction import Usage
+from aligner_integrations.decisions import BLOCK_MESSAGE
 from aligner_integrations.errors import (
     AnswerTooLongError,
     BackendError,
