@@ -499,6 +499,10 @@ def test_a_first_token_in_time_is_seen_in_a_stream_also_for_a_whole_completion(m
         assert result.text == "It is good." and stub.calls[0].body["stream"] is True
 
 
+def _own_threads():
+    return {thread for thread in threading.enumerate() if thread.name.startswith("aligner-")}
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_interrupt_ends_what_hangs(count, monkeypatch):
@@ -508,6 +512,7 @@ def test_an_interrupt_ends_what_hangs(count, monkeypatch):
     with Stub(lambda call: [30]) as stub:
         backend = CompletionsBackend(stub.url, "m")
         monkeypatch.setattr(backend._dialect, "_refused_lists", 9)  # one by one, each in a thread
+        threads = _own_threads()
         before = signal.signal(signal.SIGALRM, interrupt)
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.2)
@@ -520,7 +525,7 @@ def test_an_interrupt_ends_what_hangs(count, monkeypatch):
         assert time.monotonic() - started < 2 and len(stub.calls) == count
         assert stub.closed()
         end = time.monotonic() + 2
-        while (left := [t for t in threading.enumerate() if t.name.startswith("aligner-")]) and time.monotonic() < end:
+        while (left := _own_threads() - threads) and time.monotonic() < end:
             time.sleep(0.01)
         assert not left
 
