@@ -99,7 +99,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("correct")(correct.correct)
 app.add_typer(evaluate.app, name="evaluate")
-app.command("bench")(bench.bench)
+app.add_typer(bench.app, name="bench")
 app.command("train")(train.train)
 app.command("models")(models.models)
 

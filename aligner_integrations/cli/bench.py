@@ -1,10 +1,10 @@
-"""`aligner bench`: what drafting from the answer and the gate save. The measuring lives in `evaluation/bench.py`."""
+"""`aligner bench`: how fast an aligner corrects. The measuring lives in `evaluation/`: bench, replay, callers, overlap."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,64 +13,196 @@ from aligner_integrations.cli.evaluate import first_rows
 from aligner_integrations.cli.options import JsonOption, ModelOption, TemplateOption
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aligner_integrations.aligner import Aligner
+    from aligner_integrations.backends.local import LocalBackend
+    from aligner_integrations.evaluation.bench import Case
+    from aligner_integrations.evaluation.scripted import Script
+
+app = typer.Typer(help="Measure how fast an aligner corrects.", no_args_is_help=False)
+
+RowsOption = Annotated[Path, typer.Option(help="Answers to correct, as for aligner evaluate quality.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Take only the first N rows of each kind.", metavar="N")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report here, as JSON.")]
+RepeatsOption = Annotated[int, typer.Option(min=1, help="How often each answer is corrected in each way.")]
 
 
-def bench(
-    rows: Annotated[Path, typer.Option(help="Rows to correct, as for aligner evaluate quality.")],
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    """Measure how fast an aligner corrects."""
+    if context.invoked_subcommand is None:
+        echo(context.get_help())
+
+
+@app.command("decoding")
+def decoding(
+    rows: RowsOption,
     model: ModelOption = None,
     template: TemplateOption = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Take only the first N rows of each kind.", metavar="N")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="How often each row is corrected in each way.")] = 1,
+    limit: LimitOption = None,
+    repeats: RepeatsOption = 1,
+    hard: Annotated[
+        bool,
+        typer.Option(
+            "--hard", help="Instead of its corrections, force ones that the answers are no draft of: the worst case."
+        ),
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the speed-ups here (.png, .svg or .pdf).")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report here, as JSON.")] = None,
+    output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time corrections by plain generate, by transformers' prompt lookup, and by drafting from the answer.
 
-    The ways take turns row by row, and their texts are compared: drafting must not change any.
+    The ways take turns answer by answer, and their texts are compared: drafting must not change any.
     """
     from aligner_integrations.evaluation.bench import bench as measure
-    from aligner_integrations.evaluation.rows import read_rows
 
-    chosen = first_rows(read_rows(rows), limit)
-    ways = _ways(model, template)
-    with progress("measuring", len(chosen) * len(ways) * repeats) as done:
-        report = measure(ways, chosen, repeats=repeats, on_progress=done)
+    cases = _cases(rows, limit)
+    scripts: dict[str, Script] = {}
+    if hard:
+        from aligner_integrations.backends.local import LocalBackend
+        from aligner_integrations.evaluation.scripted import hard_cases
+
+        cases, scripts = hard_cases(cases, LocalBackend(_name(model)).tokenizer)
+    ways = _ways(_name(model), template, scripts)
+    with progress("measuring", len(cases) * len(ways) * repeats) as done:
+        report = measure(ways, cases, repeats=repeats, on_progress=done)
     if plot is not None:
         report.plot(plot)
-    if output is not None:
-        output.write_text(dump_json(report.to_dict(), indent=2) + "\n", "utf-8")
-    if as_json:
-        echo_json(report.to_dict())
+    if _written(report.to_dict(), output, as_json=as_json):
         return
     print_table(report.table(), numbers=True)
     for way, number, expected, text in report.differences:
         if way != "gate and drafts":  # a gate is there to change what is corrected
-            echo(f"{way}, row {number + 1} differs: {text!r} instead of {expected!r}")
+            echo(f"{way}, answer {number + 1} differs: {text!r} instead of {expected!r}")
     note(f"Times are those of whole corrections, one at a time, compared with {report.reference}.")
 
 
-def _ways(model: str | None, template: str | None) -> dict[str, Aligner]:
-    """Return an aligner for each way of decoding; they share their weights."""
-    from aligner_integrations.aligner import Aligner
+@app.command("replay")
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(help="Recorded corrections, JSON Lines (.gz too): question, answer, correction.")
+    ],
+    model: ModelOption = None,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the forward passes that recorded corrections of any aligner take with drafts; no model is run."""
     from aligner_integrations.backends.local import LocalBackend
+    from aligner_integrations.evaluation.replay import read_recorded
+    from aligner_integrations.evaluation.replay import replay as count
 
-    name = model or os.environ.get("ALIGNER_MODEL") or "embedded"
+    tokenizer = LocalBackend(_name(model)).tokenizer
 
-    def aligner(backend: LocalBackend, *, gate: bool = False) -> Aligner:
-        return Aligner(
-            backend=backend, template=template, gate=None if gate else False, on_error="keep", on_overflow="keep"
-        )
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
 
-    drafting = LocalBackend(name)
+    found = {str(path): count(read_recorded(path, encode)) for path in files}
+    if _written({name: one.to_dict() for name, one in found.items()}, output, as_json=as_json):
+        return
+    lines = [["", "tokens", "passes", "tokens a pass", "fed a token"]]
+    for name, one in found.items():
+        rates = [f"{one.tokens_per_pass:.2f}", f"{one.fed_per_token:.2f}"]
+        lines.append([name, f"{one.tokens:,}", f"{one.passes:,}", *rates])
+    print_table(lines, numbers=True)
+
+
+@app.command("callers")
+def callers(
+    rows: RowsOption,
+    model: ModelOption = None,
+    template: TemplateOption = None,
+    limit: LimitOption = None,
+    count: Annotated[int, typer.Option("--callers", min=2, help="Callers at once.")] = 32,
+    repeats: RepeatsOption = 1,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the corrections a second of many callers: behind a lock, in shared batches, and as lists."""
+    from aligner_integrations.backends.local import LocalBackend
+    from aligner_integrations.evaluation.callers import bench_callers
+
+    cases = _cases(rows, limit)
+    single = _aligner(LocalBackend(_name(model), batch_size=1), template, gate=True)
+    shared = _aligner(LocalBackend(_name(model)), template, gate=True)
+    with progress("measuring", 4 * len(cases) * repeats) as done:
+        report = bench_callers(single, shared, cases, callers=count, repeats=repeats, on_progress=done)
+    if _written(report.to_dict(), output, as_json=as_json):
+        return
+    print_table(report.table(), numbers=True)
+    alone, together = report.alone
+    note(f"A caller alone waits {1000 * alone:.0f} ms, {1000 * together:.0f} ms where batches are shared.")
+
+
+@app.command("overlap")
+def overlap(
+    rows: RowsOption,
+    model: ModelOption = None,
+    template: TemplateOption = None,
+    limit: LimitOption = None,
+    gate: Annotated[bool, typer.Option(help="With the aligner's own gate, or without any.")] = True,
+    delay: Annotated[float, typer.Option(min=0, help="Seconds between two words of the upstream.")] = 0.03,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time from an upstream's last token to the first text of its correction, with and without reading ahead."""
+    from aligner_integrations.backends.local import LocalBackend
+    from aligner_integrations.evaluation.overlap import bench_overlap
+
+    cases = _cases(rows, limit)
+    without = _aligner(LocalBackend(_name(model), overlap=False), template, gate=gate)
+    ahead = _aligner(LocalBackend(_name(model)), template, gate=gate)
+    with progress("measuring", 4 * len(cases)) as done:
+        waits = bench_overlap(without, ahead, cases, delay=delay, on_progress=done)
+    if _written({name: wait.to_dict() for name, wait in waits.items()}, output, as_json=as_json):
+        return
+    lines = [["", "without", "reading ahead", "saved"]]
+    lines += [[name, f"{w.without:.2f} s", f"{w.ahead:.2f} s", f"{w.saved:.0%}"] for name, w in waits.items()]
+    print_table(lines, numbers=True)
+
+
+def _name(model: str | None) -> str:
+    return model or os.environ.get("ALIGNER_MODEL") or "embedded"
+
+
+def _cases(rows: Path, limit: int | None) -> list[Case]:
+    from aligner_integrations.evaluation.bench import Case
+    from aligner_integrations.evaluation.rows import read_rows
+
+    return [Case(row.kind, row.question, row.answer) for row in first_rows(read_rows(rows), limit)]
+
+
+def _written(report: dict[str, Any], output: Path | None, *, as_json: bool) -> bool:
+    """Write a report where it is wanted; whether it went to standard output."""
+    if output is not None:
+        output.write_text(dump_json(report, indent=2) + "\n", "utf-8")
+    if as_json:
+        echo_json(report)
+    return as_json
+
+
+def _aligner(backend: LocalBackend, template: str | None, *, gate: bool = False) -> Aligner:
+    from aligner_integrations.aligner import Aligner
+
+    return Aligner(
+        backend=backend, template=template, gate=None if gate else False, on_error="keep", on_overflow="keep"
+    )
+
+
+def _ways(name: str, template: str | None, scripts: Mapping[str, Script]) -> dict[str, Aligner]:
+    """Return an aligner for each way of decoding; they share their weights."""
+    from aligner_integrations.evaluation.scripted import ScriptedBackend
+
+    drafting = ScriptedBackend(name, scripts)
     ways = {
-        "generate": aligner(LocalBackend(name, drafts=False)),
-        "prompt lookup": aligner(LocalBackend(name, generation={"prompt_lookup_num_tokens": 10})),
-        "drafts": aligner(drafting),
+        "generate": _aligner(ScriptedBackend(name, scripts, drafts=False), template),
+        "prompt lookup": _aligner(
+            ScriptedBackend(name, scripts, generation={"prompt_lookup_num_tokens": 10}), template
+        ),
+        "drafts": _aligner(drafting, template),
     }
-    if drafting.gate is not None:
-        ways["gate and drafts"] = aligner(drafting, gate=True)
+    if drafting.gate is not None and not scripts:
+        ways["gate and drafts"] = _aligner(drafting, template, gate=True)
     return ways

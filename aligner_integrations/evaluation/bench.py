@@ -1,6 +1,7 @@
-"""How fast an aligner corrects: several ways of decoding over the same rows, and a replay of recorded corrections.
+"""How fast an aligner corrects: several ways of decoding over the same answers, one at a time.
 
-What lives elsewhere: which ways there are to compare (`cli/bench.py`), whether the texts are any good (`quality.py`).
+What lives elsewhere: which ways there are to compare (`cli/bench.py`), corrections that are made hard on purpose
+(`scripted.py`), many callers at once (`callers.py`), whether the texts are any good (`quality.py`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligner_integrations.backends.drafting import Drafter, best_length
 from aligner_integrations.errors import ConfigurationError, MissingDependencyError
-from aligner_integrations.evaluation.rows import Row
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """An answer to time.
+
+    Attributes:
+        kind: Name of the set it belongs to.
+        question: The question.
+        answer: The answer to correct.
+    """
+
+    kind: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Speed:
-    """One way of decoding on the rows of one kind.
+    """One way of decoding on the cases of one kind.
 
     Attributes:
         rows: Number of rows.
@@ -101,40 +115,41 @@ class SpeedReport:
 
 def bench(
     ways: Mapping[str, Aligner],
-    rows: Sequence[Row],
+    cases: Sequence[Case],
     *,
     repeats: int = 1,
     on_progress: Callable[[int], None] | None = None,
 ) -> SpeedReport:
-    """Time corrections one by one, each row in every way before the next one, so that a busy machine slows all alike.
+    """Time corrections one by one, each case in every way before the next one, so that a busy machine slows all alike.
 
     Args:
         ways: Name of a way of decoding -> an aligner that works like that. The first is the reference.
-        rows: What to correct.
-        repeats: How often each row is corrected in each way.
+        cases: What to correct.
+        repeats: How often each case is corrected in each way.
         on_progress: Called with the number of corrections done.
 
     Raises:
-        ConfigurationError: There are no rows or no ways.
+        ConfigurationError: There are no cases or no ways.
         AlignerError: An aligner raised; give those that shall go on `on_error="keep"`.
     """
-    if not rows or not ways:
-        raise ConfigurationError("A benchmark needs rows and at least one way to correct them.")
+    if not cases or not ways:
+        raise ConfigurationError("A benchmark needs answers and at least one way to correct them.")
     for aligner in ways.values():
         aligner.load()
-        aligner.correct(rows[0].question, rows[0].answer)  # the first one warms up
+        aligner.correct(cases[0].question, cases[0].answer)  # the first one warms up
     names = list(ways)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     texts: dict[str, list[str]] = {name: [] for name in names}
     done = 0
-    for number, row in enumerate(rows):
+    for number, case in enumerate(cases):
         times: dict[str, list[float]] = {name: [] for name in names}
         for repeat in range(repeats):
             # Whoever comes first finds other caches than the next one, so all take turns at it.
             first = (number + repeat) % len(names)
             for name in names[first:] + names[:first]:
+                forget(ways[name])
                 started = time.perf_counter()
-                correction = ways[name].correct(row.question, row.answer)
+                correction = ways[name].correct(case.question, case.answer)
                 times[name].append(time.perf_counter() - started)
                 if repeat == 0:
                     texts[name].append(correction.text)
@@ -145,8 +160,8 @@ def bench(
             seconds[name].append(statistics.median(times[name]))
     reference = names[0]
     kinds: dict[str, dict[str, Speed]] = {}
-    for kind in dict.fromkeys(row.kind for row in rows):
-        chosen = [i for i, row in enumerate(rows) if row.kind == kind]
+    for kind in dict.fromkeys(case.kind for case in cases):
+        chosen = [i for i, case in enumerate(cases) if case.kind == kind]
         plain = [seconds[reference][i] for i in chosen]
         kinds[kind] = {}
         for name in names:
@@ -158,52 +173,20 @@ def bench(
                 sum(plain) / sum(own),
                 statistics.median(a / b for a, b in zip(plain, own, strict=True)),
                 sum(texts[name][i] == texts[reference][i] for i in chosen),
-                sum(texts[name][i] == rows[i].answer for i in chosen),
+                sum(texts[name][i] == cases[i].answer for i in chosen),
             )
     differences = [
         (name, i, texts[reference][i], texts[name][i])
         for name in names
-        for i in range(len(rows))
+        for i in range(len(cases))
         if texts[name][i] != texts[reference][i]
     ]
     return SpeedReport(reference, kinds, differences)
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """What drafting would have done with recorded corrections.
+def forget(aligner: Aligner) -> None:
+    """Let a local model forget the texts it has read: another way, or the time before, may have corrected this answer."""
+    from aligner_integrations.backends.local import LocalBackend
 
-    Attributes:
-        tokens: Tokens of the corrections, end tokens included.
-        passes: Forward passes they take; without drafts it would be one a token.
-        fed: Tokens that go through the model, prompts aside.
-    """
-
-    tokens: int
-    passes: int
-    fed: int
-
-
-def replay(triples: Sequence[tuple[list[int], list[int], list[int]]], *, token_cost: float = 1 / 16) -> Replay:
-    """Count the forward passes of recorded corrections, as if the aligner that wrote them were decoded with drafts.
-
-    Args:
-        triples: Token ids of the question, of the answer, and of the correction with its end token.
-        token_cost: Time for one token more in a forward pass, as a share of that of a pass of one token.
-    """
-    tokens = passes = fed = 0
-    for question, answer, correction in triples:
-        drafter = Drafter(question, answer)
-        at = 0
-        while at < len(correction):
-            guess = drafter.propose(len(correction) - at - 1)
-            draft = guess.tokens[: best_length([guess], token_cost)]
-            right = 0
-            while right < len(draft) and draft[right] == correction[at + right]:
-                right += 1
-            drafter.take(correction[at : at + right + 1], len(draft))
-            fed += len(draft) + (at > 0)  # what comes before the first token is the prompt
-            passes += 1
-            at += right + 1
-        tokens += len(correction)
-    return Replay(tokens, passes, fed)
+    if isinstance(aligner.backend, LocalBackend):
+        aligner.backend.forget()

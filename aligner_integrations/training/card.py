@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 QUALITY_FILE = "quality.json"
 CURVE_FILE = "loss.png"
+STRENGTH_FILE = "strength.json"
 
 
 def base_name(base: str) -> str:
@@ -70,6 +71,8 @@ def write(
         ]
         _plot(output / CURVE_FILE, training["curve"])
         lines += ["", f"![Loss and learning rate]({CURVE_FILE})"]
+    if strength := _read(output / STRENGTH_FILE):
+        lines += ["", "## Strength", "", _strength(strength)]
     lines += ["", "## Gate", ""]
     if gate:
         lines += [
@@ -92,6 +95,17 @@ def _recipe(recipe: Recipe) -> str:
     return (
         f"{method}, {recipe.epochs} pass(es), learning rate {recipe.learning_rate:g} (cosine, {recipe.warmup_ratio:.0%} warm-up), "
         f"batches of {batch} x {recipe.gradient_accumulation}, identity warm-up {recipe.identity_share:.0%}, seed {recipe.seed}"
+    )
+
+
+def _strength(found: dict[str, Any]) -> str:
+    tried = "; ".join(
+        f"{one['alpha']:g}: {one['profane_percent']:.1f}% profane, chrF {one['chrf']:.1f}, BLEU {one['bleu']:.1f}"
+        for one in found["tried"]
+    )
+    return (
+        f"The adapter was trained with alpha {found['trained_alpha']:g} and is used with {found['alpha']:g}, chosen on "
+        f"{found['rows']} rude rows of the tuning split without a gate ({tried})."
     )
 
 

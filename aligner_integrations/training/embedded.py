@@ -265,6 +265,11 @@ def gate_examples(part: Split, written: list[GateExample], seed: int, sizes: tup
     return examples
 
 
+def strength_rows(tune: Split) -> list[Row]:
+    """Rude rows of the tuning split, to choose the adapter's strength on."""
+    return [Row("rude", REPORT_QUESTION, r.toxic, "ParaDetox", r.neutral) for r in tune.rude]
+
+
 def written_examples() -> tuple[list[GateExample], list[GateExample]]:
     """The written good answers, two thirds for training the gate and one third for tuning it."""
     rows = [GateExample(row["question"], row["answer"]) for _, row in read_jsonl(WRITTEN)]

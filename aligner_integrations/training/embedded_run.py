@@ -24,6 +24,7 @@ from aligner_integrations.models import CONFIG_FILE, GATE_FILE, REVISIONS, SMOLL
 from aligner_integrations.templates import TEMPLATES
 from aligner_integrations.training import card, embedded, run
 from aligner_integrations.training.sft import RECIPES
+from aligner_integrations.training.strength import choose_strength
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def train_embedded(data: Path, output: Path) -> Path:
             recipe=recipe,
             output=output,
         )
+    choose_strength(output, embedded.strength_rows(splits.tune))
     written_train, written_tune = embedded.written_examples()
     run.fit_own_gate(
         output,

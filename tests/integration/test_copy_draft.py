@@ -1,6 +1,5 @@
 """Drafting from the answer is lossless: the tokens are those of `generate`, whatever the draft."""
 
-import json
 import random
 import shutil
 import threading
@@ -19,7 +18,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 from transformers.cache_utils import DynamicLayer
-from typer.testing import CliRunner
 
 from aligner_integrations.backends.base import Request
 from aligner_integrations.backends.copy_draft import DraftSupport, decode_with_drafts, find_support
@@ -28,7 +26,6 @@ from aligner_integrations.backends.local import LocalBackend
 from aligner_integrations.backends.prefix import Prefixes
 from aligner_integrations.backends.scoring import forward_answers
 from aligner_integrations.backends.weights import Weights
-from aligner_integrations.cli.app import app
 from tests.integration import tiny
 
 pytestmark = pytest.mark.integration
@@ -396,14 +393,3 @@ def test_a_stop_ends_it_at_the_next_pass():
     )
     assert not ended
     assert ids == got and 1 <= len(ids) < 5
-
-
-def test_bench_on_a_tiny_model(tmp_path, random_model):
-    rows = [{"kind": "good", "question": f"Why {i}?", "answer": f"Because of {i}."} for i in range(3)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = CliRunner().invoke(
-        app, ["bench", "--rows", str(tmp_path / "rows.jsonl"), "-m", str(random_model), "--json"]
-    )
-    report = json.loads(result.stdout)
-    assert list(report["kinds"]["good"]) == ["generate", "prompt lookup", "drafts"]
-    assert [way["same"] for way in report["kinds"]["good"].values()] == [3, 3, 3]

@@ -21,7 +21,7 @@ def rows(tmp_path):
 
 @pytest.fixture(autouse=True)
 def ways(monkeypatch):
-    def fakes(model, template):
+    def fakes(name, template, scripts):
         return {
             name: Aligner(backend=FakeBackend(fn), template=template or "aligner-repo")
             for name, fn in (("generate", civil), ("drafts", answer_in))
@@ -31,15 +31,17 @@ def ways(monkeypatch):
 
 
 def test_table_and_differences(run, rows):
-    result = run("bench", "--rows", rows, "--limit", 1, "--repeats", 2)
+    result = run("bench", "decoding", "--rows", rows, "--limit", 1, "--repeats", 2)
     assert result.exit_code == 0
     assert "rude: generate" in result.stdout and "mixed: drafts" in result.stdout
-    assert "drafts, row 1 differs: 'oh shit' instead of 'oh bad'" in result.stdout
+    assert "drafts, answer 1 differs: 'oh shit' instead of 'oh bad'" in result.stdout
     assert "compared with generate" in result.stderr
 
 
 def test_json_output_and_plot(run, rows, tmp_path):
-    result = run("bench", "--rows", rows, "--json", "-o", tmp_path / "speed.json", "--plot", tmp_path / "speed.png")
+    result = run(
+        "bench", "decoding", "--rows", rows, "--json", "-o", tmp_path / "speed.json", "--plot", tmp_path / "speed.png"
+    )
     report = json.loads(result.stdout)
     assert report == json.loads((tmp_path / "speed.json").read_text("utf-8"))
     assert {kind: ways["drafts"]["same"] for kind, ways in report["kinds"].items()} == {
@@ -51,6 +53,6 @@ def test_json_output_and_plot(run, rows, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_a_sentence(run, tmp_path):
-    result = run("bench", "--rows", tmp_path / "none.jsonl")
+    result = run("bench", "decoding", "--rows", tmp_path / "none.jsonl")
     assert result.exit_code == 1
     assert "none.jsonl" in result.stderr
