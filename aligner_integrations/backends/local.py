@@ -31,6 +31,8 @@ from aligner_integrations.templates import Template
 if TYPE_CHECKING:
     from aligner_integrations.backends.weights import Weights
 
+# Passes of one token that a pass may take as long as, before it counts as using its device fully.
+_FULL_PASS = 16
 # No tokenizer needs this many characters a token on real text; longer input is refused before it is tokenised.
 _MAX_CHARACTERS_A_TOKEN = 64
 
@@ -221,9 +223,15 @@ class LocalBackend:
         return prompt, answer, completion_limit(weights.window, len(prompt), len(answer), request.max_new_tokens)
 
     def _groups(
-        self, lengths: Mapping[int, int], limits: Mapping[int, int] | None = None, window: int | None = None
+        self,
+        lengths: Mapping[int, int],
+        limits: Mapping[int, int] | None = None,
+        window: int | None = None,
+        enough: int | None = None,
     ) -> Iterator[list[int]]:
         """Split indices into batches of like lengths, longest first, so that the largest memory need shows at once.
+
+        With `enough`, a batch ends when it has so many tokens.
 
         A row that has ended is still fed until its batch has. So no batch may outgrow the window: a model with learnt
         positions has none to give beyond it.
@@ -232,9 +240,11 @@ class LocalBackend:
         longest = 0
         for i in sorted(lengths, key=lambda i: -lengths[i]):
             limit = limits[i] if limits else 0
-            too_wide = bool(group) and lengths[group[0]] * (len(group) + 1) > self.batch_tokens
+            size = lengths[group[0]] * len(group) if group else 0
+            too_wide = bool(group) and size + lengths[group[0]] > self.batch_tokens
+            full = enough is not None and size >= enough
             too_long = bool(group) and window is not None and lengths[group[0]] + max(longest, limit) > window
-            if too_wide or too_long:
+            if too_wide or too_long or full:
                 yield group
                 group, longest = [], 0
             group.append(i)
@@ -335,10 +345,13 @@ class LocalBackend:
         from aligner_integrations.backends.scoring import score_batch
 
         weights = parts[0].weights
-        prompts, _, _, failed = self._encode_all(parts)
+        prompts, answers, _, failed = self._encode_all(parts)
+        lengths = {i: len(prompt) + len(answers[i]) + 1 for i, prompt in prompts.items()}
+        # A pass of so many tokens uses the device fully. More at once would only mean more padding.
+        enough = None if weights.drafts is None else round(_FULL_PASS / weights.drafts.token_cost)
 
         def work(group: list[int]) -> list[Score]:
             requests = [parts[i].request for i in group]
             return score_batch(weights, [prompts[i] for i in group], requests, keep=self.drafts)
 
-        return in_groups(parts, self._groups({i: len(p) * 2 for i, p in prompts.items()}), failed, work)
+        return in_groups(parts, self._groups(lengths, enough=enough), failed, work)
