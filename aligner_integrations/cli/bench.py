@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure how fast an aligner corrects.", no_args_is_help=False)
 
+_GATED = "gate and drafts"
+
 RowsOption = Annotated[Path, typer.Option(help="Answers to correct, as for aligner evaluate quality.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Take only the first N rows of each kind.", metavar="N")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report here, as JSON.")]
@@ -48,6 +50,7 @@ def decoding(
             "--hard", help="Instead of its corrections, force ones that the answers are no draft of: the worst case."
         ),
     ] = False,
+    dtype: Annotated[str | None, typer.Option(help="A torch dtype, such as bfloat16, instead of the device's.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the speed-ups here (.png, .svg or .pdf).")] = None,
     output: OutputOption = None,
     as_json: JsonOption = False,
@@ -65,7 +68,7 @@ def decoding(
         from aligner_integrations.evaluation.scripted import hard_cases
 
         cases, scripts = hard_cases(cases, LocalBackend(_name(model)).tokenizer)
-    ways = _ways(_name(model), template, scripts)
+    ways = _ways(_name(model), template, scripts, dtype)
     with progress("measuring", len(cases) * len(ways) * repeats) as done:
         report = measure(ways, cases, repeats=repeats, on_progress=done)
     if plot is not None:
@@ -73,9 +76,10 @@ def decoding(
     if _written(report.to_dict(), output, as_json=as_json):
         return
     print_table(report.table(), numbers=True)
-    for way, number, expected, text in report.differences:
-        if way != "gate and drafts":  # a gate is there to change what is corrected
-            echo(f"{way}, answer {number + 1} differs: {text!r} instead of {expected!r}")
+    for one in report.differences:
+        if one.way != _GATED:  # a gate is there to change what is corrected
+            gap = "" if one.gap is None else f" (logits {one.gap:.1e} apart)"
+            echo(f"{one.way}, answer {one.number + 1} differs{gap}: {one.text!r} instead of {one.expected!r}")
     note(f"Times are those of whole corrections, one at a time, compared with {report.reference}.")
 
 
@@ -191,18 +195,19 @@ def _aligner(backend: LocalBackend, template: str | None, *, gate: bool = False)
     )
 
 
-def _ways(name: str, template: str | None, scripts: Mapping[str, Script]) -> dict[str, Aligner]:
+def _ways(name: str, template: str | None, scripts: Mapping[str, Script], dtype: str | None) -> dict[str, Aligner]:
     """Return an aligner for each way of decoding; they share their weights."""
     from aligner_integrations.evaluation.scripted import ScriptedBackend
 
-    drafting = ScriptedBackend(name, scripts)
+    def backend(**options: Any) -> ScriptedBackend:
+        return ScriptedBackend(name, scripts, dtype=dtype, **options)
+
+    drafting = backend()
     ways = {
-        "generate": _aligner(ScriptedBackend(name, scripts, drafts=False), template),
-        "prompt lookup": _aligner(
-            ScriptedBackend(name, scripts, generation={"prompt_lookup_num_tokens": 10}), template
-        ),
+        "generate": _aligner(backend(drafts=False), template),
+        "prompt lookup": _aligner(backend(generation={"prompt_lookup_num_tokens": 10}), template),
         "drafts": _aligner(drafting, template),
     }
     if drafting.gate is not None and not scripts:
-        ways["gate and drafts"] = _aligner(drafting, template, gate=True)
+        ways[_GATED] = _aligner(drafting, template, gate=True)
     return ways

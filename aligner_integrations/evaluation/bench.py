@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aligner_integrations.backends.local import LocalBackend
 from aligner_integrations.errors import ConfigurationError, MissingDependencyError
+from aligner_integrations.evaluation.ties import gap_where_they_part
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
@@ -59,18 +61,37 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """A correction that is not the reference's.
+
+    Attributes:
+        way: The way of decoding.
+        number: Number of the case.
+        expected: The reference's text.
+        text: Its text.
+        gap: How far apart the model's logits are where the two part; None if that is not known. See `ties.py`.
+    """
+
+    way: str
+    number: int
+    expected: str
+    text: str
+    gap: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SpeedReport:
     """What `bench` measured.
 
     Attributes:
         reference: The way all others are compared with.
         kinds: Kind of row -> way of decoding -> its speed.
-        differences: Rows whose text differs from the reference's: way, number of the row, the reference's text, its text.
+        differences: Corrections that are not the reference's.
     """
 
     reference: str
     kinds: dict[str, dict[str, Speed]]
-    differences: list[tuple[str, int, str, str]]
+    differences: list[Difference]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-able data."""
@@ -175,18 +196,17 @@ def bench(
                 sum(texts[name][i] == texts[reference][i] for i in chosen),
                 sum(texts[name][i] == cases[i].answer for i in chosen),
             )
-    differences = [
-        (name, i, texts[reference][i], texts[name][i])
-        for name in names
-        for i in range(len(cases))
-        if texts[name][i] != texts[reference][i]
-    ]
+    differences = []
+    for name in names:
+        for i, case in enumerate(cases):
+            expected, text = texts[reference][i], texts[name][i]
+            if text != expected:
+                gap = gap_where_they_part(ways[reference], case.question, case.answer, expected, text)
+                differences.append(Difference(name, i, expected, text, gap))
     return SpeedReport(reference, kinds, differences)
 
 
 def forget(aligner: Aligner) -> None:
     """Let a local model forget the texts it has read: another way, or the time before, may have corrected this answer."""
-    from aligner_integrations.backends.local import LocalBackend
-
     if isinstance(aligner.backend, LocalBackend):
         aligner.backend.forget()

@@ -3,14 +3,17 @@
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from aligner_integrations import Aligner
 from aligner_integrations.backends.base import Request
 from aligner_integrations.backends.local import LocalBackend
 from aligner_integrations.cli.app import app
 from aligner_integrations.evaluation import scripted
 from aligner_integrations.evaluation.bench import Case
 from aligner_integrations.evaluation.scripted import SHORT_CORRECTION, ScriptedBackend, hard_cases
+from aligner_integrations.evaluation.ties import gap_where_they_part
 from tests.integration import tiny
 
 pytestmark = pytest.mark.integration
@@ -91,3 +94,17 @@ def test_overlap(run, rows):
     waits = run("overlap", "--rows", rows, "--delay", "0.001")
     assert list(waits) == ["AlignerRunnable.astream", "LlamaIndex streaming response"]
     assert all(wait["without"] > 0 and wait["ahead"] > 0 for wait in waits.values())
+
+
+def test_a_tie_is_told_from_a_mistake(random_model):
+    aligner = Aligner(
+        backend=LocalBackend(str(random_model), device="cpu"), gate=False, max_new_tokens=4, on_error="keep"
+    )
+    weights, (question, answer) = aligner.backend.weights, ("What is tea?", "It is a drink.")
+    the, my = (weights.tokenizer(f"{tiny.TEMPLATE.completion_prefix}{word}")["input_ids"] for word in ("The", "My"))
+    assert the[0] == my[0] and the[1] != my[1]  # the space is a token of its own
+    prompt = weights.tokenizer(tiny.TEMPLATE.render(question, answer))["input_ids"]
+    logits = weights.model(torch.tensor([prompt + the[:1]])).logits[0, -1]
+    gap = gap_where_they_part(aligner, question, answer, "The kettle", "My kettle")
+    assert gap == pytest.approx(abs(float(logits[the[1]] - logits[my[1]])), abs=1e-4) and gap > 0
+    assert gap_where_they_part(aligner, question, answer, "The kettle", "The kettle") is None

@@ -21,7 +21,7 @@ def rows(tmp_path):
 
 @pytest.fixture(autouse=True)
 def ways(monkeypatch):
-    def fakes(name, template, scripts):
+    def fakes(name, template, scripts, dtype):
         return {
             name: Aligner(backend=FakeBackend(fn), template=template or "aligner-repo")
             for name, fn in (("generate", civil), ("drafts", answer_in))

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.evaluation.bench import Case, bench
+from aligner_integrations.evaluation.bench import Case, Difference, bench
 from tests.unit.support import aligner_of, answer_in
 
 ROWS = [
@@ -52,7 +52,7 @@ def test_speeds_and_texts_are_compared_with_the_first(clock):
     assert (plain.total, plain.median) == pytest.approx((6, 3))
     assert [speed.kept for speed in (plain, fast, wrong)] == [2, 2, 1]
     assert report.kinds["rude"]["fast"].kept == 0
-    assert report.differences == [("wrong", 2, "all well", "well")]
+    assert report.differences == [Difference("wrong", 2, "all well", "well", None)]
     assert report.to_dict()["kinds"]["good"]["wrong"]["same"] == 1
     assert [line[0] for line in report.table()[1:3]] == ["rude: plain", "rude: fast"]
 
