@@ -86,7 +86,7 @@ test: $(VENV)/.all  ## all tests: unit, integration, notebooks (but for llama.cp
 
 .PHONY: unit
 unit: $(VENV)/.all  ## the fast tests, without weights
-	@$(BIN)/python -m pytest tests/unit -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest tests/unit -m "not slow" -n auto --dist worksteal --benchmark-disable $(ARGS)
 
 .PHONY: test-servers
 test-servers: $(VENV)/.servers  ## the tests against `transformers serve` and llama.cpp's server, which is compiled first: a C++ compiler, some minutes
