@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import mmap
 import os
 import shutil
 import stat
@@ -112,4 +113,8 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if not path.stat().st_size:
+            return hashlib.sha256().hexdigest()
+        # In one piece, so that other threads run meanwhile: between two pieces each of them would make this one wait.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return hashlib.sha256(content).hexdigest()

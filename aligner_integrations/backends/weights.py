@@ -5,6 +5,7 @@ safetensors (or the GGUF of an installed package) only, `trust_remote_code` neve
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -177,8 +178,12 @@ def _read_gguf(files: ModelFiles, dtype: Any, options: dict[str, Any]) -> tuple[
     parts = [files.base / str(files.gguf_file)]
     if files.adapter is not None:
         parts += [p for name in _ADAPTER_FILES if (p := files.adapter / name).exists()]
-    key = ready.key_of(*parts)
-    if (folder := ready.find(key)) is None:
+    # Checking what is there and importing what will read it take half a second each, and neither waits for the other.
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lambda: (key := ready.key_of(*parts), ready.find(key)))
+        importlib.import_module("transformers.modeling_utils")
+        key, folder = found.result()
+    if folder is None:
         model, tokenizer = _read(files, torch.float32, {})
 
         def save(place: Path) -> None:
