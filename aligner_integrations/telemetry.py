@@ -21,9 +21,9 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from aligner_integrations.backends.base import Backend, Completion, Request, Score
+from aligner_integrations.backends.base import Backend, Completion, JudgesStreams, Keep, Request, Score
 from aligner_integrations.backends.wrapper import Wrapper
 from aligner_integrations.errors import AlignerError
 
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_Piece = TypeVar("_Piece")
 
 _NAME = "aligner_integrations"
 _UNITS = {"aligner.correction.duration": "s", "aligner.backend.duration": "s", "aligner.tokens": "{token}"}
@@ -161,7 +162,9 @@ def acorrecting(verb: Callable[_P, Awaitable[_R]]) -> Callable[_P, Awaitable[_R]
 def traced(backend: Backend) -> Backend:
     """Return the backend with a span around each call, if there is anything to make spans."""
     to = instruments()
-    return backend if to is None else TracedBackend(backend, to)
+    if to is None:
+        return backend
+    return TracedJudge(backend, to) if isinstance(backend, JudgesStreams) else TracedBackend(backend, to)
 
 
 class TracedBackend(Wrapper):
@@ -200,7 +203,11 @@ class TracedBackend(Wrapper):
 
     async def astream(self, request: Request) -> AsyncIterator[str]:
         """`stream` without blocking the event loop."""
-        pieces = self.inner.astream(request)
+        async with aclosing(self._apieces(self.inner.astream(request))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _apieces(self, pieces: AsyncIterator[_Piece]) -> AsyncGenerator[_Piece, None]:
         closed: AbstractAsyncContextManager[Any] = (
             aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext()
         )
@@ -236,6 +243,22 @@ class TracedBackend(Wrapper):
                 if errors:
                     attributes["error.type"] = errors[0]
                 self._to.histogram("aligner.backend.duration").record(time.monotonic() - started, attributes)
+
+
+class TracedJudge(TracedBackend):
+    """A traced backend that judges an answer while it streams."""
+
+    def stream_unless(self, request: Request, keep: Keep) -> Iterator[str | Score]:
+        """`stream`, unless the answer is kept; see `JudgesStreams`."""
+        with self._call("stream", 1, current=False):
+            yield from cast("JudgesStreams", self.inner).stream_unless(request, keep)
+
+    async def astream_unless(self, request: Request, keep: Keep) -> AsyncIterator[str | Score]:
+        """`stream_unless` without blocking the event loop."""
+        judged = cast("JudgesStreams", self.inner).astream_unless(request, keep)
+        async with aclosing(self._apieces(judged)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 @contextmanager

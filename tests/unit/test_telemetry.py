@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from aligner_integrations import Aligner, telemetry
-from aligner_integrations.backends.base import Backend, Completion, FakeBackend
+from aligner_integrations.backends.base import Backend, Completion, FakeBackend, Score
 from aligner_integrations.cache import Cache
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import BackendError
@@ -244,3 +244,33 @@ def test_the_traced_backend_is_a_backend(seen):
     aligner = aligner_of(FlakyBackend())
     assert isinstance(aligner.wrapped_backend, Backend)
     assert "TracedBackend(" in repr(aligner.wrapped_backend)
+
+
+class JudgingBackend(FlakyBackend):
+    """Keeps what holds "fine", and corrects the rest."""
+
+    can_score = True
+    gate = 1.0
+
+    def stream_unless(self, request, keep):
+        score = Score((), total=0, mean=0, minimum=0, max_gap=0.0 if "fine" in request.answer else 5.0)
+        if keep(score, True):
+            yield from (request.answer, score)
+        else:
+            yield from self.stream(request)
+
+    async def astream_unless(self, request, keep):
+        for piece in self.stream_unless(request, keep):
+            yield piece
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "outcome"), [("all fine", "all fine", "kept"), ("bad day", "good day", "corrected")]
+)
+async def test_a_backend_that_judges_its_streams_still_does(seen, answer, text, outcome):
+    aligner = aligner_of(JudgingBackend())
+    stream = aligner.stream("q", answer)
+    assert ("".join(stream), stream.correction.outcome) == (text, outcome)
+    stream = aligner.astream("q", answer)
+    assert "".join([piece async for piece in stream]) == text and stream.correction.outcome == outcome
+    assert len(seen.named("aligner.stream")) == 2 and not seen.named("aligner.score")
