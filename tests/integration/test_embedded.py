@@ -10,6 +10,7 @@ from llama_index.core.query_engine import CustomQueryEngine
 
 from aligner_integrations import Aligner, AlignerQueryEngine, AlignerRunnable
 from aligner_integrations.backends import weights as loading
+from aligner_integrations.errors import TruncatedCorrectionError
 from aligner_integrations.evaluation.quality import evaluate
 from aligner_integrations.evaluation.rows import read_rows
 from aligner_integrations.models import EMBEDDED
@@ -41,7 +42,8 @@ def test_rude_answers_become_civil(report):
     assert report.rude.profane.of == 60
     assert report.rude.profane.value <= 0.10
     assert report.rude.chrf >= 74 and report.rude.bleu >= 55
-    assert report.rude.empty == 0 and not report.errors
+    # A correction that goes round in circles is an error and never shown; one in the fixture does.
+    assert report.rude.empty == 0 and sum(report.errors.values()) <= 1
 
 
 def test_good_answers_come_back_letter_by_letter(report):
@@ -116,16 +118,25 @@ def test_fifty_threads_and_ten_integrations_share_one_load(monkeypatch):
 def test_batched_single_and_streamed_are_equal(aligner):
     rows = [r for r in read_rows(FIXTURE) if r.kind == "rude"]
     pairs = [(r.question, r.answer) for r in rows] + [(f"{r.question} Really?", r.answer) for r in rows[:40]]
-    batched = [c.text for c in aligner.correct_many(pairs)]
+    results = aligner.correct_many(pairs, return_exceptions=True)
+    batched = [type(one).__name__ if isinstance(one, Exception) else one.text for one in results]
+    assert batched.count("TruncatedCorrectionError") <= 2  # the one of the fixture, with both questions
     different = []
     for (question, answer), text in zip(pairs, batched, strict=True):
-        single = aligner.correct(question, answer).text
-        streamed = "".join(aligner.stream(question, answer))
+        single = text_or_error(lambda: aligner.correct(question, answer).text)  # noqa: B023 - called at once
+        streamed = text_or_error(lambda: "".join(aligner.stream(question, answer)))  # noqa: B023
         assert single == streamed
         if single != text:
             different.append((question, answer, single, text))
     for question, answer, single, text in different:
         assert closest_logits(aligner, question, answer, single, text) < 1e-4
+
+
+def text_or_error(correct):
+    try:
+        return correct()
+    except TruncatedCorrectionError as error:
+        return type(error).__name__
 
 
 def closest_logits(aligner, question, answer, one, other):

@@ -90,3 +90,11 @@ def test_large_models_and_other_dtypes_are_left_alone(plain, monkeypatch):
     large = nn.Sequential(plain)
     pack(large)
     assert type(large[0]) is nn.Linear
+
+
+def test_packing_draws_no_random_numbers(plain):
+    torch.manual_seed(5)
+    wanted = torch.randn(1)
+    torch.manual_seed(5)
+    pack(nn.Sequential(plain))
+    assert torch.equal(torch.randn(1), wanted)
