@@ -13,6 +13,7 @@ from aligner_integrations.backends import weights as loading
 from aligner_integrations.errors import TruncatedCorrectionError
 from aligner_integrations.evaluation.quality import evaluate
 from aligner_integrations.evaluation.rows import read_rows
+from aligner_integrations.evaluation.ties import TIE, gap_where_they_part
 from aligner_integrations.models import EMBEDDED
 
 pytestmark = [
@@ -129,7 +130,7 @@ def test_batched_single_and_streamed_are_equal(aligner):
         if single != text:
             different.append((question, answer, single, text))
     for question, answer, single, text in different:
-        assert closest_logits(aligner, question, answer, single, text) < 1e-4
+        assert gap_where_they_part(aligner, question, answer, single, text) < TIE
 
 
 def text_or_error(correct):
@@ -137,22 +138,6 @@ def text_or_error(correct):
         return correct()
     except TruncatedCorrectionError as error:
         return type(error).__name__
-
-
-def closest_logits(aligner, question, answer, one, other):
-    """Difference of the two best logits at the first token where two corrections part."""
-    import torch
-
-    from aligner_integrations.encoding import encode_completion, encode_prompt
-
-    weights, template = aligner.backend.weights, aligner.template
-    prompt = encode_prompt(weights.tokenizer, template.render(question, answer))
-    a, b = (encode_completion(weights.tokenizer, template.completion_prefix, t) for t in (one, other))
-    common = next(i for i, (x, y) in enumerate(zip([*a, -1], [*b, -2], strict=False)) if x != y)
-    with torch.inference_mode():
-        logits = weights.model(torch.tensor([prompt + a[:common]])).logits[0, -1]
-    best = logits.topk(2).values
-    return float(best[0] - best[1])
 
 
 async def test_async_and_streams(aligner):
