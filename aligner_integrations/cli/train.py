@@ -15,6 +15,7 @@ from aligner_integrations.cli.console import echo, echo_json
 from aligner_integrations.cli.options import JsonOption
 from aligner_integrations.errors import ConfigurationError, MissingDependencyError
 from aligner_integrations.templates import get_template
+from aligner_integrations.training.recipes import RECIPES
 
 
 def train(
@@ -37,15 +38,6 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train an aligner. For several GPUs: `accelerate launch --config_file ... -m aligner_integrations train ...`."""
-    try:
-        from aligner_integrations.training import embedded_run, run
-        from aligner_integrations.training.data import read_triples
-        from aligner_integrations.training.sft import RECIPES
-    except ImportError as error:
-        raise MissingDependencyError("Training needs: pip install 'aligner-integrations[train]'") from error
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if recipe not in RECIPES:
-        raise ConfigurationError(f"There is no recipe {recipe!r}. Recipes: {', '.join(RECIPES)}.")
     changes: dict[str, Any] = {
         "method": method,
         "epochs": epochs,
@@ -54,18 +46,27 @@ def train(
         "seed": seed,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
+    # Before the trainers, which take seconds to import, and the data, so that what does not fit is found at once.
+    if recipe not in RECIPES:
+        raise ConfigurationError(f"There is no recipe {recipe!r}. Recipes: {', '.join(RECIPES)}.")
+    if recipe == "embedded":
+        fixed = [name for name, value in (("base", base), ("start", start)) if value]
+        if changes or fixed:
+            raise ConfigurationError(f"The embedded recipe is fixed; drop {', '.join([*changes, *fixed])}.")
+    elif base is None:
+        raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
+    chosen, changed = get_template(template), dataclasses.replace(RECIPES[recipe], **changes)
+    try:
+        from aligner_integrations.training import embedded_run, run
+        from aligner_integrations.training.data import read_triples
+    except ImportError as error:
+        raise MissingDependencyError("Training needs: pip install 'aligner-integrations[train]'") from error
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Trainers write their losses to standard output, which is for the result.
     with contextlib.redirect_stdout(sys.stderr):
-        if recipe == "embedded":
-            fixed = [name for name, value in (("base", base), ("start", start)) if value]
-            if changes or fixed:
-                raise ConfigurationError(f"The embedded recipe is fixed; drop {', '.join([*changes, *fixed])}.")
+        if base is None:  # the embedded recipe, which has its own
             embedded_run.train_embedded(Path(data), output)
         else:
-            if base is None:
-                raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
-            # Before the data, so that what does not fit is found at once.
-            chosen, changed = get_template(template), dataclasses.replace(RECIPES[recipe], **changes)
             run.train_aligner(
                 read_triples(data),
                 base=base,

@@ -14,7 +14,7 @@ from aligner_integrations.evaluation.report import QualityReport
 from aligner_integrations.models import SMOLLM2, AlignerConfig
 
 if TYPE_CHECKING:
-    from aligner_integrations.training.sft import Recipe
+    from aligner_integrations.training.recipes import Recipe
 
 QUALITY_FILE = "quality.json"
 CURVE_FILE = "loss.png"

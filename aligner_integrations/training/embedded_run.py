@@ -23,7 +23,7 @@ from aligner_integrations.evaluation.rows import Row
 from aligner_integrations.models import CONFIG_FILE, GATE_FILE, REVISIONS, SMOLLM2, AlignerConfig
 from aligner_integrations.templates import TEMPLATES
 from aligner_integrations.training import card, embedded, run
-from aligner_integrations.training.sft import RECIPES
+from aligner_integrations.training.recipes import RECIPES
 from aligner_integrations.training.strength import choose_strength
 
 logger = logging.getLogger(__name__)

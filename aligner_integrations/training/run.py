@@ -23,7 +23,8 @@ from aligner_integrations.training import card
 from aligner_integrations.training.allocator import keep_freed_memory
 from aligner_integrations.training.data import Triple
 from aligner_integrations.training.gate import FittedGate, GateExample, fit_gate
-from aligner_integrations.training.sft import Recipe, TrainingReport, train
+from aligner_integrations.training.recipes import Recipe
+from aligner_integrations.training.sft import TrainingReport, train
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from aligner_integrations import Aligner
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.training import run, sft
 from aligner_integrations.training.data import Triple
+from aligner_integrations.training.recipes import RECIPES, Recipe
 from tests.integration import tiny
 
 pytestmark = pytest.mark.integration
@@ -36,7 +37,7 @@ def triples(count: int = 700) -> list[Triple]:
     return rows
 
 
-RECIPE = sft.Recipe(
+RECIPE = Recipe(
     method="lora", epochs=1, learning_rate=1e-3, max_length=128, batch_tokens=512, gradient_accumulation=1,
     identity_share=0.1, lora_rank=4, gradient_checkpointing=False, save_steps=4,
 )  # fmt: skip
@@ -156,7 +157,7 @@ def test_other_rows_do_not_resume_a_foreign_checkpoint(random_model, tmp_path):
 
 
 def test_the_papers_recipe_is_the_papers(random_model):
-    recipe = sft.RECIPES["paper"]
+    recipe = RECIPES["paper"]
     assert (recipe.method, recipe.epochs, recipe.learning_rate, recipe.max_length) == ("full", 3, 2e-5, 2048)
     assert (recipe.batch_rows, recipe.gradient_accumulation, recipe.warmup_ratio) == (4, 8, 0.03)
     assert (recipe.betas, recipe.weight_decay, recipe.seed) == ((0.9, 0.95), 0.0, 42)
