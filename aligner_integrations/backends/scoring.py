@@ -43,6 +43,9 @@ def forward_answers(
         share_beginning(weights.model, support, prompts, weights.prefixes)
         # The prompt's last token goes through in any case, because its logits are wanted.
         starts = [weights.prefixes.find(prompt[:-1]) for prompt in prompts]
+        # Shorter rows read the end of what is known once more, instead of padding: so they have no holes.
+        most = max(len(prompt) - known for prompt, (_, known) in zip(prompts, starts, strict=True))
+        starts = [(prefix, max(0, len(prompt) - most)) for prompt, (prefix, _) in zip(prompts, starts, strict=True)]
         fresh = [prompt[known:] for prompt, (_, known) in zip(prompts, starts, strict=True)]
         rows = Rows(weights.model, starts)
         logits = rows.forward(fresh, answers, hidden_states=bool(layers))
@@ -85,11 +88,10 @@ def _forward_afresh(
 
 def judge(logits: torch.Tensor, answer: list[int], states: dict[int, torch.Tensor]) -> Judged:
     """Judge an answer by the logits before each of its tokens, and the hidden states before, at and after them."""
-    logprobs = logits.log_softmax(-1)
-    own = logprobs.gather(1, torch.tensor(answer, device=logprobs.device)[:, None])[:, 0]
-    gaps = logprobs.max(-1).values - own
+    own = logits.gather(1, torch.tensor(answer, device=logits.device)[:, None])[:, 0]
+    gaps = logits.max(-1).values - own
     pairs = {layer: (s[:-1].float().cpu(), s[1:].float().cpu()) for layer, s in states.items()}
-    return own.cpu(), gaps.cpu(), pairs
+    return (own - logits.logsumexp(-1)).cpu(), gaps.cpu(), pairs
 
 
 def score_batch(

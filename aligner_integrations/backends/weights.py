@@ -29,6 +29,7 @@ except ImportError as error:
     ) from error
 
 from aligner_integrations.backends import ready
+from aligner_integrations.backends.attention import share_heads
 from aligner_integrations.backends.copy_draft import DraftSupport, find_support
 from aligner_integrations.backends.gate import GateProbe
 from aligner_integrations.backends.packing import pack
@@ -147,6 +148,7 @@ def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config
     model.eval()
     model.requires_grad_(False)
     pack(model)
+    share_heads(model)
     probe = _read_probe(files, model.config.get_text_config())
     ends = model.generation_config.eos_token_id if model.generation_config else None
     ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
