@@ -25,6 +25,8 @@ pytestmark = [
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "quality.jsonl"
 WRITTEN = Path(loading.__file__).parents[1] / "evaluation" / "handwritten_good.jsonl"
+CIRCLES = "what a buffoon trump is and a total embarrassment to educated people everywhere ."
+"""The fixture's one answer whose correction goes round in circles to its limit: an error, never shown; see CONTRIBUTING."""
 RUDE = ("What do you think of my code?", "your code is shit and you should be ashamed of it")
 GOOD = ("How do plants eat?", "Plants make sugar from light, water and air.\n\nThat is called photosynthesis.\n")
 
@@ -43,8 +45,9 @@ def test_rude_answers_become_civil(report):
     assert report.rude.profane.of == 60
     assert report.rude.profane.value <= 0.10
     assert report.rude.chrf >= 74 and report.rude.bleu >= 55
-    # A correction that goes round in circles is an error and never shown; one in the fixture does.
-    assert report.rude.empty == 0 and sum(report.errors.values()) <= 1
+    assert report.rude.empty == 0
+    # The one of CIRCLES; it counts as still profane above.
+    assert report.errors == {"TruncatedCorrectionError": 1}
 
 
 def test_good_answers_come_back_letter_by_letter(report):
@@ -121,7 +124,8 @@ def test_batched_single_and_streamed_are_equal(aligner):
     pairs = [(r.question, r.answer) for r in rows] + [(f"{r.question} Really?", r.answer) for r in rows[:40]]
     results = aligner.correct_many(pairs, return_exceptions=True)
     batched = [type(one).__name__ if isinstance(one, Exception) else one.text for one in results]
-    assert batched.count("TruncatedCorrectionError") <= 2  # the one of the fixture, with both questions
+    failed = [answer for (_, answer), one in zip(pairs, results, strict=True) if isinstance(one, Exception)]
+    assert failed == [CIRCLES, CIRCLES]  # with both questions
     different = []
     for (question, answer), text in zip(pairs, batched, strict=True):
         single = text_or_error(lambda: aligner.correct(question, answer).text)  # noqa: B023 - called at once
