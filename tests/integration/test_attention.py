@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from aligner_integrations.backends.attention import NAME, share_heads
+from aligner_integrations.backends.local import LocalBackend
 
 pytestmark = pytest.mark.integration
 
@@ -79,3 +80,7 @@ def test_generate_saving_and_other_attentions_are_as_ever(model, tmp_path):
     eager = LlamaForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
     share_heads(eager)
     assert eager.config._attn_implementation == "eager"
+
+
+def test_a_loaded_aligner_has_it(random_model):
+    assert LocalBackend(str(random_model), device="cpu").model.config._attn_implementation == NAME
