@@ -46,8 +46,14 @@ def test_rude_answers_become_civil(report):
     assert report.rude.profane.value <= 0.10
     assert report.rude.chrf >= 74 and report.rude.bleu >= 55
     assert report.rude.empty == 0
-    # The one of CIRCLES; it counts as still profane above.
-    assert report.errors == {"TruncatedCorrectionError": 1}
+    assert set(report.errors.items()) <= {("TruncatedCorrectionError", 1)}  # the one of CIRCLES, still profane above
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the correction of CIRCLES never ends; with an adapter that ends it, this passes"
+)
+def test_every_correction_ends(report):
+    assert not report.errors
 
 
 def test_good_answers_come_back_letter_by_letter(report):
