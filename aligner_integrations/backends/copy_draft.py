@@ -193,7 +193,7 @@ def decode_with_drafts(
             length = best_length(guesses, support.token_cost)
             drafts = [guess.tokens[:length] for guess in guesses]
             logits = rows.forward([row.fresh for row in alive], drafts)
-            choices = logits.argmax(-1).tolist() if pick is None else pick(logits)
+            choices = logits.max(-1).indices.tolist() if pick is None else pick(logits)
             accepted = []
             for row, draft, chosen in zip(alive, drafts, choices, strict=True):
                 count, new = row.take(draft, chosen, stop_ids)

@@ -66,8 +66,8 @@ def judge_in_steps(
             logits = torch.cat([last[0], logits])
             states = {layer: torch.cat([last[1][layer], own]) for layer, own in states.items()}
         last = logits[-1:], {layer: own[-1:] for layer, own in states.items()}
-        judged = _joined(judged, judge(logits[:-1], part, states))
-        choices[read:] = logits.argmax(-1).tolist()
+        judged = _joined(judged, judge(logits[:-1], part, states)[0])
+        choices[read:] = logits.max(-1).indices.tolist()
         read += len(part)
         begun = agreed
         while agreed < min(read, len(answer) - 1) and choices[agreed] == answer[agreed]:

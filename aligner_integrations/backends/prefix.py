@@ -3,8 +3,8 @@
 So the answer that the gate has read is not read again to be corrected, nor a question for its next draft or round, nor
 what an aligner read while the upstream still wrote (`prefill.py`). The tokens alone decide what is used again.
 
-No tensor of a cache is ever changed in place (a pass makes longer ones), so whoever goes on from a prefix shares its
-memory. The tensors on their way through the model: `rows.py`.
+No tensor of a prefix's cache is ever changed in place (a pass makes longer ones), so whoever goes on from a prefix shares
+its memory, and those of one batch share theirs. The tensors on their way through the model: `rows.py`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,13 @@ class Prefix:
     @property
     def nbytes(self) -> int:
         """Memory that it keeps."""
+        return sum(self.memory().values())
+
+    def memory(self) -> dict[int, int]:
+        """Return the blocks of memory that it keeps: address -> bytes."""
         tensors = [t for layer in self.cache.layers for t in (layer.keys, layer.values) if t is not None]
-        return sum(t.untyped_storage().nbytes() for t in tensors)
+        blocks = (tensor.untyped_storage() for tensor in tensors)
+        return {block.data_ptr(): block.nbytes() for block in blocks}
 
 
 NOTHING = Prefix([], None)
@@ -80,7 +85,10 @@ class Prefixes:
     @property
     def nbytes(self) -> int:
         """Memory that they keep."""
-        return sum(prefix.nbytes for prefix in self._kept)
+        blocks: dict[int, int] = {}
+        for prefix in self._kept:
+            blocks.update(prefix.memory())
+        return sum(blocks.values())
 
     def find(self, tokens: Sequence[int]) -> tuple[Prefix, int]:
         """Return the prefix that has most in common with a text, and how many tokens that is; else (NOTHING, 0)."""
@@ -94,14 +102,16 @@ class Prefixes:
                 self._kept.append(best)
             return best, length
 
-    def add(self, prefix: Prefix) -> None:
-        """Keep a prefix, instead of those that it goes on from."""
+    def add(self, *prefixes: Prefix) -> None:
+        """Keep prefixes, instead of those that they go on from."""
         with self._lock:
-            self._kept = [old for old in self._kept if old.common(prefix.tokens) < len(old.tokens)]
-            self._kept.append(prefix)
-            room = self.most_bytes
+            for prefix in prefixes:
+                self._kept = [old for old in self._kept if old.common(prefix.tokens) < len(old.tokens)]
+                self._kept.append(prefix)
+            blocks: dict[int, int] = {}
             for place in range(len(self._kept) - 1, -1, -1):
-                if (room := room - self._kept[place].nbytes) < 0:
+                blocks.update(self._kept[place].memory())
+                if sum(blocks.values()) > self.most_bytes:
                     del self._kept[: place + 1]
                     break
 

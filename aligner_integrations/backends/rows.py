@@ -14,6 +14,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from aligner_integrations.backends.growing import GrowingLayer
 from aligner_integrations.backends.prefix import NOTHING, Prefix
 
 
@@ -58,13 +59,15 @@ class Rows:
             self._floor = prefix.floor if length == len(prefix.tokens) else self._cropped_floor()
         else:
             self.cache = new_cache(model)
+            if len(starts) > 1:  # no prefix shares them
+                self.cache.layers = [GrowingLayer() if type(at) is DynamicLayer else at for at in self.cache.layers]
             if width:
                 self._assemble(starts, width)
 
     @property
     def plain(self) -> bool:
         """Whether all layers keep all tokens, so that rows may differ in theirs."""
-        return all(type(layer) is DynamicLayer for layer in self.cache.layers)
+        return all(type(layer) in (DynamicLayer, GrowingLayer) for layer in self.cache.layers)
 
     def forward(
         self, fresh: Sequence[list[int]], drafts: Sequence[list[int]], *, hidden_states: bool = False
@@ -131,11 +134,16 @@ class Rows:
         self.lengths = [self.lengths[row] for row in rows]
 
     def prefix(self, row: int, tokens: list[int], choices: Sequence[int] = (), first: int = 0) -> Prefix:
-        """Return a row as something to go on from: `tokens` are all of its tokens that count, drafted ones included."""
+        """Return a row as something to go on from: `tokens` are all of its tokens that count, drafted ones included.
+
+        It shares the memory of the batch, which must not go on.
+        """
         if len(self.lengths) == 1:
             return Prefix(tokens, self.cache, list(choices), first, self._floor)
         cache = new_cache(self.model)
-        slots = self._counts[row].nonzero()[:, 0].to(self.model.device)
+        slots: Any = self._counts[row].nonzero()[:, 0]
+        if len(tokens) == int(slots[-1]) + 1 - int(slots[0]):  # no holes: nothing is copied
+            slots = slice(int(slots[0]), int(slots[-1]) + 1)
         for layer, full in zip(cache.layers, self.cache.layers, strict=True):
             if full.is_initialized:
                 _fill(layer, full.keys[row : row + 1, :, slots], full.values[row : row + 1, :, slots])

@@ -259,6 +259,13 @@ def test_what_is_kept_is_bounded_and_can_be_freed():
     assert weights.prefixes.find([50] * 200)[1] == 0, "more than there is room for"
     weights.prefixes.clear()
     assert weights.prefixes.nbytes == 0
+    forward_answers(weights, [[i] * 6 for i in range(4)], [[7, 8, END]] * 4, keep=True)
+    assert len(weights.prefixes) == 4, "rows of a batch"
+    one = weights.prefixes.find([3] * 6)[0]
+    assert weights.prefixes.nbytes == one.nbytes >= 4 * 9 * token, "which share their memory"
+    weights.prefixes.most_bytes = one.nbytes - 1
+    weights.prefixes.add(one)
+    assert len(weights.prefixes) == 0
     forward_answers(weights, [[5, 6]], [[7, 8, END]])
     assert len(weights.prefixes) == 0
 
