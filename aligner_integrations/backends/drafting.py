@@ -112,16 +112,25 @@ class Drafter:
         if place is None:
             return Draft([])
         self._place, self._kind = place, kind
-        end = self._answer_end if place < self._answer_end else len(self._text)
         none, all_ = _CHANCES[kind]
         share = (self._copied + 1) / (len(self._text) - self._written_from + 2)
         first, later = (low + share * (high - low) for low, high in zip(none, all_, strict=True))
         right, wrong, later_right, later_wrong = self._seen[kind]
         return Draft(
-            self._text[place : min(end, place + most)],
+            self._copy(place, most),
             (_WEIGHT * first + right) / (_WEIGHT + right + wrong),
             (_WEIGHT * later + later_right) / (_WEIGHT + later_right + later_wrong),
         )
+
+    def _copy(self, place: int, most: int) -> list[int]:
+        """Return what stands at a place, up to the end of the answer or of the text."""
+        if place < self._answer_end:
+            return self._text[place : min(self._answer_end, place + most)]
+        period = len(self._text) - place
+        if period < most and self._text[-period:] == self._text[-2 * period : -period]:
+            # The text goes round in circles. It hardly ever stops, so the copy goes on over what it has just copied.
+            return [self._text[place + i % period] for i in range(most)]
+        return self._text[place : place + most]
 
     def take(self, tokens: Sequence[int], verified: int) -> None:
         """Learn what the model wrote: accepted tokens of the last guess, then one of its own.

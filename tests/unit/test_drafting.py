@@ -65,6 +65,21 @@ def test_a_guess_never_runs_from_the_answer_into_the_prompt():
     assert drafter.propose(99).tokens == [7, 39]
 
 
+def test_a_text_that_goes_round_in_circles_is_drafted_beyond_its_end():
+    drafter = Drafter(PROMPT, ANSWER)
+    drafter.propose(8)
+    drafter.take([61, 62, 63, 61], 8)
+    assert drafter.propose(9).tokens == [62, 63, 61], "said once, it may go anywhere"
+    drafter.take([62, 63, 61], 3)
+    assert drafter.propose(8).tokens == [62, 63, 61, 62, 63, 61, 62, 63]
+    drafter.take([62, 63, 61, 62, 63, 61, 62, 63, 61], 8)
+    assert drafter.propose(7).tokens == [62, 63, 61, 62, 63, 61, 62]
+    for _ in range(4):
+        draft = drafter.propose(60)
+        drafter.take([*draft.tokens, draft.tokens[len(draft.tokens) % 3]], len(draft.tokens))
+    assert best_length([drafter.propose(60)], 1 / 32) > 30
+
+
 def test_success_lengthens_and_failure_shortens():
     drafter = Drafter(PROMPT, list(range(100, 400)))
     lengths = []
@@ -109,7 +124,9 @@ def test_any_course_of_events_gives_copies_within_bounds(prompt, answer, events)
         draft = drafter.propose(wanted)
         assert len(draft.tokens) <= wanted
         assert 0 <= draft.expected(len(draft.tokens)) <= len(draft.tokens)
-        sources = ["," + ",".join(map(str, text)) + "," for text in (answer, prompt + written)]
+        # A copy of what goes round in circles overlaps with itself.
+        texts = (answer, prompt + written + draft.tokens[:-1])
+        sources = ["," + ",".join(map(str, text)) + "," for text in texts]
         copy = "," + "".join(f"{token}," for token in draft.tokens)
         assert any(copy in source for source in sources)
         accepted = draft.tokens[: len(draft.tokens) // 2]
