@@ -1,7 +1,7 @@
 """What has gone through a model and can be gone on from: the beginnings of prompts, with the model's cache of them.
 
 So the answer that the gate has read is not read again to be corrected, nor a question for its next draft or round, nor
-what an aligner read while the upstream still wrote (`prefill.py`). The tokens alone decide what is used again.
+what an aligner read while the upstream still wrote (`ahead.py`). The tokens alone decide what is used again.
 
 No tensor of a prefix's cache is ever changed in place (a pass makes longer ones), so whoever goes on from a prefix shares
 its memory, and those of one batch share theirs. The tensors on their way through the model: `rows.py`.

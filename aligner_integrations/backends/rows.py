@@ -2,7 +2,7 @@
 
 A batch goes through as one rectangle. Where one row accepts more than another, the rejected tokens stay in the cache
 as holes, which the attention mask hides; for a single row they are cropped. What is passed: `copy_draft.py`,
-`scoring.py` and `prefill.py`.
+`scoring.py` and `ahead.py`.
 """
 
 from __future__ import annotations
