@@ -318,4 +318,5 @@ async def test_event_log_adds_up_to_the_answer():
 
 
 def test_a_chain_pays_little_for_its_question():
-    assert overhead.recording() + overhead.looking_up() < 200e-6
+    _, share = overhead.recording()
+    assert share < 0.2  # 200 microseconds are 23% of the chain, a look-up is one
