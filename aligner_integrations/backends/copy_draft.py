@@ -66,6 +66,7 @@ def _try(model: Any, window: int | None) -> DraftSupport:
     prompt, draft = tokens[:_TRIAL_PROMPT], tokens[_TRIAL_PROMPT:]
     expected = rows.forward([prompt], [draft])[0, 1]
     token_bytes = Prefix([], rows.cache).nbytes // len(tokens)
+    rows.grow_in_place()
     rows.settle([0])
     # A cache that is cropped in name only would give wrong text without a word.
     off = float((rows.forward([draft[:1]], [[]])[0, 0] - expected).norm() / expected.norm())
@@ -187,6 +188,7 @@ def decode_with_drafts(
             return [(row.written, row.ended) for row in texts]
         alive = [texts[i] for i in going]
         rows = Rows(model, [starts[i] for i in going])
+        rows.grow_in_place()
         while alive:
             most = _MOST_DRAFTED // len(alive)
             guesses = [row.drafter.propose(min(most, row.room)) for row in alive]

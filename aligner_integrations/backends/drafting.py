@@ -30,6 +30,10 @@ _CHANCES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "far3": ((0.46, 0.53), (0.58, 0.85)),
     "skip": ((0.01, 0.40), (0.25, 0.95)),
 }
+# Longest first guess, in tokens. Its pass has the prompt to read anyway, and what it leaves costs as much in the next one,
+# so a longer guess saves a pass only where it is the whole answer, and costs those who begin anew. After so many right
+# tokens a run counts as long (_RUNS), and the rest goes at once.
+_START = 16
 # How many guesses those chances count as against what is seen in this very correction.
 _WEIGHT = 16
 # From how many right tokens on a run counts as a longer one.
@@ -112,6 +116,8 @@ class Drafter:
         if place is None:
             return Draft([])
         self._place, self._kind = place, kind
+        if kind == "start":
+            most = min(most, _START)
         none, all_ = _CHANCES[kind]
         share = (self._copied + 1) / (len(self._text) - self._written_from + 2)
         first, later = (low + share * (high - low) for low, high in zip(none, all_, strict=True))

@@ -1,7 +1,7 @@
-"""A cache layer with room to grow: for a batch on its way, which no one shares.
+"""A cache layer with room to grow: for rows on their way through many passes.
 
-transformers' own layer makes longer tensors at every pass. For the one row of a prompt, which others may go on from,
-that is what keeps what they share as it is; for the many rows of a batch it was a tenth of the time of decoding.
+transformers' own layer makes longer tensors at every pass, which leaves what others share as it is, and was a tenth of
+the time of decoding. This one copies what it goes on from once, and then writes in place.
 """
 
 from __future__ import annotations
@@ -13,12 +13,22 @@ from transformers.cache_utils import DynamicLayer
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values are the used part of tensors that are written in place, and made anew when they are full."""
+    """Keys and values are the used part of tensors that are written in place, and made anew when they are full.
 
-    def __init__(self) -> None:
+    Args:
+        before: What it goes on from; its tensors stay as they are.
+    """
+
+    def __init__(self, before: DynamicLayer) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        if before.keys is not None and before.values is not None:
+            self.lazy_initialization(before.keys, before.values)
+            self.keys, self.values = before.keys, before.values
         self._keys = _Room()
         self._values = _Room()
+
+    def __copy__(self) -> GrowingLayer:
+        return GrowingLayer(self)  # with rooms of its own
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any

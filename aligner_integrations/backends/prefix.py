@@ -4,7 +4,7 @@ So the answer that the gate has read is not read again to be corrected, nor a qu
 what an aligner read while the upstream still wrote (`ahead.py`). The tokens alone decide what is used again.
 
 No tensor of a prefix's cache is ever changed in place (a pass makes longer ones), so whoever goes on from a prefix shares
-its memory, and those of one batch share theirs. The tensors on their way through the model: `rows.py`.
+its memory until the first pass, and those of one batch share theirs. The tensors on their way through the model: `rows.py`.
 """
 
 from __future__ import annotations

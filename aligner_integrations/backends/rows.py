@@ -59,8 +59,6 @@ class Rows:
             self._floor = prefix.floor if length == len(prefix.tokens) else self._cropped_floor()
         else:
             self.cache = new_cache(model)
-            if len(starts) > 1:  # no prefix shares them
-                self.cache.layers = [GrowingLayer() if type(at) is DynamicLayer else at for at in self.cache.layers]
             if width:
                 self._assemble(starts, width)
 
@@ -68,6 +66,10 @@ class Rows:
     def plain(self) -> bool:
         """Whether all layers keep all tokens, so that rows may differ in theirs."""
         return all(type(layer) in (DynamicLayer, GrowingLayer) for layer in self.cache.layers)
+
+    def grow_in_place(self) -> None:
+        """Make the cache ready for many passes of few tokens."""
+        self.cache.layers = [GrowingLayer(at) if type(at) is DynamicLayer else at for at in self.cache.layers]
 
     def forward(
         self, fresh: Sequence[list[int]], drafts: Sequence[list[int]], *, hidden_states: bool = False

@@ -1,5 +1,6 @@
-"""The cache layer of a batch: what transformers' own holds, without writing it anew at every pass."""
+"""The cache layer of rows on their way: what transformers' own holds, without writing it anew at every pass."""
 
+import copy
 import random
 
 import pytest
@@ -28,7 +29,7 @@ def check(plain, growing):
 @pytest.mark.parametrize("seed", range(20))
 def test_it_holds_what_the_plain_layer_holds(seed):
     chance, rows = random.Random(seed), ROWS
-    layers = plain, growing = DynamicLayer(), GrowingLayer()
+    layers = plain, growing = DynamicLayer(), GrowingLayer(DynamicLayer())
     for _ in range(60):
         append(layers, chance.randint(1, 9), rows)
         check(plain, growing)
@@ -50,7 +51,7 @@ def test_it_holds_what_the_plain_layer_holds(seed):
 
 
 def test_passes_and_crops_write_nothing_anew():
-    layer = GrowingLayer()
+    layer = GrowingLayer(DynamicLayer())
     append([layer], 20, ROWS)
     begins = layer.keys.data_ptr(), layer.values.data_ptr()
     for _ in range(4):
@@ -62,9 +63,35 @@ def test_passes_and_crops_write_nothing_anew():
 
 
 def test_what_was_read_out_before_a_growth_stays():
-    layer = GrowingLayer()
+    layer = GrowingLayer(DynamicLayer())
     append([layer], 4, ROWS)
     before = layer.keys
     copy = before.clone()
     append([layer], 50, ROWS)
     assert torch.equal(before, copy)
+
+
+@pytest.mark.parametrize("kind", [DynamicLayer, lambda: GrowingLayer(DynamicLayer())])
+def test_those_who_go_on_from_one_beginning_leave_it_and_each_other(kind):
+    beginning = kind()
+    append([beginning], 20, ROWS)
+    beginning.crop(-5)  # behind what counts there is room in all that share it
+    kept = beginning.keys.clone(), beginning.values.clone()
+    first, second = GrowingLayer(beginning), copy.copy(GrowingLayer(beginning))
+    append([first], 3, ROWS)
+    writes = first.keys.clone()
+    append([second], 4, ROWS)
+    append([second], 4, ROWS)
+    assert torch.equal(first.keys, writes)
+    assert torch.equal(beginning.keys, kept[0]) and torch.equal(beginning.values, kept[1])
+    assert torch.equal(second.keys[:, :, :15], kept[0])
+
+
+def test_a_copy_leaves_the_room_to_its_owner():
+    owner = GrowingLayer(DynamicLayer())
+    append([owner], 20, ROWS)
+    other = copy.copy(owner)
+    append([other], 1, ROWS)
+    written = other.keys.clone()
+    append([owner], 1, ROWS)
+    assert torch.equal(other.keys, written)

@@ -10,8 +10,11 @@ PROMPT = [90, 91, 92, 93]
 ANSWER = list(range(10, 40))
 
 
-def test_the_answer_is_the_first_guess():
-    assert Drafter(PROMPT, ANSWER).propose(99).tokens == ANSWER
+def test_the_beginning_of_the_answer_is_the_first_guess_and_the_rest_goes_at_once():
+    drafter = Drafter(PROMPT, ANSWER)
+    assert drafter.propose(99).tokens == ANSWER[:16]
+    drafter.take(ANSWER[:17], 16)
+    assert drafter.propose(99).tokens == ANSWER[17:]
     assert Drafter(PROMPT, ANSWER).propose(3).tokens == [10, 11, 12]
     assert Drafter(PROMPT, []).propose(99).tokens == []
 

@@ -317,6 +317,7 @@ async def test_event_log_adds_up_to_the_answer():
     assert total(log.state["streamed_output"]).text == want("x")
 
 
+@pytest.mark.slow  # a measurement: not among other processes of tests
 def test_a_chain_pays_little_for_its_question():
     _, share = overhead.recording()
     assert share < 0.2  # 200 microseconds are 23% of the chain, a look-up is one
