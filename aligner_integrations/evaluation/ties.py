@@ -19,6 +19,9 @@ TIE = 1e-4
 def gap_where_they_part(aligner: Aligner, question: str, answer: str, first: str, second: str) -> float | None:
     """Return how far apart the model's logits are for the two tokens with which two corrections part.
 
+    The texts are encoded anew: where the model spelled one with other tokens, the distance is that of tokens it did not
+    choose, and larger than the one that decided.
+
     Args:
         aligner: A local one.
         question: The question.
