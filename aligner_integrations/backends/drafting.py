@@ -30,14 +30,14 @@ _CHANCES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "far3": ((0.46, 0.53), (0.58, 0.85)),
     "skip": ((0.01, 0.40), (0.25, 0.95)),
 }
-# Longest first guess, in tokens. Its pass has the prompt to read anyway, and what it leaves costs as much in the next one,
-# so a longer guess saves a pass only where it is the whole answer, and costs those who begin anew. After so many right
-# tokens a run counts as long (_RUNS), and the rest goes at once.
-_START = 16
 # How many guesses those chances count as against what is seen in this very correction.
 _WEIGHT = 16
 # From how many right tokens on a run counts as a longer one.
 _RUNS = (4, 8, 16)
+# Longest first guess, in tokens. Its pass has the prompt to read anyway, and what it leaves costs as much in the next one,
+# so a longer guess saves a pass only where it is the whole answer, and costs those who begin anew. After so many right
+# tokens a run counts as long, and the rest goes at once.
+_START = _RUNS[-1]
 # Tokens around the place reached in the answer that count as near.
 _NEAR = 12
 # Longest match that is told from a longer one.

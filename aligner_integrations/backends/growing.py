@@ -1,7 +1,7 @@
 """A cache layer with room to grow: for rows on their way through many passes.
 
 transformers' own layer makes longer tensors at every pass, which leaves what others share as it is, and was a tenth of
-the time of decoding. This one copies what it goes on from once, and then writes in place.
+the time of decoding a batch, and a thirtieth of that of one long row. This one copies what it goes on from once, and then writes in place.
 """
 
 from __future__ import annotations
