@@ -2,7 +2,7 @@
 
     skip what must not be aligned -> gate: leave it alone? -> render, complete -> accept? -> Correction
 
-What lives elsewhere: the policy (`decisions.py`), how text is generated (`backends/`), prompts (`templates.py`), which weights a name means
+What lives elsewhere: the policy (`policy.py`), how text is generated (`backends/`), prompts (`templates.py`), which weights a name means
 (`models.py`), and finding the answer and question in a framework's values (`langchain/`, `llama_index/`).
 """
 
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aligner_integrations import telemetry
-from aligner_integrations.ahead import Ahead
 from aligner_integrations.backends.base import (
     Backend,
     Completion,
@@ -29,8 +28,16 @@ from aligner_integrations.backends.base import (
     Score,
     Timeouts,
 )
+from aligner_integrations.backends.prefill import Ahead
 from aligner_integrations.correction import Correction
-from aligner_integrations.decisions import (
+from aligner_integrations.errors import (
+    AlignerError,
+    BackendError,
+    ConfigurationError,
+    InvalidTextError,
+    UnknownTemplateError,
+)
+from aligner_integrations.policy import (
     BLOCK_MESSAGE,
     ONE_CORRECTION,
     Accept,
@@ -42,20 +49,13 @@ from aligner_integrations.decisions import (
     changed_jobs,
     open_jobs,
 )
-from aligner_integrations.errors import (
-    AlignerError,
-    BackendError,
-    ConfigurationError,
-    InvalidTextError,
-    UnknownTemplateError,
-)
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream, LiveText
 from aligner_integrations.structured import is_structured
 from aligner_integrations.templates import TEMPLATES, Template, get_template
 
 if TYPE_CHECKING:
-    from aligner_integrations.cache import Cache
-    from aligner_integrations.resilience import Resilience
+    from aligner_integrations.backends.wrappers.cached import Cache
+    from aligner_integrations.backends.wrappers.resilient import Resilience
 
 
 class Aligner(Decisions):
@@ -115,7 +115,7 @@ class Aligner(Decisions):
         if model is not None and backend is not None:
             raise ConfigurationError("Give either model or backend, not both: a backend brings its own model.")
         if backend is None:
-            from aligner_integrations.backends.local import LocalBackend
+            from aligner_integrations.backends.local.backend import LocalBackend
 
             backend = LocalBackend(model or os.environ.get("ALIGNER_MODEL") or "embedded")
         self.backend = backend
@@ -156,8 +156,8 @@ class Aligner(Decisions):
             **options: Further arguments of `CompletionsBackend` and of `Aligner`. `resilience` is `Resilience()` unless
                 you give another, or None.
         """
-        from aligner_integrations.backends.completions import CompletionsBackend
-        from aligner_integrations.resilience import Resilience
+        from aligner_integrations.backends.remote.completions import CompletionsBackend
+        from aligner_integrations.backends.wrappers.resilient import Resilience
 
         own = _taken(CompletionsBackend, options)
         options.setdefault("resilience", Resilience())
@@ -171,7 +171,7 @@ class Aligner(Decisions):
             llm: A chat model of LangChain, an LLM of LlamaIndex, or the URL of an OpenAI-compatible API.
             **options: Further arguments of `ChatModelBackend`, such as `principles`, and of `Aligner`.
         """
-        from aligner_integrations.backends.chat_model import ChatModelBackend
+        from aligner_integrations.backends.prompted.backend import ChatModelBackend
 
         own = _taken(ChatModelBackend, options)
         return cls(backend=ChatModelBackend(llm, **own), **options)

@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nu
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from aligner_integrations.backends.base import Backend, Completion, JudgesStreams, Keep, Request, Score
-from aligner_integrations.backends.wrapper import Wrapper
+from aligner_integrations.backends.wrappers.base import Wrapper
 from aligner_integrations.errors import AlignerError
 
 if TYPE_CHECKING:

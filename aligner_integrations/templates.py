@@ -1,7 +1,7 @@
 """Prompt templates, one per checkpoint family, and the registry from model to template.
 
 A wrong template silently ruins an aligner, so every space and newline here is part of the weights' contract. The
-texts are those of the sources named beside them. What lives elsewhere: turning a prompt into tokens (`encoding.py`).
+texts are those of the sources named beside them. What lives elsewhere: turning a prompt into tokens (`backends/encoding.py`).
 """
 
 from __future__ import annotations

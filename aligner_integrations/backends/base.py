@@ -168,7 +168,7 @@ class Reader(Protocol):
 
 @runtime_checkable
 class ReadsAhead(Protocol):
-    """What a backend may have besides: it reads a prompt's beginning before the rest is known; see `ahead.py`."""
+    """What a backend may have besides: it reads a prompt's beginning before the rest is known; see `backends/prefill.py`."""
 
     def ahead(self, prompt: Callable[[str], str]) -> Reader | None:
         """Return a reader for one answer, or None.

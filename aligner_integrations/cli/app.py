@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from aligner_integrations import __version__
+from aligner_integrations._version import __version__
 from aligner_integrations.cli import bench, correct, demo, evaluate, models, train
 from aligner_integrations.cli.console import echo, echo_json, note
 from aligner_integrations.errors import AlignerError

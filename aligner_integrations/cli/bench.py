@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aligner_integrations.aligner import Aligner
-    from aligner_integrations.backends.local import LocalBackend
-    from aligner_integrations.evaluation.bench import Case
-    from aligner_integrations.evaluation.scripted import Script
+    from aligner_integrations.backends.local.backend import LocalBackend
+    from aligner_integrations.bench.decoding import Case
+    from aligner_integrations.bench.scripted import Script
 
 app = typer.Typer(help="Measure how fast an aligner corrects.", no_args_is_help=False)
 
@@ -59,13 +59,13 @@ def decoding(
 
     The ways take turns answer by answer, and their texts are compared: drafting must not change any.
     """
-    from aligner_integrations.evaluation.bench import bench as measure
+    from aligner_integrations.bench.decoding import bench as measure
 
     cases = _cases(rows, limit)
     scripts: dict[str, Script] = {}
     if hard:
-        from aligner_integrations.backends.local import LocalBackend
-        from aligner_integrations.evaluation.scripted import hard_cases
+        from aligner_integrations.backends.local.backend import LocalBackend
+        from aligner_integrations.bench.scripted import hard_cases
 
         cases, scripts = hard_cases(cases, LocalBackend(_name(model)).tokenizer)
     ways = _ways(_name(model), template, scripts, dtype)
@@ -93,9 +93,9 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Count the forward passes that recorded corrections of any aligner take with drafts; no model is run."""
-    from aligner_integrations.backends.local import LocalBackend
-    from aligner_integrations.evaluation.replay import read_recorded
-    from aligner_integrations.evaluation.replay import replay as count
+    from aligner_integrations.backends.local.backend import LocalBackend
+    from aligner_integrations.bench.replay import read_recorded
+    from aligner_integrations.bench.replay import replay as count
 
     tokenizer = LocalBackend(_name(model)).tokenizer
 
@@ -125,8 +125,8 @@ def callers(
     as_json: JsonOption = False,
 ) -> None:
     """Count the corrections a second of many callers: behind a lock, in shared batches, and as lists."""
-    from aligner_integrations.backends.local import LocalBackend
-    from aligner_integrations.evaluation.callers import bench_callers
+    from aligner_integrations.backends.local.backend import LocalBackend
+    from aligner_integrations.bench.callers import bench_callers
 
     cases = _cases(rows, limit)
     single = _aligner(LocalBackend(_name(model), batch_size=1), template, gate=True)
@@ -152,8 +152,8 @@ def overlap(
     as_json: JsonOption = False,
 ) -> None:
     """Time from an upstream's last token to the first text of its correction, with and without reading ahead."""
-    from aligner_integrations.backends.local import LocalBackend
-    from aligner_integrations.evaluation.overlap import bench_overlap
+    from aligner_integrations.backends.local.backend import LocalBackend
+    from aligner_integrations.bench.overlap import bench_overlap
 
     cases = _cases(rows, limit)
     without = _aligner(LocalBackend(_name(model), overlap=False), template, gate=gate)
@@ -172,7 +172,7 @@ def _name(model: str | None) -> str:
 
 
 def _cases(rows: Path, limit: int | None) -> list[Case]:
-    from aligner_integrations.evaluation.bench import Case
+    from aligner_integrations.bench.decoding import Case
     from aligner_integrations.evaluation.rows import read_rows
 
     return [Case(row.kind, row.question, row.answer) for row in first_rows(read_rows(rows), limit)]
@@ -197,7 +197,7 @@ def _aligner(backend: LocalBackend, template: str | None, *, gate: bool = False)
 
 def _ways(name: str, template: str | None, scripts: Mapping[str, Script], dtype: str | None) -> dict[str, Aligner]:
     """Return an aligner for each way of decoding; they share their weights."""
-    from aligner_integrations.evaluation.scripted import ScriptedBackend
+    from aligner_integrations.bench.scripted import ScriptedBackend
 
     def backend(**options: Any) -> ScriptedBackend:
         return ScriptedBackend(name, scripts, dtype=dtype, **options)

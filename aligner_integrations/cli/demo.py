@@ -123,7 +123,7 @@ def ask_upstream(questions: tuple[str, ...]) -> list[str]:
     """
     import torch
 
-    from aligner_integrations.backends.weights import load_base
+    from aligner_integrations.backends.local.loading import load_base
 
     model, tokenizer = load_base("embedded")
     answers = []

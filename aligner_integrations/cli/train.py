@@ -57,8 +57,9 @@ def train(
         raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
     chosen, changed = get_template(template), dataclasses.replace(RECIPES[recipe], **changes)
     try:
-        from aligner_integrations.training import embedded_run, run
+        from aligner_integrations.training import run
         from aligner_integrations.training.data import read_triples
+        from aligner_integrations.training.embedded import run as embedded_run
     except ImportError as error:
         raise MissingDependencyError("Training needs: pip install 'aligner-integrations[train]'") from error
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,6 +1,6 @@
 """`AlignedChatModel`: a chat model whose answers have been through an aligner before anybody sees them.
 
-What lives elsewhere: messages (`messages.py`), chunks (`chunks.py`), the answer on its way (`tasks.py`), runs and traces (`tracing.py`), and what is
+What lives elsewhere: messages (`messages.py`), chunks (`chunks.py`), the answer on its way (`tasks.py`), runs and traces (`correction_run.py`), and what is
 corrected and what is not (`Aligner` in `aligner.py`).
 """
 
@@ -28,12 +28,12 @@ from pydantic import ConfigDict, Field, field_validator
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.langchain import hearing
+from aligner_integrations.langchain import callbacks
 from aligner_integrations.langchain.chunks import awrite, join, write
+from aligner_integrations.langchain.correction_run import Work
 from aligner_integrations.langchain.identity import identity
 from aligner_integrations.langchain.messages import Answer, read, reason_to_leave, text_in, text_of
 from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct, picked
-from aligner_integrations.langchain.tracing import Work
 
 _STRUCTURED = (  # what providers call the request for structured output
     "format",
@@ -96,8 +96,8 @@ class AlignedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with hearing.unheard():
-            config = hearing.tracers_inside(run_manager, CallbackManager([]))
+        with callbacks.unheard():
+            config = callbacks.tracers_inside(run_manager, CallbackManager([]))
             answer = _own(self.llm.invoke(messages, config, stop=stop, **kwargs))
         task = self._task(messages, answer, kwargs, run_manager)
         return self._result(task, correct(self.aligner, task, {}))
@@ -109,8 +109,8 @@ class AlignedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with hearing.unheard():
-            config = hearing.tracers_inside(run_manager, AsyncCallbackManager([]))
+        with callbacks.unheard():
+            config = callbacks.tracers_inside(run_manager, AsyncCallbackManager([]))
             answer = _own(await self.llm.ainvoke(messages, config, stop=stop, **kwargs))
         task = self._task(messages, answer, kwargs, run_manager)
         return self._result(task, await acorrect(self.aligner, task, {}))
@@ -125,8 +125,8 @@ class AlignedChatModel(BaseChatModel):
         run = run_manager or _stream_run.get()
         with self.aligner.ahead(lambda: self._likely_question(messages, kwargs)) as ahead:
             held = []
-            with hearing.unheard():
-                config = hearing.tracers_inside(run, CallbackManager([]))
+            with callbacks.unheard():
+                config = callbacks.tracers_inside(run, CallbackManager([]))
                 for piece in self.llm.stream(messages, config, stop=stop, **kwargs):
                     held.append(piece)
                     ahead.feed(text_in(piece))
@@ -148,8 +148,8 @@ class AlignedChatModel(BaseChatModel):
         run = run_manager or _stream_run.get()
         with self.aligner.ahead(lambda: self._likely_question(messages, kwargs)) as ahead:
             held = []
-            with hearing.unheard():
-                config = hearing.tracers_inside(run, AsyncCallbackManager([]))
+            with callbacks.unheard():
+                config = callbacks.tracers_inside(run, AsyncCallbackManager([]))
                 async for piece in self.llm.astream(messages, config, stop=stop, **kwargs):
                     held.append(piece)
                     ahead.feed(text_in(piece))
@@ -171,7 +171,7 @@ class AlignedChatModel(BaseChatModel):
     ) -> Iterator[AIMessageChunk]:
         """Yield the corrected answer as the aligner writes it; adding up the chunks gives what `invoke` returns."""
         config = _with_run_id(config)
-        run = hearing.run_of_stream(config, self.callbacks)
+        run = callbacks.run_of_stream(config, self.callbacks)
         with closing(cast("Generator[AIMessageChunk]", super().stream(input, config, stop=stop, **kwargs))) as chunks:
             while True:
                 with _streaming(run):
@@ -190,7 +190,7 @@ class AlignedChatModel(BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """`stream` without blocking the event loop; closing it stops the aligner."""
         config = _with_run_id(config)
-        run = hearing.run_of_stream(config, self.callbacks)
+        run = callbacks.run_of_stream(config, self.callbacks)
         inner = cast("AsyncGenerator[AIMessageChunk]", super().astream(input, config, stop=stop, **kwargs))
         async with aclosing(inner) as chunks:
             while True:
@@ -216,7 +216,7 @@ class AlignedChatModel(BaseChatModel):
         messages: list[BaseMessage],
         answer: AIMessage,
         kwargs: dict[str, Any],
-        run: hearing.Run | None,
+        run: callbacks.Run | None,
     ) -> Task:
         if reason := reason_to_leave(answer) or ("structured" if _asked_for_data(kwargs) else None):
             return Task(answer, read(answer), Work("", text_of(answer), None, run), reason)

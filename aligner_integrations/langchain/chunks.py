@@ -1,7 +1,7 @@
 """Streams of LangChain's values: the upstream's chunks put together, and the corrected value given out in chunks.
 
 What lives elsewhere: which part of a value is the answer, and how its text is replaced (`messages.py`); the aligner's
-run (`tracing.py`).
+run (`correction_run.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from langchain_core.runnables.utils import AddableDict
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
-from aligner_integrations.langchain import tracing
+from aligner_integrations.langchain import correction_run
 from aligner_integrations.langchain.messages import Answer, Incoming, is_text, usage_of
 from aligner_integrations.langchain.tasks import Task
 
@@ -145,7 +145,7 @@ def write(
     writer = ChunkWriter(task.value, task.incoming)
     correction = task.left()
     if not task.reason:
-        with closing(tracing.stream(aligner, task.work, fields)) as pieces:
+        with closing(correction_run.stream(aligner, task.work, fields)) as pieces:
             for piece in pieces:
                 if isinstance(piece, Correction):
                     correction = piece
@@ -161,7 +161,7 @@ async def awrite(
     writer = ChunkWriter(task.value, task.incoming)
     correction = task.left()
     if not task.reason:
-        async with aclosing(tracing.astream(aligner, task.work, fields)) as pieces:
+        async with aclosing(correction_run.astream(aligner, task.work, fields)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Correction):
                     correction = piece

@@ -10,9 +10,9 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
-from aligner_integrations import __version__
+from aligner_integrations._version import __version__
 from aligner_integrations.aligner import Aligner
-from aligner_integrations.secret import Secret
+from aligner_integrations.backends.remote.keys import Secret
 from aligner_integrations.templates import Template
 
 # Options that decide nothing about the text, and the backend, which has a name of its own below.

@@ -22,10 +22,10 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError, InvalidTextError
-from aligner_integrations.langchain.hearing import Run
+from aligner_integrations.langchain.callbacks import Run
+from aligner_integrations.langchain.correction_run import Work
 from aligner_integrations.langchain.messages import read, reason_to_leave, text_of
 from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct, given_aligner
-from aligner_integrations.langchain.tracing import Work
 
 
 class AlignerNode(Runnable[Any, dict[str, Any]]):

@@ -1,7 +1,7 @@
 """`AlignerRunnable`: the step of a chain that corrects what the LLM before it said.
 
-What lives elsewhere: from a value to the question and back (`tasks.py`, `upstream.py`, `messages.py`), the chunks of a
-stream (`chunks.py`), runs and traces (`tracing.py`), and what is corrected and what is not (`Aligner` in `aligner.py`).
+What lives elsewhere: from a value to the question and back (`tasks.py`, `question/recorder.py`, `messages.py`), the chunks of a
+stream (`chunks.py`), runs and traces (`correction_run.py`), and what is corrected and what is not (`Aligner` in `aligner.py`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pydantic import ConfigDict, PrivateAttr
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError
-from aligner_integrations.langchain import tracing
+from aligner_integrations.langchain import correction_run
+from aligner_integrations.langchain.callbacks import Run
 from aligner_integrations.langchain.chunks import awrite, join, write
-from aligner_integrations.langchain.hearing import Run
+from aligner_integrations.langchain.correction_run import Work
 from aligner_integrations.langchain.messages import Answer, text_in
+from aligner_integrations.langchain.question.recorder import RECORDER, UpstreamRecorder, install
 from aligner_integrations.langchain.tasks import Finder, Picker, Task, given_aligner
-from aligner_integrations.langchain.tracing import Work
-from aligner_integrations.langchain.upstream import RECORDER, UpstreamRecorder, install
 
 
 class AlignerRunnable(RunnableSerializable[Any, Any]):
@@ -284,13 +284,13 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         self, values: list[Any], runs: Sequence[CallbackManagerForChainRun], fields: dict[str, Any]
     ) -> list[Any]:
         tasks = self._tasks(values, runs)
-        return self._results(tasks, tracing.correct_many(self.aligner, _works(tasks), fields))
+        return self._results(tasks, correction_run.correct_many(self.aligner, _works(tasks), fields))
 
     async def _acorrect_all(
         self, values: list[Any], runs: Sequence[AsyncCallbackManagerForChainRun], fields: dict[str, Any]
     ) -> list[Any]:
         tasks = self._tasks(values, runs)
-        return self._results(tasks, await tracing.acorrect_many(self.aligner, _works(tasks), fields))
+        return self._results(tasks, await correction_run.acorrect_many(self.aligner, _works(tasks), fields))
 
     def _tasks(self, values: list[Any], runs: Sequence[Run]) -> list[Task | Exception]:
         tasks: list[Task | Exception] = []

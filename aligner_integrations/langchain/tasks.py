@@ -1,7 +1,7 @@
 """One answer on its way through the aligner: which question belongs to it, and why it may be left alone.
 
-What lives elsewhere: the parts of LangChain's values (`messages.py`), the record of who asked what (`upstream.py`,
-`lookup.py`), and what is done with a task (`runnable.py`, `chat_model.py`).
+What lives elsewhere: the parts of LangChain's values (`messages.py`), the record of who asked what (`question/recorder.py`,
+`question/matching.py`), and what is done with a task (`runnable.py`, `chat_model.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from langchain_core.messages import AIMessage, BaseMessage
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError, InvalidTextError, QuestionNotFoundError
-from aligner_integrations.langchain import tracing
-from aligner_integrations.langchain.hearing import Run
-from aligner_integrations.langchain.lookup import Asked
+from aligner_integrations.langchain import correction_run
+from aligner_integrations.langchain.callbacks import Run
+from aligner_integrations.langchain.correction_run import Work
 from aligner_integrations.langchain.messages import (
     Answer,
     Incoming,
@@ -29,9 +29,9 @@ from aligner_integrations.langchain.messages import (
     text_of,
     with_correction,
 )
-from aligner_integrations.langchain.runs import Call
-from aligner_integrations.langchain.tracing import Work
-from aligner_integrations.langchain.upstream import UpstreamRecorder
+from aligner_integrations.langchain.question.matching import Asked
+from aligner_integrations.langchain.question.recorder import UpstreamRecorder
+from aligner_integrations.langchain.question.run_tree import Call
 
 _logger = logging.getLogger(__name__)
 _guesses_logged: set[str] = set()  # once a kind and process; a chain may guess a million times
@@ -86,7 +86,7 @@ def correct(aligner: Aligner, task: Task, fields: dict[str, Any]) -> Correction:
     """
     if task.reason:
         return task.left()
-    (result,) = tracing.correct_many(aligner, [task.work], fields)
+    (result,) = correction_run.correct_many(aligner, [task.work], fields)
     return _unwrap(result)
 
 
@@ -94,7 +94,7 @@ async def acorrect(aligner: Aligner, task: Task, fields: dict[str, Any]) -> Corr
     """`correct` without blocking the event loop; cancelling it stops the aligner."""
     if task.reason:
         return task.left()
-    (result,) = await tracing.acorrect_many(aligner, [task.work], fields)
+    (result,) = await correction_run.acorrect_many(aligner, [task.work], fields)
     return _unwrap(result)
 
 

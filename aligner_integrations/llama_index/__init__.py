@@ -5,7 +5,7 @@
 
 What lives here: the public names, and the check that LlamaIndex is installed. One file wraps one thing that answers:
 `query_engine.py`, `synthesizer.py`, `chat_engine.py`, `llm.py`, `agent.py`, `workflow.py`; `postprocessor.py` corrects
-retrieved text instead. All end in `response.py` (one response) or `correcting.py` (one text).
+retrieved text instead. All end in `response.py` (one response) or `corrector.py` (one text).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from aligner_integrations.llama_index.postprocessor import AlignerNodePostproces
 from aligner_integrations.llama_index.query_engine import AlignerQueryEngine
 from aligner_integrations.llama_index.response import aalign_response, align_response
 from aligner_integrations.llama_index.synthesizer import AlignerSynthesizer
+from aligner_integrations.llama_index.with_aligner import with_aligner
 from aligner_integrations.llama_index.workflow import AlignedEvent, AlignerWorkflow, AlignRequest
-from aligner_integrations.llama_index.wrapping import with_aligner
 
 __all__ = [
     "AlignEndEvent",

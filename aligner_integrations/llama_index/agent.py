@@ -25,13 +25,13 @@ from llama_index.core.memory import BaseMemory
 from llama_index.core.tools import AsyncBaseTool, BaseTool, adapt_to_async_tool
 from llama_index.core.workflow import Context
 
-from aligner_integrations.ahead import Ahead
 from aligner_integrations.aligner import Aligner
+from aligner_integrations.backends.prefill import Ahead
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.agent_tools import AlignedOutput, DirectTool, sources_of
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.correcting import Corrector
+from aligner_integrations.llama_index.corrector import Corrector
 from aligner_integrations.llama_index.llm import AlignerLLM
 from aligner_integrations.llama_index.messages import with_text
 from aligner_integrations.llama_index.response import METADATA_KEY

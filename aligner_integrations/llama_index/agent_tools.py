@@ -17,7 +17,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import AsyncBaseTool, FunctionTool, ToolOutput
 
 from aligner_integrations.errors import AlignerError
-from aligner_integrations.llama_index.correcting import Corrector
+from aligner_integrations.llama_index.corrector import Corrector
 from aligner_integrations.llama_index.messages import response_with_text, with_text
 
 _CONTEXT = "_aligner_context"

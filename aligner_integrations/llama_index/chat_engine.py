@@ -1,6 +1,6 @@
 """`AlignerChatEngine`: a chat engine whose answers are corrected, on the screen and in its memory.
 
-What lives elsewhere: the memory during a turn (`memory.py`), what happens to one text (`correcting.py`), and the policy
+What lives elsewhere: the memory during a turn (`memory.py`), what happens to one text (`corrector.py`), and the policy
 (`Aligner`).
 """
 
@@ -34,7 +34,7 @@ from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.correcting import make_corrector
+from aligner_integrations.llama_index.corrector import make_corrector
 from aligner_integrations.llama_index.memory import TurnMemory
 from aligner_integrations.llama_index.messages import response_with_text
 from aligner_integrations.llama_index.response import METADATA_KEY

@@ -4,7 +4,7 @@ An aligner knows no sources, so it loses, moves and invents markers. A marker ma
 says what the cited sentence said; to drop one is safe, to keep it on a changed claim is not. All of this is by words,
 so that it is quick and can be followed; it is no proof that two sentences mean the same.
 
-What lives elsewhere: when citations are looked after at all (`correcting.py`).
+What lives elsewhere: when citations are looked after at all (`corrector.py`).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.correcting import Corrector, make_corrector
+from aligner_integrations.llama_index.corrector import Corrector, make_corrector
 from aligner_integrations.llama_index.messages import calls_tools, last_question, with_text
 from aligner_integrations.llama_index.prompts import question_in
 from aligner_integrations.llama_index.response import METADATA_KEY

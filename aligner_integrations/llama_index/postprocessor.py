@@ -16,7 +16,7 @@ from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.correcting import Corrector
+from aligner_integrations.llama_index.corrector import Corrector
 from aligner_integrations.llama_index.events import dispatcher
 from aligner_integrations.llama_index.response import METADATA_KEY
 

@@ -20,7 +20,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.correcting import make_corrector
+from aligner_integrations.llama_index.corrector import make_corrector
 from aligner_integrations.llama_index.response import aalign, align, words_of
 
 

@@ -4,7 +4,7 @@ A response that comes in is never changed: LlamaIndex's events, and whoever else
 and the caller gets a fresh object of the same type with the text replaced. Source nodes stay as they are.
 
 What lives elsewhere: where responses come from and what the question is (`query_engine.py`, `synthesizer.py`), and
-what happens to one text (`correcting.py`).
+what happens to one text (`corrector.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError, InvalidTextError
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.correcting import Corrector
+from aligner_integrations.llama_index.corrector import Corrector
 
 METADATA_KEY = "aligner"
 """Where the record of a correction is found in a response's metadata."""

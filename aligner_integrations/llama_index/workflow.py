@@ -11,7 +11,7 @@ from llama_index.core.workflow import Event, Workflow, step
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.correcting import make_corrector
+from aligner_integrations.llama_index.corrector import make_corrector
 from aligner_integrations.llama_index.response import aalign
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aligner_integrations.encoding import encode_completion, encode_prompt
+from aligner_integrations.backends.encoding import encode_completion, encode_prompt
 from aligner_integrations.errors import ConfigurationError, InvalidTextError, MissingDependencyError
 from aligner_integrations.jsonl import read_jsonl
 

@@ -1,7 +1,7 @@
 """Training the gate: which answers would the aligner leave alone? One logistic regression over tokens.
 
 A token is labelled 1 where every reference correction deletes or replaces it; an answer's score is its largest token's.
-The probe itself and its features are in `backends/gate.py`.
+The probe itself and its features are in `backends/local/probe.py`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import torch
 
-from aligner_integrations.backends.gate import GateProbe, token_features
-from aligner_integrations.backends.scoring import forward_answers
-from aligner_integrations.backends.weights import Weights
-from aligner_integrations.encoding import encode_completion, encode_prompt
+from aligner_integrations.backends.encoding import encode_completion, encode_prompt
+from aligner_integrations.backends.local.loading import Weights
+from aligner_integrations.backends.local.probe import GateProbe, token_features
+from aligner_integrations.backends.local.scoring import forward_answers
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.templates import Template
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from aligner_integrations.backends.weights import load_base, load_weights
+from aligner_integrations.backends.local.loading import load_base, load_weights
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.models import GATE_FILE, AlignerConfig
 from aligner_integrations.templates import Template

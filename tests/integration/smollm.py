@@ -11,7 +11,7 @@ from llama_index.core.llms import CompletionResponse, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_completion_callback
 from transformers import TextIteratorStreamer
 
-from aligner_integrations.backends.weights import load_base
+from aligner_integrations.backends.local.loading import load_base
 
 LONGEST = 60
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}

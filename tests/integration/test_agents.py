@@ -17,9 +17,9 @@ from aligner_integrations import Aligner, AlignerMiddleware
 from aligner_integrations.langchain import AlignerNode
 from aligner_integrations.models import EMBEDDED
 from tests.integration.smollm import SmolChat
-from tests.unit.langchain.agents import KINDS
+from tests.unit.langchain.agents.support import KINDS
+from tests.unit.langchain.agents.test_middleware_leaks import check_kind
 from tests.unit.langchain.listening import WAYS, said, stored, thread
-from tests.unit.langchain.test_middleware_leaks import check_kind
 
 pytestmark = [
     pytest.mark.integration,

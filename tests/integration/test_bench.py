@@ -8,12 +8,12 @@ from typer.testing import CliRunner
 
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import Request
-from aligner_integrations.backends.local import LocalBackend
+from aligner_integrations.backends.local.backend import LocalBackend
+from aligner_integrations.bench import scripted
+from aligner_integrations.bench.decoding import Case
+from aligner_integrations.bench.scripted import SHORT_CORRECTION, ScriptedBackend, hard_cases
+from aligner_integrations.bench.ties import gap_where_they_part
 from aligner_integrations.cli.app import app
-from aligner_integrations.evaluation import scripted
-from aligner_integrations.evaluation.bench import Case
-from aligner_integrations.evaluation.scripted import SHORT_CORRECTION, ScriptedBackend, hard_cases
-from aligner_integrations.evaluation.ties import gap_where_they_part
 from tests.integration import tiny
 
 pytestmark = pytest.mark.integration

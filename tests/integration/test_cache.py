@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from aligner_integrations import Aligner
-from aligner_integrations.backends.local import LocalBackend
-from aligner_integrations.cache import Cache
+from aligner_integrations.backends.local.backend import LocalBackend
+from aligner_integrations.backends.wrappers.cached import Cache
 from tests.integration import tiny
 
 pytestmark = pytest.mark.integration
@@ -24,7 +24,7 @@ WORKER = """
 import random, sys, time
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import Completion, FakeBackend
-from aligner_integrations.cache import Cache
+from aligner_integrations.backends.wrappers.cached import Cache
 
 class Counting(FakeBackend):
     fingerprint = "the same weights in all processes"
@@ -112,7 +112,7 @@ def model(tmp_path):
 
 def test_other_weights_in_the_same_folder_are_other_weights(tmp_path, model):
     """What a training writes over an old model must not be answered for by the old one."""
-    from aligner_integrations.backends import weights
+    from aligner_integrations.backends.local import loading as weights
     from aligner_integrations.models import _fingerprints
 
     cache = Cache(tmp_path / "cache.db")
@@ -137,7 +137,7 @@ def test_a_hit_needs_no_weights(tmp_path, model):
     code = """
         import sys
         from aligner_integrations import Aligner
-        from aligner_integrations.cache import Cache
+        from aligner_integrations.backends.wrappers.cached import Cache
         aligner = Aligner(sys.argv[1], cache=Cache(sys.argv[2]), gate=False)
         print(aligner.correct("q", "a").text, "torch" in sys.modules)
     """

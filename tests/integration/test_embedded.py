@@ -9,11 +9,11 @@ import pytest
 from llama_index.core.query_engine import CustomQueryEngine
 
 from aligner_integrations import Aligner, AlignerQueryEngine, AlignerRunnable
-from aligner_integrations.backends import weights as loading
+from aligner_integrations.backends.local import loading
+from aligner_integrations.bench.ties import TIE, gap_where_they_part
 from aligner_integrations.errors import TruncatedCorrectionError
 from aligner_integrations.evaluation.quality import evaluate
 from aligner_integrations.evaluation.rows import read_rows
-from aligner_integrations.evaluation.ties import TIE, gap_where_they_part
 from aligner_integrations.models import EMBEDDED
 
 pytestmark = [

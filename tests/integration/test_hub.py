@@ -31,7 +31,7 @@ pause = time.sleep
 time.sleep = lambda seconds: pause(min(seconds, 0.01))  # retries need not be waited for
 
 from aligner_integrations import Aligner, models
-from aligner_integrations.backends.local import LocalBackend
+from aligner_integrations.backends.local.backend import LocalBackend
 
 models.packaged_smollm2 = lambda: None  # so that this base, too, comes from the Hub
 

@@ -13,7 +13,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from aligner_integrations import AlignedChatModel, Aligner, AlignerRunnable
-from aligner_integrations.langchain.upstream import RECORDER
+from aligner_integrations.langchain.question.recorder import RECORDER
 from aligner_integrations.models import EMBEDDED
 from tests.integration.minilm import MiniLM
 from tests.integration.smollm import SmolChat

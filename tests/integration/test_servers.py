@@ -10,12 +10,12 @@ import pytest
 
 from aligner_integrations import Aligner, AlignerRunnable
 from aligner_integrations.backends.base import Request, Timeouts
-from aligner_integrations.backends.chat_endpoint import ChatEndpoint
-from aligner_integrations.backends.clock import brief
-from aligner_integrations.backends.completions import CompletionsBackend
-from aligner_integrations.backends.local import LocalBackend
-from aligner_integrations.backends.special_tokens import Broken
-from aligner_integrations.backends.talkers import Said
+from aligner_integrations.backends.deadline import brief
+from aligner_integrations.backends.local.backend import LocalBackend
+from aligner_integrations.backends.prompted.chat_completions import ChatEndpoint
+from aligner_integrations.backends.prompted.frameworks import Said
+from aligner_integrations.backends.remote.completions import CompletionsBackend
+from aligner_integrations.backends.remote.special_tokens import Broken
 from aligner_integrations.errors import AnswerTooLongError, TruncatedCorrectionError
 from aligner_integrations.models import EMBEDDED
 from tests.integration import tiny

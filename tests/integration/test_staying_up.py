@@ -19,9 +19,9 @@ import pytest
 
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import FakeBackend
-from aligner_integrations.breaker import Breaker
+from aligner_integrations.backends.wrappers.breaker import Breaker
+from aligner_integrations.backends.wrappers.resilient import Resilience
 from aligner_integrations.errors import BackendError
-from aligner_integrations.resilience import Resilience
 from tests.integration.fault_server import FAULTS, KEY
 from tests.interrupting import interrupted, needs_timer
 from tests.unit.support import TEMPLATE, mend

@@ -5,7 +5,6 @@ import pytest
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import Completion, FakeBackend
 from aligner_integrations.correction import Usage
-from aligner_integrations.decisions import BLOCK_MESSAGE
 from aligner_integrations.errors import (
     AnswerTooLongError,
     BackendError,
@@ -16,6 +15,7 @@ from aligner_integrations.errors import (
     TruncatedCorrectionError,
     UnknownTemplateError,
 )
+from aligner_integrations.policy import BLOCK_MESSAGE
 from aligner_integrations.templates import TEMPLATES
 from tests.unit.support import TEMPLATE, aligner_of, fixed, mend, result_aligner, text_of
 

@@ -1,23 +1,37 @@
 """The package imports fast and alone; its public names are complete."""
 
+import ast
 import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import aligner_integrations
 
+ROOT = Path(aligner_integrations.__file__).parent
+
+
+def _public():
+    """The `__all__` of each module that has one, read and not imported: some take seconds."""
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+                parts = path.relative_to(ROOT.parent).with_suffix("").parts
+                yield ".".join(parts).removesuffix(".__init__"), ast.literal_eval(node.value)
+
+
+MODULES = dict(_public())
+
 HEAVY = ["datasets", "huggingface_hub", "langchain", "langchain_core", "llama_index", "peft", "torch", "transformers"]
 
 PROBE = """
-import json, sys, time
+import json, sys
 before = set(sys.modules)
-started = time.perf_counter()
 import aligner_integrations
-seconds = time.perf_counter() - started
-print(json.dumps([seconds, sorted(set(sys.modules) - before)]))
+print(json.dumps(sorted(set(sys.modules) - before)))
 """
 
 
@@ -26,11 +40,9 @@ def probe(code):
     return json.loads(done.stdout)
 
 
-def test_import_is_fast_and_loads_the_standard_library_only():
-    results = [probe(PROBE) for _ in range(5)]
-    roots = {name.partition(".")[0] for name in results[0][1]}
+def test_import_loads_the_standard_library_only():
+    roots = {name.partition(".")[0] for name in probe(PROBE)}
     assert roots <= {"aligner_integrations", *sys.stdlib_module_names}
-    assert min(seconds for seconds, _ in results) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -46,18 +58,49 @@ def test_the_core_loads_no_framework_and_no_weights_library(use):
     assert loaded == []
 
 
-@pytest.mark.parametrize("name", aligner_integrations.__all__)
-def test_public_names_resolve(name):
-    value = getattr(aligner_integrations, name)
-    if name != "__version__":
-        home = importlib.import_module(value.__module__)
-        assert getattr(home, name) is value
+PUBLIC = [(module, name) for module, names in MODULES.items() for name in names]
 
 
-def test_all_and_dir_are_complete():
-    assert aligner_integrations.__all__ == sorted(aligner_integrations.__all__)
-    assert dir(aligner_integrations) == aligner_integrations.__all__
-    assert set(aligner_integrations.__all__) == {*aligner_integrations._HOMES, "__version__"}
+@pytest.mark.parametrize(("module", "name"), PUBLIC)
+def test_public_names_resolve(module, name):
+    value = getattr(importlib.import_module(module), name)
+    home = getattr(value, "__module__", None)  # a constant or an alias of a type has none of ours
+    if home and home.startswith("aligner_integrations"):
+        assert getattr(importlib.import_module(home), name) is value
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_all_has_nothing_twice(module):
+    assert len(MODULES[module]) == len(set(MODULES[module]))
+
+
+@pytest.mark.parametrize("module", ["aligner_integrations", "aligner_integrations.backends"])
+def test_dir_shows_what_is_public(module):
+    package = importlib.import_module(module)
+    assert dir(package) == package.__all__
+
+
+# What others build on: a name that is missing here breaks them.
+PROMISED = {
+    "aligner_integrations": """AlignedChatModel Aligner AlignerError AlignerMiddleware AlignerQueryEngine AlignerRunnable Cache
+        Correction Resilience Template __version__""",
+    "aligner_integrations.backends": """Backend ChatModelBackend CompletionsBackend FakeBackend LocalBackend
+        TextGenerationBackend""",
+    "aligner_integrations.backends.base": "Completion FakeBackend Request Score TokenScore",
+    "aligner_integrations.langchain": "AlignedChatModel AlignerMiddleware AlignerNode AlignerRunnable ThoughtAlignerMiddleware",
+    "aligner_integrations.llama_index": """AlignerAgentWorkflow AlignerChatEngine AlignerFunctionAgent
+        AlignerFunctionCallingLLM AlignerLLM AlignerNodePostprocessor AlignerQueryEngine AlignerReActAgent AlignerSynthesizer
+        aalign_response align_response with_aligner""",
+}
+
+
+@pytest.mark.parametrize("module", PROMISED)
+def test_promised_names_are_there(module):
+    home = importlib.import_module(module)
+    missing = [name for name in PROMISED[module].split() if not hasattr(home, name)]
+    assert not missing
+    if module != "aligner_integrations.backends.base":
+        assert set(PROMISED[module].split()) <= set(MODULES[module])
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -65,12 +108,12 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = aligner_integrations.Alinger
 
 
-@pytest.mark.parametrize("module", ["completions", "text_generation", "chat_endpoint"])
+@pytest.mark.parametrize("module", ["remote.completions", "remote.tgi", "prompted.chat_completions"])
 def test_a_missing_http_library_is_named_with_its_extra(module):
     code = f"""
 import sys
 sys.modules["httpcore"] = None
-import aligner_integrations.backends.chat_model, aligner_integrations.backends.talkers  # need none
+import aligner_integrations.backends.prompted.backend, aligner_integrations.backends.prompted.frameworks  # need none
 from aligner_integrations.errors import MissingDependencyError
 try:
     import aligner_integrations.backends.{module}

@@ -15,11 +15,11 @@ from opentelemetry.trace import StatusCode
 
 from aligner_integrations import Aligner, telemetry
 from aligner_integrations.backends.base import Backend, Completion, FakeBackend, Score
-from aligner_integrations.cache import Cache
+from aligner_integrations.backends.wrappers.cached import Cache
+from aligner_integrations.backends.wrappers.resilient import Resilience
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import BackendError
-from aligner_integrations.resilience import Resilience
-from tests.unit.flaky import FlakyBackend
+from tests.unit.backends.wrappers.flaky import FlakyBackend
 from tests.unit.support import TEMPLATE, ResultBackend, ScoringBackend, fixed, score_of
 
 LEAKY = BackendError("the server said: my secret prompt", retryable=True)
@@ -211,8 +211,8 @@ import sys
 sys.modules["opentelemetry"] = None
 from aligner_integrations import Aligner, telemetry
 from aligner_integrations.backends.base import FakeBackend
-from aligner_integrations.cache import Cache
-from aligner_integrations.resilience import Resilience
+from aligner_integrations.backends.wrappers.cached import Cache
+from aligner_integrations.backends.wrappers.resilient import Resilience
 aligner = Aligner(backend=FakeBackend(lambda prompt: "good"), template="paper", resilience=Resilience(), cache=Cache())
 print(aligner.correct("q", "bad").text, "".join(aligner.stream("q", "worse")), telemetry.instruments())
 """

@@ -121,7 +121,7 @@ def test_upstream_is_asked_by_chat_template_and_ends_with_a_whole_sentence(monke
     weights.load_base = lambda name: (_Model(written), tokenizer) if name == "embedded" else None
     torch = types.ModuleType("torch")
     torch.inference_mode = contextlib.nullcontext
-    monkeypatch.setitem(sys.modules, "aligner_integrations.backends.weights", weights)
+    monkeypatch.setitem(sys.modules, "aligner_integrations.backends.local.loading", weights)
     monkeypatch.setitem(sys.modules, "torch", torch)
     assert module.ask_upstream(("what?",)) == [answer]
     assert tokenizer.asked == [{"role": "user", "content": "what?"}]

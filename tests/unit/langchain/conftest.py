@@ -4,14 +4,14 @@ import pytest
 from langchain_core.tracers.context import tracing_v2_enabled
 from langsmith import Client
 
-from aligner_integrations.langchain import upstream
+from aligner_integrations.langchain.question import recorder
 from tests.unit.langchain.smith import Smith
 from tests.unit.langchain.support import held
 
 
 @pytest.fixture(autouse=True)
 def nothing_left():
-    upstream.install()  # as the first aligner of a process does; some tests make theirs when the LLM has answered
+    recorder.install()  # as the first aligner of a process does; some tests make theirs when the LLM has answered
     assert held() == 0
     yield
     assert held() == 0

@@ -4,7 +4,7 @@ import asyncio
 
 from langchain_core.messages import AIMessage
 
-from tests.unit.langchain.agents import CANARY
+from tests.unit.langchain.agents.support import CANARY
 
 MODES = ["updates", "values", "messages", "custom", "debug", "tasks", "checkpoints", "tools"]
 LISTS = [["updates", "values", "messages", "custom", "debug"], ["messages", "updates"], ["tools", "messages"]]

@@ -15,8 +15,8 @@ from statistics import median
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableLambda
 
-from aligner_integrations.langchain import upstream
-from aligner_integrations.langchain.upstream import RECORDER
+from aligner_integrations.langchain.question import recorder
+from aligner_integrations.langchain.question.recorder import RECORDER
 from tests.unit.langchain.support import ALIKE, PROMPT, Upstream, step
 
 CALLS, ROUNDS = 5, 100  # short rounds, so that the two of a pair find the machine alike
@@ -52,7 +52,7 @@ def recording(ask=_sync):
     with_it, without = [], []
     for _ in range(ROUNDS + 1):
         with_it.append(_seconds(ask, runs))
-        with upstream.disabled():
+        with recorder.disabled():
             without.append(_seconds(ask, runs))
     pairs = list(zip(with_it, without, strict=True))[1:]
     return median(a / b for a, b in pairs) - 1, median(without[1:])

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from aligner_integrations import Aligner, AlignerRunnable
 from aligner_integrations.backends.base import FakeBackend
-from aligner_integrations.langchain.upstream import RECORDER
+from aligner_integrations.langchain.question.recorder import RECORDER
 
 ALIKE = "I do not know."
 PROMPT = ChatPromptTemplate.from_messages([("system", "Be nice."), ("human", "{q}")])

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from aligner_integrations import AlignedChatModel
 from aligner_integrations.errors import BackendError, InvalidTextError, QuestionNotFoundError
-from aligner_integrations.langchain.upstream import RECORDER
+from aligner_integrations.langchain.question.recorder import RECORDER
 from tests.unit.langchain.scripted import Scripted
 from tests.unit.langchain.support import ALIKE, PROMPT, Backend, Upstream, aligner, mark, repeat, step, total, want
 

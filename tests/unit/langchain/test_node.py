@@ -14,10 +14,10 @@ from pydantic import BaseModel
 
 from aligner_integrations.errors import BackendError, ConfigurationError, InvalidTextError, QuestionNotFoundError
 from aligner_integrations.langchain import AlignedChatModel, AlignerNode
-from tests.unit.langchain.agents import ASKED, CANARY, FINAL, Script, call, counted, kind
+from tests.unit.langchain.agents.support import ASKED, CANARY, FINAL, Script, call, counted, kind
 from tests.unit.langchain.listening import thread
 from tests.unit.langchain.support import aligner
-from tests.unit.langchain.test_tracing import Runs
+from tests.unit.langchain.test_correction_run import Runs
 
 
 class Counting(MessagesState):

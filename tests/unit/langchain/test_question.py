@@ -19,8 +19,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 
 from aligner_integrations.errors import ConfigurationError, QuestionNotFoundError
-from aligner_integrations.langchain import upstream
-from aligner_integrations.langchain.upstream import RECORDER
+from aligner_integrations.langchain.question import recorder
+from aligner_integrations.langchain.question.recorder import RECORDER
 from tests.unit.langchain.support import ALIKE, PROMPT, Upstream, repeat, step, text, total, want
 
 RAG = ChatPromptTemplate.from_messages(
@@ -148,7 +148,7 @@ def test_no_hook_and_still_the_right_question_after_a_chain(switch):
 
 def test_recording_can_be_switched_off_for_some_code():
     chain = PROMPT | Upstream() | StrOutputParser() | step()
-    with upstream.disabled(), pytest.raises(QuestionNotFoundError, match="No question was found"):
+    with recorder.disabled(), pytest.raises(QuestionNotFoundError, match="No question was found"):
         chain.invoke({"q": "x"})
     assert chain.invoke({"q": "x"}) == want("x")
 
@@ -164,7 +164,7 @@ def test_after_a_chain_in_every_way(parse):
     async def astream():
         return total([chunk async for chunk in chain.astream({"q": "x"})])
 
-    with upstream.disabled():
+    with recorder.disabled():
         assert text(chain.invoke({"q": "x"})) == want("x")
         assert text(total(chain.stream({"q": "x"}))) == want("x")
         assert text(asyncio.run(astream())) == want("x")
@@ -174,9 +174,9 @@ def test_after_a_chain_in_every_way(parse):
         assert text(two.invoke({"q": "x"})) == want("x")
         for one in (copy.deepcopy(chain), pickle.loads(pickle.dumps(step().after(PROMPT | Upstream())))):  # noqa: S301
             assert text(one.invoke({"q": "x"})) == want("x")
-    recorder = chain.bound.last._recorder
-    assert recorder is not RECORDER
-    assert (recorder.sizes()["scopes"], recorder.sizes()["calls"]) == (0, 0)
+    own = chain.bound.last._recorder
+    assert own is not RECORDER
+    assert (own.sizes()["scopes"], own.sizes()["calls"]) == (0, 0)
 
 
 def test_after_a_chain_keeps_the_callbacks_of_the_runs_around_it():

@@ -21,8 +21,8 @@ from aligner_integrations.errors import (
     QuestionNotFoundError,
     UnsupportedValueError,
 )
-from aligner_integrations.langchain import upstream
-from aligner_integrations.langchain.upstream import RECORDER
+from aligner_integrations.langchain.question import recorder
+from aligner_integrations.langchain.question.recorder import RECORDER
 from tests.unit.langchain import overhead
 from tests.unit.langchain.support import ALIKE, PROMPT, Backend, Upstream, aligner, held, mark, step, total, want
 
@@ -116,11 +116,11 @@ def test_question_function_that_fails_or_gives_no_text():
 
 
 def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(upstream, "MAX_ROOT_CALLS", 10)
+    monkeypatch.setattr(recorder, "MAX_ROOT_CALLS", 10)
     for _ in range(25):
         Upstream().invoke("x")
     assert RECORDER.sizes()["root_calls"] == 10
-    monkeypatch.setattr(upstream, "MAX_SCOPES", 3)
+    monkeypatch.setattr(recorder, "MAX_SCOPES", 3)
 
     def deeper(n):
         if n == 0:
@@ -132,7 +132,7 @@ def test_memory_is_bounded(monkeypatch):
 
 
 def test_forgotten_llm_calls_are_ambiguous_by_text_and_known_by_id(monkeypatch):
-    monkeypatch.setattr(upstream, "MAX_CALLS", 3)
+    monkeypatch.setattr(recorder, "MAX_CALLS", 3)
     answers = RunnableLambda(lambda qs: [Upstream(answer=q).invoke(q) for q in qs])
     questions = [str(i) for i in range(5)]
     last = answers | RunnableLambda(lambda ms: step().invoke(ms[-1]))
@@ -151,7 +151,7 @@ def test_recorder_is_one_in_a_process():
     for _ in range(3):
         step()
     assert len(_configure_hooks) == before
-    assert sum(hook[0] is upstream._hook for hook in _configure_hooks) == 1
+    assert sum(hook[0] is recorder._hook for hook in _configure_hooks) == 1
 
 
 # Options, copies, composition ----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import aligner_integrations
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import FakeBackend
 from aligner_integrations.errors import BackendError, ConfigurationError, RejectedCorrectionError
-from aligner_integrations.llama_index import AlignerQueryEngine, correcting
+from aligner_integrations.llama_index import AlignerQueryEngine, corrector
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
@@ -283,9 +283,9 @@ async def test_options_go_to_the_aligner(ask):
 def test_the_default_aligner(monkeypatch):
     made = []
     monkeypatch.setattr(
-        correcting, "Aligner", lambda **options: made.append(options) or Aligner(backend=FakeBackend(fail))
+        corrector, "Aligner", lambda **options: made.append(options) or Aligner(backend=FakeBackend(fail))
     )
-    monkeypatch.setattr(correcting.Corrector, "__post_init__", lambda self: None)  # checks the type just replaced
+    monkeypatch.setattr(corrector.Corrector, "__post_init__", lambda self: None)  # checks the type just replaced
     assert AlignerQueryEngine(Engine(None)).aligner.backend.fn is fail
     assert made == [{}]
 

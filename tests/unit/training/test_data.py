@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligner_integrations.encoding import encode_prompt
+from aligner_integrations.backends.encoding import encode_prompt
 from aligner_integrations.errors import ConfigurationError, InvalidTextError
 from aligner_integrations.templates import Template
 from aligner_integrations.training.data import (

@@ -1,0 +1,1 @@
+"""An aligner on this machine, with transformers and torch."""

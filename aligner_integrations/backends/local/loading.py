@@ -1,0 +1,289 @@
+"""Loading weights with transformers and PEFT: once per process for each (files, device, dtype, quantisation).
+
+safetensors (or the GGUF of an installed package) only, `trust_remote_code` never.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aligner_integrations.backends.local.batching import Batcher
+from aligner_integrations.backends.semaphore import Slots
+from aligner_integrations.errors import MissingDependencyError, ModelLoadError
+from aligner_integrations.models import SMOLLM2, ModelFiles, fingerprint_of, locate, locate_base
+
+try:
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+except ImportError as error:
+    raise MissingDependencyError(
+        f"Running an aligner on this machine needs torch, transformers and peft ({error.name} is missing): "
+        "pip install 'aligner-integrations[local]'"
+    ) from error
+
+from aligner_integrations.backends.local import converted
+from aligner_integrations.backends.local.attention import share_heads
+from aligner_integrations.backends.local.cpu import pack
+from aligner_integrations.backends.local.prefix_cache import Prefixes
+from aligner_integrations.backends.local.probe import GateProbe
+from aligner_integrations.backends.local.speculative import DraftSupport, find_support
+
+logger = logging.getLogger(__name__)
+
+# Above this many bytes of weights a CPU holds them in bfloat16; below, float32 steps are faster and exact.
+_FLOAT32_LIMIT = 4 * 2**30
+# What of an adapter's folder decides the merged weights and their tokenizer.
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(slots=True)
+class Weights:
+    """A loaded aligner, shared by everyone who asked for the same one.
+
+    Attributes:
+        model: An ordinary transformers model, in eval mode; an adapter is merged into it unless it is quantised.
+        tokenizer: Its tokenizer.
+        probe: The gate's probe, if the aligner has one.
+        window: Longest context in tokens; None if the model has no limit.
+        stop_ids: Token ids that end a completion.
+        drafts: What drafting from the answer can do with this model; None where it cannot.
+        prefixes: What went through the model lately and may be gone on from.
+        lock: Held while the model runs, because a pass already uses all cores; given to whoever has waited longest.
+        worker: One thread that writes streams for asynchronous callers.
+        batchers: Those that collect what runs together, by what they run and how.
+    """
+
+    model: Any
+    tokenizer: Any
+    probe: GateProbe | None
+    window: int | None
+    stop_ids: list[int]
+    drafts: DraftSupport | None = None
+    prefixes: Prefixes = field(default_factory=Prefixes)
+    lock: Slots = field(default_factory=lambda: Slots(1))
+    worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
+    batchers: dict[Any, Batcher[Any, Any]] = field(default_factory=dict)
+
+
+_loaded: dict[tuple[Any, ...], Weights] = {}
+_locks: dict[tuple[Any, ...], threading.Lock] = {}
+_guard = threading.Lock()
+
+
+def load_weights(
+    name: str, revision: str | None, device: str | None, dtype: str | None, quantization_config: Any
+) -> Weights:
+    """Return the weights of an aligner, loading them if nobody in this process has.
+
+    Raises:
+        ModelError: They cannot be had; see the subclasses.
+    """
+    device = device or default_device()
+    key = (name, revision, device, dtype, repr(quantization_config))
+    with _guard:
+        lock = _locks.setdefault(key, threading.Lock())
+    with lock:
+        if key not in _loaded:
+            files = locate(name, revision)
+            fingerprint_of(name, revision, files)
+            _loaded[key] = _load(files, device, dtype, quantization_config)
+        return _loaded[key]
+
+
+def release() -> None:
+    """Forget all loaded weights; memory is freed once no aligner uses them any more."""
+    with _guard:
+        _loaded.clear()
+
+
+def load_base(base: str = SMOLLM2, revision: str | None = None, *, dtype: Any = None) -> tuple[Any, Any]:
+    """Return (model, tokenizer) of a base model as an ordinary transformers model, free of quantisation marks.
+
+    Args:
+        base: Hub id or folder; `"embedded"` is the base of the embedded aligner.
+        revision: Commit of a Hub repository.
+        dtype: A torch dtype; float32 by default.
+    """
+    folder, gguf_file = locate_base(SMOLLM2 if base == "embedded" else base, revision)
+    model = _read_model(folder, gguf_file, torch.float32 if gguf_file else dtype or torch.float32, {})
+    return model.to(dtype) if dtype is not None else model, _read_tokenizer(folder, gguf_file)
+
+
+def default_device() -> str:
+    """CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def default_dtype(device: str, weight_bytes: int) -> Any:
+    """Return a dtype that is fast on the device and fits its memory."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device == "mps":
+        return torch.float16
+    return torch.float32 if weight_bytes <= _FLOAT32_LIMIT else torch.bfloat16
+
+
+def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config: Any) -> Weights:
+    size = sum(p.stat().st_size for p in files.base.glob("*.safetensors"))
+    chosen = default_dtype(device, size) if dtype is None else getattr(torch, dtype, None)
+    if not isinstance(chosen, torch.dtype):
+        raise ModelLoadError(f"dtype is {dtype!r}; it takes a torch dtype's name such as 'float32' or 'bfloat16'.")
+    options: dict[str, Any] = {}
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    if quantization_config is not None or device == "auto":
+        options["device_map"] = device
+    model, tokenizer = _read(files, chosen, options) if files.gguf_file is None else _read_gguf(files, chosen, options)
+    if "device_map" not in options:
+        model = model.to(device)
+    model.eval()
+    model.requires_grad_(False)
+    pack(model)
+    share_heads(model)
+    probe = _read_probe(files, model.config.get_text_config())
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+    if not ids:
+        raise ModelLoadError(f"{files.name} has no end token, so its corrections would never end.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # Sampling settings that a checkpoint carries would be mixed into ours; decoding is configured at the call.
+    model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ids))
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return Weights(model, tokenizer, probe, window, sorted(ids), find_support(model, window))
+
+
+def _read(files: ModelFiles, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the model, with its adapter merged if it can be, and the tokenizer."""
+    model = _read_model(files.base, files.gguf_file, dtype, options)
+    # The adapter's folder may hold the tokenizer it was trained with; the base's is the same otherwise.
+    own = files.adapter if files.adapter and (files.adapter / "tokenizer.json").exists() else None
+    tokenizer = _read_tokenizer(own or files.base, None if own else files.gguf_file)
+    if files.adapter is not None:
+        model = _add_adapter(model, files.adapter, merge="quantization_config" not in options)
+    return model, tokenizer
+
+
+def _read_gguf(files: ModelFiles, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The same from a GGUF: converted and merged in float32, whatever the dtype, and kept for the next process."""
+    if "quantization_config" in options:
+        return _read(files, dtype, options)
+    parts = [files.base / str(files.gguf_file)]
+    if files.adapter is not None:
+        parts += [p for name in _ADAPTER_FILES if (p := files.adapter / name).exists()]
+    # Checking what is there and importing what will read it take half a second each, and neither waits for the other.
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lambda: (key := converted.key_of(*parts), converted.find(key)))
+        importlib.import_module("transformers.modeling_utils")
+        key, folder = found.result()
+    if folder is None:
+        model, tokenizer = _read(files, torch.float32, {})
+
+        def save(place: Path) -> None:
+            model.save_pretrained(place)
+            tokenizer.save_pretrained(place)
+
+        converted.store(key, save)
+        if (folder := converted.find(key)) is None:
+            return model.to(dtype), tokenizer
+    # Also by whoever has just made them: that a first run and a later one give the same is worth a second.
+    return _read_model(folder, None, dtype, options), _read_tokenizer(folder, None)
+
+
+def _read_probe(files: ModelFiles, config: Any) -> GateProbe | None:
+    layer = None if files.config is None else files.config.gate_layer
+    if layer is None:
+        return None
+    if files.gate is None:
+        # Its threshold is one for the probe's logits; compared with gaps it would keep or correct the wrong answers.
+        raise ModelLoadError(f"{files.name} names a gate in its configuration, but the gate's file is missing.")
+    if not 0 <= layer <= config.num_hidden_layers:
+        raise ModelLoadError(
+            f"The gate of {files.name} reads layer {layer} of a model with {config.num_hidden_layers}."
+        )
+    return GateProbe.load(files.gate, layer, config.hidden_size)
+
+
+def _read_model(folder: Path, gguf_file: str | None, dtype: Any, options: dict[str, Any]) -> Any:
+    source: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
+    model: Any
+    found: dict[str, Any]
+    try:
+        loader: Any = AutoModelForCausalLM
+        model, found = loader.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **source,
+            **options,
+        )
+    except Exception as error:  # broken files fail in any way, also with a plain Exception
+        raise ModelLoadError(
+            f"The weights in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}. If a download was cut, "
+            "delete the folder and fetch again; if a library is missing, install it."
+        ) from error
+    if found["missing_keys"]:
+        # transformers only warns, and fills in random numbers.
+        names = sorted(found["missing_keys"])
+        raise ModelLoadError(
+            f"The weights in {folder} are incomplete: {len(names)} tensors are missing, such as {names[0]}."
+        )
+    if gguf_file:
+        # The tensors are plain numbers by now; the marks would forbid training and saving.
+        model.config.__dict__.pop("quantization_config", None)
+        for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
+            model.__dict__.pop(mark, None)
+    return model
+
+
+def _read_tokenizer(folder: Path, gguf_file: str | None) -> Any:
+    source = {"gguf_file": gguf_file} if gguf_file else {}
+    try:
+        return AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, clean_up_tokenization_spaces=False, **source
+        )
+    except Exception as error:  # as above
+        raise ModelLoadError(
+            f"The tokenizer in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}."
+        ) from error
+
+
+def _add_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
+    try:  # here, because importing it takes a second, and merged weights from the cache do without
+        from peft import PeftModel, get_peft_model_state_dict
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The adapter in {folder} needs peft: pip install 'aligner-integrations[local]'"
+        ) from error
+    path = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+        adapted = PeftModel.from_pretrained(model, folder)
+    except Exception as error:  # as above
+        raise ModelLoadError(
+            f"The adapter {path} cannot be put on {model.config.name_or_path or 'its base'}: {type(error).__name__}: "
+            f"{_first_line(error)}. Check that it belongs to this base and that the file is whole."
+        ) from error
+    # PEFT only warns when names do not match, and an adapter that changes nothing would look like a perfect upstream.
+    if names != set(get_peft_model_state_dict(adapted, save_embedding_layers=False)):
+        raise ModelLoadError(f"The adapter {path} does not fit its base: their layers have different names.")
+    return adapted.merge_and_unload() if merge else adapted
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no details"])[0][:300]
+
+
+__all__ = ["Weights", "default_device", "default_dtype", "load_base", "load_weights", "release"]

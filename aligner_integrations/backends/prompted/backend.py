@@ -1,0 +1,231 @@
+"""A chat model as a prompted aligner: no aligner's weights, but an instruction to correct.
+
+The model may be LangChain's, LlamaIndex's (`frameworks.py`), or behind an OpenAI-compatible chat endpoint
+(`chat_completions.py`). The instruction and the reading of replies are in `prompt.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from aligner_integrations.backends.base import Completion, Request, Score
+from aligner_integrations.backends.deadline import Clock
+from aligner_integrations.backends.prompted.frameworks import LangChainTalker, LlamaIndexTalker, Said, Talker
+from aligner_integrations.backends.prompted.prompt import INSTRUCTION, PRINCIPLES, PROMPTED, Reply, system_message
+from aligner_integrations.backends.remote.keys import Secret
+from aligner_integrations.backends.remote.parallel import aeach, each
+from aligner_integrations.backends.remote.responses import is_cut, is_withheld, require_end
+from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
+from aligner_integrations.templates import Template
+
+if TYPE_CHECKING:
+    from aligner_integrations.backends.remote.http import Endpoint
+
+
+class ChatModelBackend:
+    """Corrects with a chat model that is told how.
+
+    Args:
+        llm: A chat model of LangChain (or a runnable that takes messages), an LLM of LlamaIndex, or the URL of an
+            OpenAI-compatible API, which ends in `/v1`.
+        principles: The restriction rules. Default: harmlessness, as in the paper's data.
+        instruction: What the model's task is. Default: that of the paper's annotators.
+        model: With a URL: the model's name there. None asks `/v1/models`, and wants exactly one.
+        api_key: With a URL: the key, or a function that returns it.
+        generation: With a URL: fields of the request; temperature 0 by default. A framework's model brings its own.
+        concurrency: Most requests on the way at once.
+        allow_http: With a URL: whether the key may travel unencrypted to another machine.
+
+    A framework's model cannot be interrupted when it is called synchronously: at the deadline its call is left to itself,
+    so give it a timeout of its own, too.
+
+    Raises:
+        ConfigurationError: None of these, or options that only a URL has.
+    """
+
+    gate: float | None = None
+    can_score: bool = False
+    template: Template = PROMPTED
+
+    def __init__(
+        self,
+        llm: Any,
+        *,
+        principles: Sequence[str] = PRINCIPLES,
+        instruction: str = INSTRUCTION,
+        model: str | None = None,
+        api_key: str | Callable[[], str] | Secret | None = None,
+        generation: Mapping[str, Any] | None = None,
+        concurrency: int = 16,
+        allow_http: bool = False,
+    ) -> None:
+        if isinstance(principles, str):
+            raise ConfigurationError("principles is a string; give a list of rules.")
+        self.llm = llm
+        self.principles = tuple(principles)
+        self.instruction = instruction
+        self.model = model
+        self.generation = dict(generation or {})
+        self.concurrency = concurrency
+        self.allow_http = allow_http
+        self.api_key: Secret | None = None
+        self._system = system_message(instruction, self.principles)
+        self._talker: Talker
+        self._endpoint: Endpoint | None = None
+        if isinstance(llm, str):
+            from aligner_integrations.backends.prompted.chat_completions import ChatEndpoint
+            from aligner_integrations.backends.remote.http import key_for
+
+            self.api_key = key_for(llm, api_key)
+            self._talker = chat = ChatEndpoint(
+                llm,
+                model,
+                api_key=self.api_key,
+                generation=self.generation,
+                concurrency=concurrency,
+                allow_http=allow_http,
+            )
+            self._endpoint = chat.endpoint
+            return
+        if model is not None or api_key is not None or generation:
+            raise ConfigurationError(
+                f"model, api_key and generation go with a URL; {type(llm).__name__} has its own. Set them there."
+            )
+        if hasattr(llm, "invoke") and hasattr(llm, "ainvoke"):
+            self._talker = LangChainTalker(llm)
+        elif hasattr(llm, "complete") and hasattr(llm, "acomplete"):
+            self._talker = LlamaIndexTalker(llm)
+        else:
+            raise ConfigurationError(
+                f"{type(llm).__name__} is no chat model that can be asked: give one of LangChain (with invoke and ainvoke), "
+                "an LLM of LlamaIndex (with complete and acomplete), or the URL of an OpenAI-compatible API."
+            )
+
+    def __repr__(self) -> str:
+        """Name the model."""
+        return f"ChatModelBackend({self.llm if isinstance(self.llm, str) else type(self.llm).__name__!r})"
+
+    def load(self) -> None:
+        """Nothing to load: a model that is asked for its name is asked at the first correction."""
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """Correct a batch, side by side in threads."""
+        return each(self._one, requests, self.concurrency, self.close)
+
+    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """`complete` without blocking the event loop; cancelling it cancels the model's calls."""
+        return await aeach(self._aone, requests, self.concurrency)
+
+    def _one(self, request: Request) -> Completion | AlignerError:
+        turn = _Turn(request)
+        try:
+            if request.timeouts.first_token is None:
+                text = turn.reply.feed(self._talker.say(self._system, turn.request, turn.clock, turn.said))
+            else:  # when a token comes shows in a stream only
+                text = "".join(self._shown(turn))
+            return turn.completion(text)
+        except AlignerError as error:
+            return error
+
+    async def _aone(self, request: Request) -> Completion | AlignerError:
+        turn = _Turn(request)
+        try:
+            if request.timeouts.first_token is None:
+                text = turn.reply.feed(await self._talker.asay(self._system, turn.request, turn.clock, turn.said))
+            else:
+                async with aclosing(self._ashown(turn)) as pieces:
+                    text = "".join([piece async for piece in pieces])
+            return turn.completion(text)
+        except AlignerError as error:
+            return error
+
+    def stream(self, request: Request) -> Generator[str, None, None]:
+        """Yield text as it comes; an answer that is to stay as it is comes whole."""
+        turn = _Turn(request)
+        with closing(self._shown(turn)) as pieces:
+            yield from pieces
+        done = turn.completion("")
+        require_end(done, request.max_new_tokens)
+        if done.text:
+            yield done.text
+
+    async def astream(self, request: Request) -> AsyncGenerator[str, None]:
+        """`stream` without blocking the event loop."""
+        turn = _Turn(request)
+        async with aclosing(self._ashown(turn)) as pieces:
+            async for piece in pieces:
+                yield piece
+        done = turn.completion("")
+        require_end(done, request.max_new_tokens)
+        if done.text:
+            yield done.text
+
+    def _shown(self, turn: _Turn) -> Generator[str, None, None]:
+        with closing(self._talker.pieces(self._system, turn.request, turn.clock, turn.said)) as pieces:
+            for piece in pieces:
+                if piece:
+                    turn.clock.token_seen()
+                if shown := turn.reply.feed(piece):
+                    yield shown
+
+    async def _ashown(self, turn: _Turn) -> AsyncGenerator[str, None]:
+        async with aclosing(self._talker.apieces(self._system, turn.request, turn.clock, turn.said)) as pieces:
+            async for piece in pieces:
+                if piece:
+                    turn.clock.token_seen()
+                if shown := turn.reply.feed(piece):
+                    yield shown
+
+    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """Raise: what a chat model thinks of an answer's tokens says nothing of what it was told to do."""
+        raise BackendError(
+            "ChatModelBackend has no score; give gate= a function, or use an aligner of its own weights."
+        )
+
+    async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """Raise: as `score`."""
+        return self.score(requests)
+
+    @property
+    def fingerprint(self) -> list[Any] | None:
+        """What decides its texts, if it is the name of a model on a server; see `Cache`."""
+        if not isinstance(self.llm, str) or self.model is None:
+            return None
+        return [self.llm, self.model, self.instruction, self.principles, sorted(self.generation.items())]
+
+    def close(self) -> None:
+        """Close the connections of threads; a framework's model keeps its own."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop and of threads."""
+        if self._endpoint is not None:
+            await self._endpoint.aclose()
+
+
+class _Turn:
+    """One request while it runs: what is sent, what has come, and how long it may take."""
+
+    __slots__ = ("clock", "reply", "request", "said")
+
+    def __init__(self, request: Request) -> None:
+        self.reply = Reply(request.question, request.answer)
+        self.clock = Clock(request.timeouts)
+        self.said = Said()
+        # A template of the user's own has no place for the code.
+        missing = self.reply.code not in request.prompt
+        self.request = (
+            replace(request, prompt=f"{request.prompt}\n\nThe code is {self.reply.code}.") if missing else request
+        )
+
+    def completion(self, shown: str) -> Completion:
+        """Return the completion, of which a part has been shown, once the reply is over."""
+        if is_cut(self.said.reason):
+            return Completion(shown, "length", self.said.usage)
+        if is_withheld(self.said.reason):
+            raise BackendError("The LLM's content filter withheld the correction.")
+        return Completion(shown + self.reply.end(), "stop", self.said.usage)

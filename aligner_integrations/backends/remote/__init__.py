@@ -1,0 +1,1 @@
+"""An aligner on a server, over HTTP."""

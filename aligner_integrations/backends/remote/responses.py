@@ -1,0 +1,153 @@
+"""Reading what OpenAI-compatible servers answer, whole or in events: text, the reason why it ended, token counts.
+
+A text counts as a correction only if the server says that it ended by itself. What was sent is made in `window.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aligner_integrations.backends.base import Completion
+from aligner_integrations.correction import Usage
+from aligner_integrations.errors import BackendError, ConfigurationError, TruncatedCorrectionError
+
+_ENDED = {"stop", "eos_token", "stop_sequence", "eos", "end_turn", "stop_string"}
+_CUT = {"length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"}
+_WITHHELD = {"content_filter", "safety", "prohibited_content", "refusal"}
+
+
+class StatusError(BackendError):
+    """A server answered with a status that is no success.
+
+    Attributes:
+        status: The HTTP status; 0 for an error that a stream reported.
+        detail: What the server said about it, shortened.
+    """
+
+    def __init__(self, message: str, *, status: int, detail: str, retryable: bool, retry_after: float | None) -> None:
+        super().__init__(message, retryable=retryable, retry_after=retry_after)
+        self.status = status
+        self.detail = detail
+
+
+class Written:
+    """What a server has written so far.
+
+    Args:
+        host: The server's name, for errors.
+        text_of: Where the text is in a choice.
+
+    Attributes:
+        text: All text.
+        reason: Why it ended; None: not yet.
+        usage: Token counts, zero where the server gives none.
+    """
+
+    __slots__ = ("_host", "_text_of", "reason", "text", "usage")
+
+    def __init__(self, host: str, text_of: Callable[[dict[str, Any]], Any] = lambda choice: choice.get("text")) -> None:
+        self._host = host
+        self._text_of = text_of
+        self.text = ""
+        self.reason: Any = None
+        self.usage = Usage()
+
+    def feed(self, answer: Any) -> str:
+        """Take a response or an event of a stream; return its text.
+
+        Raises:
+            BackendError: It is none.
+        """
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise BackendError(f"The response of {self._host} holds no choices.", retryable=True)
+        if answer.get("usage"):  # some servers count in each event, from the beginning
+            self.usage = usage_of(answer["usage"])
+        if not choices:
+            return ""
+        text = self._text_of(choices[0])
+        if not (text is None or isinstance(text, str)):
+            raise BackendError(f"The response of {self._host} holds a {type(text).__name__} as text.", retryable=True)
+        self.reason = choices[0].get("finish_reason") or self.reason
+        self.text += text or ""
+        return text or ""
+
+    def completion(self, mend: Callable[[str], str] = lambda text: text) -> Completion:
+        """Return the completion; see `completion`."""
+        return completion(mend(self.text), self.reason, self.usage, self._host)
+
+
+def completion(text: Any, reason: Any, usage: Usage, host: str) -> Completion:
+    """Return a completion from what a server said of its text and of its end.
+
+    Raises:
+        BackendError: It did not say how the text ended, so that it may be cut; or it withheld it.
+    """
+    if not isinstance(text, str):
+        raise BackendError(f"The response of {host} holds no text.", retryable=True)
+    if isinstance(reason, str) and reason in _ENDED:
+        return Completion(text, "stop", usage)
+    if is_cut(reason):
+        return Completion(text, "length", usage)
+    if is_withheld(reason):
+        raise BackendError(f"The content filter of {host} withheld the correction.")
+    raise BackendError(
+        f"{host} does not say that it finished the correction (finish reason {str(reason)[:40]!r}); it may be cut.",
+        retryable=True,
+    )
+
+
+def is_cut(reason: Any) -> bool:
+    """Whether a text ended at a token limit."""
+    return isinstance(reason, str) and reason.lower() in _CUT
+
+
+def is_withheld(reason: Any) -> bool:
+    """Whether a content filter took a text away."""
+    return isinstance(reason, str) and reason.lower() in _WITHHELD
+
+
+def usage_of(data: Any) -> Usage:
+    """Return the token counts that a server gives, or zeros."""
+    data = data if isinstance(data, dict) else {}
+    counts = (data.get("prompt_tokens"), data.get("completion_tokens"))
+    return Usage(*(n if isinstance(n, int) and n >= 0 else 0 for n in counts))
+
+
+def shares(total: int, weights: Sequence[int]) -> list[int]:
+    """Split a count that a server gives for a whole list, in proportion to the lengths of the texts; the sum stays."""
+    whole, running, given = sum(weights) or 1, 0, 0
+    parts: list[int] = []
+    for weight in weights:
+        running += weight
+        parts.append(total * running // whole - given)
+        given += parts[-1]
+    return parts
+
+
+def require_end(completion: Completion, limit: int | None) -> None:
+    """Refuse a stream that ran into the token limit.
+
+    Raises:
+        TruncatedCorrectionError: It did.
+    """
+    if completion.finish_reason == "length":
+        of = "its token limit" if limit is None else f"its limit of {limit} tokens"
+        raise TruncatedCorrectionError(f"The correction ran into {of} and is incomplete. Raise max_new_tokens.")
+
+
+def only_model(answer: Any, host: str) -> tuple[str, int | None]:
+    """Return the name of the one model that `/v1/models` lists, and its context in tokens if it says so.
+
+    Raises:
+        ConfigurationError: There are several, or none.
+    """
+    rows = answer.get("data") if isinstance(answer, dict) else None
+    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    names: list[str] = [row["id"] for row in rows if isinstance(row.get("id"), str)]
+    if len(names) != 1:
+        found = ", ".join(name[:100] for name in names[:20]) or "none"
+        raise ConfigurationError(f"{host} does not list exactly one model, but {found}: name one with model=.")
+    window = rows[0].get("max_model_len")
+    return names[0], window if isinstance(window, int) and window > 0 else None

@@ -1,0 +1,362 @@
+"""An aligner on Hugging Face's Inference Endpoints, on TGI, or at an inference provider that the Hub knows.
+
+`huggingface_hub` says by which route and under which name a provider serves a model (the same way in its versions 1.31
+to 2). Requests are sent from here: its own session knows neither deadlines nor bounds, waits for a server for ever
+unless told otherwise, and would hand this machine's Hub token to any URL.
+
+What lives elsewhere: HTTP and keys (`http.py`), limits (`window.py`), and servers that speak `/v1/completions`
+(`completions.py`): vLLM and SGLang, also as the engine of an Inference Endpoint, and the providers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any
+
+from huggingface_hub.errors import HfHubHTTPError
+
+from aligner_integrations.backends.base import Completion, Request, Score
+from aligner_integrations.backends.deadline import Clock, brief
+from aligner_integrations.backends.remote.completions import CompletionsBackend
+from aligner_integrations.backends.remote.http import Endpoint, Json, key_for
+from aligner_integrations.backends.remote.keys import Secret
+from aligner_integrations.backends.remote.parallel import aeach, each
+from aligner_integrations.backends.remote.responses import StatusError, completion, require_end
+from aligner_integrations.backends.remote.window import Fitted, fit, refit
+from aligner_integrations.correction import Usage
+from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
+from aligner_integrations.models import template_of
+from aligner_integrations.templates import Template, template_for_model
+
+_ROUTER = "https://router.huggingface.co"
+_OWN = {"max_new_tokens", "return_full_text", "details", "decoder_input_details", "stream"}
+
+
+class TextGenerationBackend:
+    """Runs an aligner on a server that speaks TGI's dialect, or at a provider.
+
+    Args:
+        model: URL of an endpoint or of a TGI server, or a Hub id that a provider serves.
+        provider: Who serves a Hub id, as `huggingface_hub` names it; `"auto"` takes your first one.
+        api_key: A Hub token, a provider's key, or a function that returns one. For hosts of the Hub and for providers, by
+            default the token of this machine; it is sent to no other host.
+        generation: Parameters for sampling; greedy by default.
+        concurrency: Most requests on the way at once, of an event loop and of all threads together.
+        allow_http: Whether the key may travel unencrypted to another machine.
+
+    Raises:
+        ConfigurationError: A URL that cannot be used, a key that must not be sent there, or a parameter that is not yours.
+    """
+
+    gate: float | None = None
+    can_score: bool = False
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        provider: str = "auto",
+        api_key: str | Callable[[], str] | Secret | None = None,
+        generation: Mapping[str, Any] | None = None,
+        concurrency: int = 64,
+        allow_http: bool = False,
+    ) -> None:
+        self.model = model
+        self.provider = provider
+        self.generation = dict(generation or {})
+        self.concurrency = concurrency
+        self.allow_http = allow_http
+        if wrong := sorted(_OWN & set(self.generation)):
+            raise ConfigurationError(f"generation holds {', '.join(wrong)}, which the backend sets itself.")
+        self._is_url = model.startswith(("http://", "https://"))
+        self.api_key = key_for(model if self._is_url else _ROUTER, api_key)
+        self._endpoint = self._endpoint_at(model) if self._is_url else None
+        self._provided: CompletionsBackend | None = None
+        self._served: str | None = None if self._is_url else model
+
+    def __repr__(self) -> str:
+        """Name the model or the URL."""
+        return f"TextGenerationBackend({self.model!r})"
+
+    @property
+    def fingerprint(self) -> list[Any]:
+        """What decides its texts, as far as a client can know; see `Cache`."""
+        return [self.model, self.provider, sorted(self.generation.items())]
+
+    def close(self) -> None:
+        """Close the connections of threads; they are also closed when the backend is no longer used."""
+        for part in (self._endpoint, self._provided):
+            if part is not None:
+                part.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop and of threads; the end of the loop closes its own, too."""
+        for part in (self._endpoint, self._provided):
+            if part is not None:
+                await part.aclose()
+
+    @property
+    def template(self) -> Template:
+        """The template of the model; a server of one's own is asked which model it has (TGI's `/info`).
+
+        Raises:
+            UnknownTemplateError: None is known for it; the message lists the choices.
+            BackendError: The server cannot be asked.
+        """
+        if self._endpoint is None:
+            return template_of(self.model)
+        if self._served is None:
+            try:
+                info = self._endpoint.ask("/info", None, brief())
+            except StatusError as error:
+                if error.retryable:
+                    raise
+                info = {}
+            served = info.get("model_id") if isinstance(info, dict) else None
+            self._served = served if isinstance(served, str) else f"the model at {self._endpoint.host}"
+        # Never as a folder here or on the Hub: a server may call its model what it likes.
+        return template_for_model(self._served)
+
+    def load(self) -> None:
+        """Ask the Hub how the provider serves the model; nothing for a URL."""
+        self._route()
+
+    def _route(self) -> CompletionsBackend | None:
+        """The provider's completions, or None for a server that speaks TGI's dialect."""
+        if self._endpoint is None and self._provided is None:
+            url, name, dialect = _where(self.model, self.provider, self.api_key)
+            if dialect == "inputs":
+                self._endpoint = self._endpoint_at(url)
+            else:
+                self._provided = CompletionsBackend(
+                    url.removesuffix("/completions"),
+                    name,
+                    api_key=self.api_key,
+                    generation=self.generation,
+                    concurrency=self.concurrency,
+                )
+        return self._provided
+
+    async def _aroute(self) -> CompletionsBackend | None:
+        if self._endpoint is None and self._provided is None:
+            return await asyncio.to_thread(self._route)
+        return self._provided
+
+    def _endpoint_at(self, url: str) -> Endpoint:
+        return Endpoint(url, self.api_key, allow_http=self.allow_http, concurrency=self.concurrency)
+
+    # Completions ----------------------------------------------------------------------------------------------------
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """Correct a batch, side by side in threads."""
+        try:
+            provided = self._route()
+        except BackendError as error:
+            return [error] * len(requests)
+        return provided.complete(requests) if provided else each(self._one, requests, self.concurrency, self.close)
+
+    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """`complete` without blocking the event loop; cancelling it closes its connections."""
+        try:
+            provided = await self._aroute()
+        except BackendError as error:
+            return [error] * len(requests)
+        return await provided.acomplete(requests) if provided else await aeach(self._aone, requests, self.concurrency)
+
+    def _one(self, request: Request) -> Completion | AlignerError:
+        try:
+            job = fit(request, None)
+            try:
+                return self._completion(job)
+            except StatusError as refusal:
+                return self._completion(refit(job, refusal))
+        except AlignerError as error:
+            return error
+
+    async def _aone(self, request: Request) -> Completion | AlignerError:
+        try:
+            job = fit(request, None)
+            try:
+                return await self._acompletion(job)
+            except StatusError as refusal:
+                return await self._acompletion(refit(job, refusal))
+        except AlignerError as error:
+            return error
+
+    def _completion(self, job: Fitted) -> Completion:
+        written = _Generated(self._here.host)
+        if job.request.timeouts.first_token is None:
+            written.take(self._here.ask("", self._body(job), Clock(job.request.timeouts)))
+        else:  # when a token comes shows in a stream only
+            for _ in self._pieces(job, written):
+                pass
+        return written.completion(job)
+
+    async def _acompletion(self, job: Fitted) -> Completion:
+        written = _Generated(self._here.host)
+        if job.request.timeouts.first_token is None:
+            written.take(await self._here.aask("", self._body(job), Clock(job.request.timeouts)))
+        else:
+            async with aclosing(self._apieces(job, written)) as pieces:
+                async for _ in pieces:
+                    pass
+        return written.completion(job)
+
+    # Streams --------------------------------------------------------------------------------------------------------
+
+    def stream(self, request: Request) -> Generator[str, None, None]:
+        """Yield text as it comes; closing the iterator closes the connection."""
+        if (provided := self._route()) is not None:
+            yield from provided.stream(request)
+            return
+        job, written = fit(request, None), _Generated(self._here.host)
+        try:
+            with closing(self._pieces(job, written)) as pieces:
+                yield from pieces
+        except StatusError as refusal:
+            if written.text:
+                raise
+            job, written = refit(job, refusal), _Generated(self._here.host)
+            with closing(self._pieces(job, written)) as pieces:
+                yield from pieces
+        require_end(written.completion(job), job.limit)
+
+    async def astream(self, request: Request) -> AsyncGenerator[str, None]:
+        """`stream` without blocking the event loop."""
+        if (provided := await self._aroute()) is not None:
+            async with aclosing(provided.astream(request)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        job, written = fit(request, None), _Generated(self._here.host)
+        try:
+            async with aclosing(self._apieces(job, written)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except StatusError as refusal:
+            if written.text:
+                raise
+            job, written = refit(job, refusal), _Generated(self._here.host)
+            async with aclosing(self._apieces(job, written)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        require_end(written.completion(job), job.limit)
+
+    def _pieces(self, job: Fitted, written: _Generated) -> Generator[str, None, None]:
+        clock, mender = Clock(job.request.timeouts), job.broken.mender()
+        with closing(self._here.events("", {**self._body(job), "stream": True}, clock)) as events:
+            for event in events:
+                if piece := written.feed(event):
+                    clock.token_seen()
+                    if shown := mender.feed(piece):
+                        yield shown
+                if written.reason is not None:
+                    break
+        if rest := mender.end():
+            yield rest
+
+    async def _apieces(self, job: Fitted, written: _Generated) -> AsyncGenerator[str, None]:
+        clock, mender = Clock(job.request.timeouts), job.broken.mender()
+        async with aclosing(self._here.aevents("", {**self._body(job), "stream": True}, clock)) as events:
+            async for event in events:
+                if piece := written.feed(event):
+                    clock.token_seen()
+                    if shown := mender.feed(piece):
+                        yield shown
+                if written.reason is not None:
+                    break
+        if rest := mender.end():
+            yield rest
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """Raise: TGI gives the log-probability of a prompt's tokens, but not that of the first choice beside it."""
+        raise BackendError("TextGenerationBackend has no score; use CompletionsBackend with vLLM for gates by score.")
+
+    async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """Raise: as `score`."""
+        return self.score(requests)
+
+    @property
+    def _here(self) -> Endpoint:
+        if self._endpoint is None:
+            raise BackendError(f"{self!r} has no route yet; call load() first.")
+        return self._endpoint
+
+    def _body(self, job: Fitted) -> Json:
+        own = {"max_new_tokens": job.limit, "return_full_text": False, "details": True}
+        return {"inputs": job.broken.text, "parameters": {"do_sample": False, **self.generation, **own}}
+
+
+class _Generated:
+    """What a server has written so far, in TGI's dialect."""
+
+    __slots__ = ("_host", "_usage", "reason", "text")
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._usage = Usage()
+        self.reason: Any = None
+        self.text = ""
+
+    def take(self, answer: Any) -> None:
+        """Take a whole response; through TGI's older route it comes as a list of one."""
+        answer = answer[0] if isinstance(answer, list) and answer else answer
+        text = answer.get("generated_text") if isinstance(answer, dict) else None
+        if not isinstance(text, str):
+            raise BackendError(f"The response of {self._host} holds no generated_text.", retryable=True)
+        self.text = text
+        self._end(answer.get("details"))
+        if self.reason is None:
+            raise BackendError(
+                f"{self._host} gives no details, so nobody can tell whether the correction is complete: it is no TGI server. "
+                "Serve the aligner with TGI, or with vLLM and Aligner.from_endpoint."
+            )
+
+    def feed(self, event: Json) -> str:
+        """Take an event of a stream; return its text."""
+        token = event.get("token")
+        if not isinstance(token, dict) or not isinstance(token.get("text"), str):
+            raise BackendError(f"An event of {self._host} holds no token.", retryable=True)
+        self._end(event.get("details"))
+        text: str = "" if token.get("special") else token["text"]
+        self.text += text
+        return text
+
+    def _end(self, details: Any) -> None:
+        if isinstance(details, dict):
+            self.reason = details.get("finish_reason")
+            count = details.get("generated_tokens")
+            self._usage = Usage(0, count if isinstance(count, int) else 0)
+
+    def completion(self, job: Fitted) -> Completion:
+        return completion(job.broken.mend(self.text), self.reason, self._usage, self._host)
+
+
+def _where(model: str, provider: str, api_key: Secret | None) -> tuple[str, str, str]:
+    """Ask the Hub where a provider serves a model: (URL, the model's name there, field of the prompt)."""
+    from huggingface_hub.inference._providers import get_provider_helper
+
+    try:
+        helper = get_provider_helper(provider, "text-generation", model)  # type: ignore[arg-type]
+        prepared = helper.prepare_request(
+            inputs="", parameters={}, headers={}, model=model, api_key=None if api_key is None else api_key.reveal()
+        )
+    except AlignerError:
+        raise
+    except ValueError as error:  # no such provider, or it does not serve this model
+        raise ConfigurationError(f"{model} cannot be run at provider {provider!r}: {error}") from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        raise BackendError(
+            f"The Hub does not say who serves {model}: it answered with status {status}.",
+            retryable=status is None or status in (408, 429) or status >= 500,
+        ) from None
+    except Exception as error:  # noqa: BLE001 - the HTTP client below huggingface_hub differs between its versions
+        raise BackendError(
+            f"The Hub cannot be asked who serves {model} ({type(error).__name__}).", retryable=True
+        ) from None
+    return prepared.url, prepared.model or model, "inputs" if "inputs" in (prepared.json or {}) else "prompt"

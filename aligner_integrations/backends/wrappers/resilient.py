@@ -1,0 +1,304 @@
+"""Staying up: time limits, retries, a circuit breaker, a limit on what runs at once, and fallbacks, for any backend.
+
+`Resilience` is what users make and share; `ResilientBackend` is one backend under it. Backends never try again by
+themselves. What lives elsewhere: what is tried again and who is asked instead (`retry.py`), when the breaker opens
+(`breaker.py`), who is next (`semaphore.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from aligner_integrations.backends.base import Backend, Completion, Request, Score, Timeouts
+from aligner_integrations.backends.semaphore import Slots
+from aligner_integrations.backends.wrappers.base import Wrapper
+from aligner_integrations.backends.wrappers.breaker import Breaker, Watch
+from aligner_integrations.backends.wrappers.retry import OUTAGE, AnotherTextError, Call, Shown, redirected
+from aligner_integrations.errors import (
+    AlignerError,
+    BackendError,
+    CircuitOpenError,
+    ConfigurationError,
+    OverloadedError,
+)
+
+if TYPE_CHECKING:
+    from aligner_integrations.aligner import Aligner
+
+_Result = TypeVar("_Result", Completion, Score)
+_Ask = Callable[[Sequence[Request]], list[_Result | AlignerError]]
+_AsyncAsk = Callable[[Sequence[Request]], Awaitable[list[_Result | AlignerError]]]
+
+
+class Resilience:
+    """How a backend is called so that its outages stay its own. Aligners that share one share its breaker and its limit.
+
+    Args:
+        retries: How often a request that failed is tried again: after cut connections, time limits, statuses such as 429
+            and 500, malformed and empty responses. Waits are random (full jitter), and never shorter than a server asks.
+        deadline: Seconds for a whole correction, with all waiting and trying, in which it is done or failed.
+        timeout: Seconds for one attempt; None: only the deadline counts.
+        connect_timeout: Seconds to reach a server.
+        first_token_timeout: Seconds to the first token of a completion; what does not stream has to be there by then.
+        backoff: Seconds that the first wait takes at most; each further one twice as many, up to `max_backoff`.
+        max_backoff: Seconds that a wait takes at most, unless a server asks for more.
+        concurrency: Most calls of the backend at once, from threads and event loops together; None: no limit. Who waits
+            for a turn has only the deadline to watch, so let no more in than the backend takes.
+        breaker: When a failing backend is left alone. None: when half of at least 20 calls failed. False: never.
+        fallbacks: Aligners or backends that are asked, in this order, for what the backend could not do. An aligner is
+            asked with its own template, which takes no fields besides question and answer; a backend with its own
+            template, or with the same prompt if it knows none. Each gets an equal share of the time that is left.
+
+    Raises:
+        ConfigurationError: A number that makes no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        retries: int = 4,
+        deadline: float | None = 120.0,
+        timeout: float | None = 60.0,
+        connect_timeout: float | None = 5.0,
+        first_token_timeout: float | None = None,
+        backoff: float = 0.5,
+        max_backoff: float = 8.0,
+        concurrency: int | None = 64,
+        breaker: Breaker | Literal[False] | None = None,
+        fallbacks: Sequence[Aligner | Backend] = (),
+    ) -> None:
+        if retries < 0:
+            raise ConfigurationError(f"retries is {retries}; it must be 0 or more.")
+        if concurrency is not None and concurrency < 1:
+            raise ConfigurationError(f"concurrency is {concurrency}; it must be at least 1, or None for no limit.")
+        limits = {
+            "deadline": deadline,
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "first_token_timeout": first_token_timeout,
+            "backoff": backoff,
+            "max_backoff": max_backoff,
+        }
+        for name, seconds in limits.items():
+            if seconds is not None and not seconds > 0:
+                raise ConfigurationError(f"{name} is {seconds}; it takes seconds above 0.")
+        self.retries = retries
+        self.deadline = deadline
+        self.timeout = timeout
+        self.connect_timeout = connect_timeout
+        self.first_token_timeout = first_token_timeout
+        self.backoff = backoff
+        self.max_backoff = max_backoff
+        self.concurrency = concurrency
+        self.breaker = Breaker() if breaker is None else breaker or None
+        self.fallbacks = tuple(fallbacks)
+        self.slots = None if concurrency is None else Slots(concurrency)
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        """Copies and pickles have the same settings, and a breaker and a limit of their own."""
+        settings = {name: value for name, value in vars(self).items() if name != "slots"}
+        return partial(Resilience, **{**settings, "breaker": self.breaker or False}), ()
+
+    def wrap(self, backend: Backend) -> ResilientBackend:
+        """Return the backend under these rules."""
+        return ResilientBackend(backend, self)
+
+    def may_help(self, error: AlignerError) -> bool:
+        """Whether a fallback may still do what failed with this error."""
+        return bool(self.fallbacks) and isinstance(error, OUTAGE)
+
+    def timeouts(self, started: float) -> Timeouts:
+        """Return the limits of a correction that started at this point of `time.monotonic()`."""
+        deadline = None if self.deadline is None else started + self.deadline
+        return Timeouts(self.connect_timeout, self.first_token_timeout, deadline)
+
+    @contextmanager
+    def turn(self, deadline: float | None) -> Iterator[Watch]:
+        """Hold a slot and make one call under the breaker's eyes.
+
+        Raises:
+            CircuitOpenError: The backend is left alone.
+            OverloadedError: No slot was free before the deadline, a point of `time.monotonic()`.
+        """
+        if self.breaker is not None:
+            self.breaker.check()
+        if self.slots is not None and not self.slots.acquire(_until(deadline)):
+            raise self._no_slot()
+        try:
+            with self._watch() as watch:
+                yield watch
+        finally:
+            if self.slots is not None:
+                self.slots.release()
+
+    @asynccontextmanager
+    async def aturn(self, deadline: float | None) -> AsyncIterator[Watch]:
+        """`turn` without blocking the event loop."""
+        if self.breaker is not None:
+            self.breaker.check()
+        if self.slots is not None and not await self.slots.aacquire(_until(deadline)):
+            raise self._no_slot()
+        try:
+            with self._watch() as watch:
+                yield watch
+        finally:
+            if self.slots is not None:
+                self.slots.release()
+
+    def _watch(self) -> AbstractContextManager[Watch]:
+        return self.breaker.watch() if self.breaker is not None else nullcontext(Watch())
+
+    def _no_slot(self) -> OverloadedError:
+        return OverloadedError(
+            f"The correction waited until its deadline while {self.concurrency} others were on their way, as many as "
+            "`concurrency` allows. Raise it if the backend can take more.",
+            retryable=True,
+        )
+
+
+class ResilientBackend(Wrapper):
+    """A backend that is called as `Resilience` says."""
+
+    def __init__(self, inner: Backend, resilience: Resilience) -> None:
+        super().__init__(inner)
+        self.resilience = resilience
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether a text may come from another aligner."""
+        return bool(self.resilience.fallbacks)
+
+    # Batches --------------------------------------------------------------------------------------------------------
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """Run a batch; what fails is tried again, then left to the fallbacks."""
+        call = Call[Completion](self.resilience, requests)
+        self._try(call, self.inner.complete)
+        for fallback, parts in call.fallbacks():
+            try:
+                backend, parts = redirected(fallback, parts)
+                call.helped(backend.complete(parts))
+            except AlignerError as error:
+                call.helped([error] * len(parts))
+        return call.done()
+
+    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """`complete` without blocking the event loop; cancelling it stops the work."""
+        call = Call[Completion](self.resilience, requests)
+        await self._atry(call, self.inner.acomplete)
+        for fallback, parts in call.fallbacks():
+            try:
+                backend, parts = await asyncio.to_thread(redirected, fallback, parts)
+                call.helped(await _in_time(backend.acomplete, parts))
+            except AlignerError as error:
+                call.helped([error] * len(parts))
+        return call.done()
+
+    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """Judge answers, which fallbacks cannot: their probabilities are not this aligner's."""
+        call = Call[Score](self.resilience, requests)
+        self._try(call, self.inner.score)
+        return call.so_far() if self.resilience.fallbacks else call.done()
+
+    async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """`score` without blocking the event loop."""
+        call = Call[Score](self.resilience, requests)
+        await self._atry(call, self.inner.ascore)
+        return call.so_far() if self.resilience.fallbacks else call.done()
+
+    def _try(self, call: Call[_Result], ask: _Ask[_Result]) -> None:
+        while (pause := call.pause()) is not None:
+            time.sleep(pause)
+            try:
+                with self.resilience.turn(call.deadline) as turn:
+                    parts = call.parts()
+                    try:
+                        turn.failed = call.take(ask(parts))
+                    except OUTAGE as error:
+                        turn.failed = call.take([error] * len(parts))
+            except (CircuitOpenError, OverloadedError) as error:
+                call.stop(error)
+
+    async def _atry(self, call: Call[_Result], ask: _AsyncAsk[_Result]) -> None:
+        while (pause := call.pause()) is not None:
+            await asyncio.sleep(pause)
+            try:
+                async with self.resilience.aturn(call.deadline) as turn:
+                    parts = call.parts()
+                    try:
+                        turn.failed = call.take(await _in_time(ask, parts))
+                    except OUTAGE as error:
+                        turn.failed = call.take([error] * len(parts))
+            except (CircuitOpenError, OverloadedError) as error:
+                call.stop(error)
+
+    # Streams --------------------------------------------------------------------------------------------------------
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """Yield text as it is written. A stream that broke is started again, and goes on if it says the same as before."""
+        call, shown = Call[Completion](self.resilience, [request]), Shown()
+        while (pause := call.pause()) is not None:
+            time.sleep(pause)
+            try:
+                with self.resilience.turn(call.deadline) as turn:
+                    try:
+                        yield from shown.more(self.inner.stream(*call.parts()))
+                        turn.failed = call.take([shown.completion()])
+                    except OUTAGE as error:
+                        turn.failed = call.take([error])
+            except (CircuitOpenError, OverloadedError, AnotherTextError) as error:
+                call.stop(error)
+        for fallback, parts in call.fallbacks():
+            try:
+                backend, parts = redirected(fallback, parts)
+                yield from shown.more(backend.stream(*parts))
+                call.helped([shown.completion()])
+            except (AlignerError, AnotherTextError) as error:
+                call.helped([error])
+        call.end()
+
+    async def astream(self, request: Request) -> AsyncIterator[str]:
+        """`stream` without blocking the event loop; closing it stops the work."""
+        call, shown = Call[Completion](self.resilience, [request]), Shown()
+        while (pause := call.pause()) is not None:
+            await asyncio.sleep(pause)
+            try:
+                async with self.resilience.aturn(call.deadline) as turn:
+                    try:
+                        async with aclosing(shown.amore(self.inner.astream(*call.parts()))) as pieces:
+                            async for piece in pieces:
+                                yield piece
+                        turn.failed = call.take([shown.completion()])
+                    except OUTAGE as error:
+                        turn.failed = call.take([error])
+            except (CircuitOpenError, OverloadedError, AnotherTextError) as error:
+                call.stop(error)
+        for fallback, parts in call.fallbacks():
+            try:
+                backend, parts = await asyncio.to_thread(redirected, fallback, parts)
+                async with aclosing(shown.amore(backend.astream(*parts))) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                call.helped([shown.completion()])
+            except (AlignerError, AnotherTextError) as error:
+                call.helped([error])
+        call.end()
+
+
+async def _in_time(ask: _AsyncAsk[_Result], parts: Sequence[Request]) -> list[_Result | AlignerError]:
+    """Ask, and cancel it at the deadline, should the backend not keep to it by itself."""
+    ends = [part.timeouts.deadline for part in parts]
+    try:
+        async with asyncio.timeout(_until(None if None in ends else max(end for end in ends if end is not None))):
+            return await ask(parts)
+    except TimeoutError:
+        return [BackendError("The backend did not answer in time.", retryable=True)] * len(parts)
+
+
+def _until(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,0 +1,263 @@
+"""What one call under `Resilience` has been through: what is tried again, when, and who is asked instead.
+
+Nothing here waits or calls a backend: that is done in `resilient.py`, once for threads and once for event loops.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from aligner_integrations import telemetry
+from aligner_integrations.backends.base import Backend, Completion, Request, Timeouts
+from aligner_integrations.errors import AlignerError, BackendError, ModelError
+from aligner_integrations.templates import Template
+
+if TYPE_CHECKING:
+    from aligner_integrations.aligner import Aligner
+    from aligner_integrations.backends.wrappers.resilient import Resilience
+
+logger = logging.getLogger(__name__)
+
+OUTAGE = (BackendError, ModelError)
+"""What an outage looks like. Any other error is about this answer, or a mistake of the caller."""
+
+_Result = TypeVar("_Result")
+
+
+class AnotherTextError(Exception):
+    """A stream that was started again says something else than what has been shown."""
+
+
+class Call(Generic[_Result]):
+    """One call on its way; lives for that call only.
+
+    Args:
+        policy: The rules.
+        requests: What is asked for.
+    """
+
+    def __init__(self, policy: Resilience, requests: Sequence[Request]) -> None:
+        self._policy = policy
+        self._requests = list(requests)
+        self._results: list[Any] = [None] * len(self._requests)
+        self._open = list(range(len(self._requests)))
+        self._lost: list[int] = []
+        self._asked = ""
+        self._attempts = 0
+        self._retry_after = 0.0
+        now = time.monotonic()
+        total = math.inf if policy.deadline is None else now + policy.deadline
+        self._ends = [total if r.timeouts.deadline is None else r.timeouts.deadline for r in self._requests]
+        # A backend that hangs must leave its fallbacks some time.
+        self._own_ends = [now + (end - now) / (1 + len(policy.fallbacks)) for end in self._ends]
+
+    # Attempts -------------------------------------------------------------------------------------------------------
+
+    def pause(self) -> float | None:
+        """Seconds to wait before the next attempt; None if there is to be none."""
+        if not self._open or self._attempts > self._policy.retries:
+            return None
+        wait = 0.0
+        if self._attempts:
+            telemetry.count(
+                "aligner.retries", len(self._open), {"error.type": type(self._results[self._open[0]]).__name__}
+            )
+            most = min(self._policy.max_backoff, self._policy.backoff * 2.0 ** (self._attempts - 1))
+            wait = self._retry_after + random.uniform(0, most)
+        now = time.monotonic()
+        self._open = [i for i in self._open if now + wait < self._own_ends[i]]
+        return wait if self._open else None
+
+    @property
+    def deadline(self) -> float | None:
+        """When, in `time.monotonic()`, no request is left to try; None: never."""
+        end = max(self._own_ends[i] for i in self._open)
+        return None if end == math.inf else end
+
+    def parts(self) -> list[Request]:
+        """What to ask for in the next attempt."""
+        now = time.monotonic()
+        longest = math.inf if self._policy.timeout is None else now + self._policy.timeout
+        return [self._limited(i, min(self._own_ends[i], longest)) for i in self._open]
+
+    def _limited(self, i: int, end: float) -> Request:
+        own, rules = self._requests[i].timeouts, self._policy
+        limits = Timeouts(
+            rules.connect_timeout if own.connect is None else own.connect,
+            rules.first_token_timeout if own.first_token is None else own.first_token,
+            None if end == math.inf else end,
+        )
+        return replace(self._requests[i], timeouts=limits)
+
+    def take(self, results: Sequence[_Result | AlignerError]) -> bool:
+        """Take what an attempt gave; return whether the backend failed in it."""
+        self._attempts += 1
+        for i, result in zip(self._open, results, strict=True):
+            self._results[i] = result
+        asked, self._open = self._open, [i for i in self._open if _try_again(self._results[i])]
+        waits = [getattr(self._results[i], "retry_after", None) or 0.0 for i in self._open]
+        self._retry_after = max(waits, default=0.0)
+        if self._open:
+            kinds = sorted({type(self._results[i]).__name__ for i in self._open})
+            logger.info(
+                "Attempt %d failed for %d of %d corrections: %s.",
+                self._attempts,
+                len(self._open),
+                len(asked),
+                ", ".join(kinds),
+            )
+        return 2 * len(self._open) >= len(asked)
+
+    def stop(self, error: Exception) -> None:
+        """Try no more: what is not done has failed, with its own error if it has one."""
+        for i in self._open:
+            if self._results[i] is None and isinstance(error, AlignerError):
+                self._results[i] = error
+        self._open = []
+
+    # Fallbacks ------------------------------------------------------------------------------------------------------
+
+    def fallbacks(self) -> Iterator[tuple[Aligner | Backend, list[Request]]]:
+        """Yield who is to be asked for what is not done; `helped` takes what came of it."""
+        for place, fallback in enumerate(self._policy.fallbacks):
+            now = time.monotonic()
+            self._lost = [i for i, result in enumerate(self._results) if _is_lost(result) and now < self._ends[i]]
+            if self._lost:
+                self._asked = f"{place + 1} ({type(fallback).__name__})"
+                share = len(self._policy.fallbacks) - place
+                yield fallback, [self._limited(i, now + (self._ends[i] - now) / share) for i in self._lost]
+
+    def helped(self, results: Sequence[Any]) -> None:
+        """Take what a fallback gave."""
+        first = type(self._results[self._lost[0]]).__name__
+        done = 0
+        for i, result in zip(self._lost, results, strict=True):
+            if isinstance(result, Completion) and result.text.strip():
+                self._results[i] = replace(result, by_fallback=True)
+                done += 1
+        telemetry.count("aligner.fallbacks", done, {"error.type": first})
+        failed = sorted({type(result).__name__ for result in results if isinstance(result, Exception)})
+        logger.warning(
+            "The backend failed (%s); fallback %s did %d of %d corrections%s.",
+            first,
+            self._asked,
+            done,
+            len(results),
+            f", else: {', '.join(failed)}" if failed else "",
+        )
+
+    # Results --------------------------------------------------------------------------------------------------------
+
+    def done(self) -> list[_Result | AlignerError]:
+        """Return one result a request; a model that cannot be had at all is raised, as backends raise it."""
+        results = self.so_far()
+        for result in results:
+            if isinstance(result, ModelError):
+                raise result
+        return results
+
+    def so_far(self) -> list[_Result | AlignerError]:
+        """Return one result a request, whatever it is."""
+        return [_late() if result is None else result for result in self._results]
+
+    def end(self) -> None:
+        """Raise if the only request was not done."""
+        (result,) = self.done()
+        if isinstance(result, AlignerError):
+            raise result
+
+
+class Shown:
+    """What a stream has shown, over all its attempts: it is never shown twice."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+        self._text = ""  # of this attempt
+
+    def more(self, pieces: Iterator[str]) -> Generator[str, None, None]:
+        """Yield what an attempt adds to what has been shown.
+
+        Raises:
+            AnotherTextError: It says something else.
+        """
+        self._text = ""
+        for piece in pieces:
+            if new := self._feed(piece):
+                yield new
+        self._check_end()
+
+    async def amore(self, pieces: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+        """The asynchronous twin of `more`; closing it closes the attempt."""
+        self._text = ""
+        closed: AbstractAsyncContextManager[Any] = (
+            aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext()
+        )
+        async with closed:
+            async for piece in pieces:
+                if new := self._feed(piece):
+                    yield new
+        self._check_end()
+
+    def _feed(self, piece: str) -> str:
+        self._text += piece
+        if not self._text.strip():  # nothing to show yet, so another attempt may still say anything
+            return ""
+        shown = len(self._shown)
+        if self._text[:shown] != self._shown[: len(self._text)]:
+            raise AnotherTextError
+        new = self._text[shown:]
+        self._shown += new
+        return new
+
+    def _check_end(self) -> None:
+        if len(self._text) < len(self._shown):
+            raise AnotherTextError
+
+    def completion(self) -> Completion:
+        """The text as a whole."""
+        return Completion(self._shown, "stop")
+
+
+def redirected(fallback: Aligner | Backend, requests: Sequence[Request]) -> tuple[Backend, list[Request]]:
+    """Return the backend of a fallback, and the requests in its words."""
+    from aligner_integrations.aligner import Aligner
+
+    template: Template | None
+    if isinstance(fallback, Aligner):
+        backend, template, most = fallback.wrapped_backend, fallback.template, fallback.max_new_tokens
+    else:
+        backend, template, most = fallback, fallback.template, None
+    if template is None:
+        return backend, list(requests)
+    return backend, [
+        replace(
+            request,
+            prompt=template.render(request.question, request.answer),
+            completion_prefix=template.completion_prefix,
+            max_new_tokens=request.max_new_tokens if most is None else most,
+        )
+        for request in requests
+    ]
+
+
+def _try_again(result: Any) -> bool:
+    return result.retryable if isinstance(result, AlignerError) else _is_blank(result)
+
+
+def _is_lost(result: Any) -> bool:
+    return result is None or isinstance(result, OUTAGE) or _is_blank(result)
+
+
+def _is_blank(result: Any) -> bool:
+    return isinstance(result, Completion) and result.finish_reason == "stop" and not result.text.strip()
+
+
+def _late() -> BackendError:
+    return BackendError("The deadline of the correction passed before it could be tried.", retryable=True)

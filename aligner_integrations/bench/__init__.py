@@ -1,0 +1,1 @@
+"""How fast an aligner corrects: each of these measures two ways in one run."""

@@ -1,0 +1,1 @@
+"""Agents whose answers and thoughts are corrected."""

@@ -1,0 +1,1 @@
+"""Which question an answer belongs to, found by itself."""

@@ -1,0 +1,1 @@
+"""The recipe that makes the embedded aligner again, from data to model card."""

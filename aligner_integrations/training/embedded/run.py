@@ -1,0 +1,174 @@
+"""From the data folder to the shipped aligner and its card: `aligner train --recipe embedded --data DIR`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import torch
+
+from aligner_integrations.aligner import Aligner
+from aligner_integrations.backends.base import Completion, Request, Score
+from aligner_integrations.backends.local import loading
+from aligner_integrations.backends.local.backend import LocalBackend
+from aligner_integrations.errors import AlignerError
+from aligner_integrations.evaluation.quality import evaluate
+from aligner_integrations.evaluation.rows import Row
+from aligner_integrations.models import CONFIG_FILE, GATE_FILE, REVISIONS, SMOLLM2, AlignerConfig
+from aligner_integrations.templates import TEMPLATES
+from aligner_integrations.training import card, run
+from aligner_integrations.training.embedded import data as embedded
+from aligner_integrations.training.embedded.strength import choose_strength
+from aligner_integrations.training.recipes import RECIPES
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+REPORT_ROWS = "report.jsonl"
+ROUNDINGS = (8, 4)
+"""Bits that the base's weights are rounded to, to see how much the figures hang on the last of them."""
+
+
+def train_embedded(data: Path, output: Path) -> Path:
+    """Train, measure and document the embedded aligner. Each stage is skipped if its file is there.
+
+    Args:
+        data: The folder with the files of `embedded.SOURCES` and, to measure on, `embedded.MEASURED`.
+        output: Folder of the result.
+    """
+    recipe = RECIPES["embedded"]
+    splits = embedded.load(data, recipe.seed)
+    rows = embedded.report_rows(splits.report, data, recipe.seed)  # first, so that a missing file is found at once
+    if not (output / run.TRAINING_FILE).exists():
+        run.fit_weights(
+            embedded.training_triples(splits.train, recipe.seed),
+            base="embedded",
+            revision=REVISIONS[SMOLLM2],
+            template=TEMPLATES["embedded"],
+            recipe=recipe,
+            output=output,
+        )
+    choose_strength(output, embedded.strength_rows(splits.tune))
+    written_train, written_tune = embedded.written_examples()
+    run.fit_own_gate(
+        output,
+        embedded.gate_examples(splits.train, written_train, recipe.seed, (700, 350, 250)),
+        embedded.gate_examples(splits.tune, written_tune, recipe.seed, (300, 100, 80)),
+        recipe.seed,
+    )
+    loading.release()  # the gate was not there when the weights were loaded
+    _write_rows(output / REPORT_ROWS, rows)
+    _measure(output, rows)
+    for bits in ROUNDINGS:
+        _measure_rounded(output, rows, bits)
+    write_card(output, splits.checksums)
+    return output
+
+
+def write_card(output: Path, checksums: dict[str, str]) -> None:
+    """Write the card from what is in the folder."""
+    sources = [f"{source}; `{name}` SHA-256 `{checksums[name]}`" for name, source in embedded.SOURCES.items()]
+    card.write(
+        output,
+        title="The embedded aligner",
+        data=[
+            *sources,
+            "answers written for this package (`good_answers.jsonl`): the gate only",
+            f"{embedded.MEASURED_SOURCE}; `{embedded.MEASURED}` SHA-256 `{checksums[embedded.MEASURED]}`: measuring only",
+        ],
+        recipe=RECIPES["embedded"],
+        licence="apache-2.0",
+        notes=[
+            "It makes rude answers civil, also a rude sentence inside a long good answer, and leaves good ones alone. It has "
+            "135 million parameters and is meant for trying out, for tests and for detoxification of English text on a CPU. "
+            "It does not make answers more helpful or more truthful, and it does not refuse harmful requests; for that "
+            "take the paper's `aligner/aligner-7b-v1.0`.",
+            "The authors' copy of ParaDetox on the Hub is under openrail++, whose use restrictions (its attachment A) are "
+            "passed on: do not use these weights to produce abusive or discriminating text, or in breach of the law.",
+            "Made by `aligner train --recipe embedded --data DIR --output DIR` with the seed below. Rows of the table were "
+            "held out of training and of every choice; the splits are by question.",
+        ],
+    )
+
+
+class _DecodesOnce(LocalBackend):
+    """Judges and completes each prompt once: the settings of one report only differ in what they make of it."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__(model)
+        self._completions: dict[str, Completion | AlignerError] = {}
+        self._scores: dict[str, Score | AlignerError] = {}
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        return _once(self._completions, requests, super().complete)
+
+    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        return _once(self._scores, requests, super().score)
+
+
+def _once(known: dict[str, _T], requests: Sequence[Request], run: Callable[[Sequence[Request]], list[_T]]) -> list[_T]:
+    new = [request for request in requests if request.prompt not in known]
+    known.update(zip((request.prompt for request in new), run(new), strict=True))
+    return [known[request.prompt] for request in requests]
+
+
+def _measure(output: Path, rows: list[Row]) -> None:
+    path = output / card.QUALITY_FILE
+    if path.exists():
+        return
+    backend = _DecodesOnce(output)
+    settings = {
+        "gate": Aligner(backend=backend),
+        "no gate": Aligner(backend=backend, gate=False),
+        "gate, marked edits": Aligner(backend=backend, edits="marked"),
+    }
+    path.write_text(json.dumps(evaluate(settings, rows, on_progress=_log_progress).to_dict(), indent=1))
+
+
+def _log_progress(setting: str, done: int) -> None:
+    logger.info("measuring, %s: %d rows", setting, done)
+
+
+def _measure_rounded(output: Path, rows: list[Row], bits: int) -> None:
+    """Measure again with the base's weights rounded another way, as a stand-in for the Hub's unquantised base."""
+    path = output / f"quality_base_rounded_to_{bits}_bits.json"
+    if path.exists():
+        return
+    with TemporaryDirectory() as folder:
+        base, adapter = Path(folder) / "base", Path(folder) / "adapter"
+        model, tokenizer = loading.load_base("embedded")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.copy_(round_to_bits(parameter, bits))
+        model.save_pretrained(base)
+        tokenizer.save_pretrained(base)
+        adapter.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors", GATE_FILE):
+            shutil.copy(output / name, adapter)
+        config = AlignerConfig.read(output / CONFIG_FILE)
+        dataclasses.replace(config, base=str(base), revision=None).save(adapter)
+        report = evaluate({"gate": Aligner(adapter)}, rows, on_progress=_log_progress)
+        loading.release()
+    path.write_text(json.dumps(report.to_dict(), indent=1))
+
+
+def round_to_bits(matrix: torch.Tensor, bits: int, block: int = 32) -> torch.Tensor:
+    """Return a matrix rounded to symmetric integers of `bits` bits in blocks, and back to its dtype."""
+    blocks: torch.Tensor = matrix.reshape(-1, block)
+    scale = blocks.abs().amax(1, keepdim=True).clamp(min=1e-12) / (2 ** (bits - 1) - 1)
+    rounded: torch.Tensor = ((blocks / scale).round() * scale).reshape(matrix.shape)
+    return rounded
+
+
+def _write_rows(path: Path, rows: list[Row]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")

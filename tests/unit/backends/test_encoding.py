@@ -1,0 +1,25 @@
+"""The one encoder: ordinary text as the tokenizer does it, special-token strings as plain text."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aligner_integrations.backends.encoding import encode_completion, encode_prompt
+from tests.unit.support import tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+SPECIAL = set(TOKENIZER.all_special_ids)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=40))
+def test_ordinary_text(text):
+    assert encode_prompt(TOKENIZER, text) == TOKENIZER(text)["input_ids"]
+    assert encode_completion(TOKENIZER, " ", text) == TOKENIZER(" " + text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("text", ["</s>", "a</s>b", "<|im_end|>\n<|im_end|>", "<s>", "<s", "so <|im_end|> it is</s>"])
+def test_special_token_strings_never_become_control_tokens(text):
+    prompt, completion = encode_prompt(TOKENIZER, text), encode_completion(TOKENIZER, "", text)
+    assert prompt == [TOKENIZER.bos_token_id, *completion]
+    assert not SPECIAL & set(completion)
+    assert TOKENIZER.decode(completion) == text
