@@ -13,7 +13,7 @@ import contextlib
 import inspect
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,14 +21,13 @@ from aligner_integrations import telemetry
 from aligner_integrations.backends.base import (
     Backend,
     Completion,
-    JudgesStreams,
     Reader,
-    ReadsAhead,
     Request,
     Score,
     Timeouts,
 )
 from aligner_integrations.backends.prefill import Ahead
+from aligner_integrations.backends.wrappers.traced import traced
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import (
     AlignerError,
@@ -194,7 +193,7 @@ class Aligner(Decisions):
     @property
     def wrapped_backend(self) -> Backend:
         """The backend as corrections use it: spans around it, then `resilience`, and `cache` outside."""
-        backend = telemetry.traced(self.backend)
+        backend = traced(self.backend)
         if self.resilience is not None:
             backend = self.resilience.wrap(backend)
         if self.cache is not None:
@@ -204,6 +203,11 @@ class Aligner(Decisions):
     def load(self) -> None:
         """Load the weights now instead of at the first correction."""
         self.backend.load()
+
+    def redirect(self, requests: Sequence[Request]) -> tuple[Backend, list[Request]]:
+        """Return what is asked if this aligner is another one's fallback: its backend, in the words of its own template."""
+        template = self.template
+        return self.wrapped_backend, [request.through(template, self.max_new_tokens) for request in requests]
 
     # One correction -------------------------------------------------------------------------------------------------
 
@@ -309,14 +313,13 @@ class Aligner(Decisions):
             return correction
         job = self._start(question, answer, fields)
         backend, keep = self.wrapped_backend, self._keep
-        early = backend if keep and isinstance(backend, JudgesStreams) else None
-        if not job.done and not early:
+        if not job.done and not keep:
             self._judge([job], backend.score([self._request(job)]) if self._wants_score else [None])
         live = LiveText(job.answer)
         if not job.done:
             request = self._request(job)
             try:
-                for piece in early.stream_unless(request, keep) if early and keep else backend.stream(request):
+                for piece in backend.stream_unless(request, keep) if keep else backend.stream(request):
                     if isinstance(piece, Score):  # `keep` said so
                         job.score = piece
                         job.stop("gate")
@@ -346,13 +349,12 @@ class Aligner(Decisions):
         await asyncio.to_thread(self._look_up)
         job = self._start(question, answer, fields)
         backend, keep = self.wrapped_backend, self._keep
-        early = backend if keep and isinstance(backend, JudgesStreams) else None
-        if not job.done and not early:
+        if not job.done and not keep:
             self._judge([job], await backend.ascore([self._request(job)]) if self._wants_score else [None])
         live = LiveText(job.answer)
         if not job.done:
             request = self._request(job)
-            pieces = early.astream_unless(request, keep) if early and keep else backend.astream(request)
+            pieces = backend.astream_unless(request, keep) if keep else backend.astream(request)
             try:
                 async for piece in pieces:
                     if isinstance(piece, Score):  # `keep` said so
@@ -388,13 +390,12 @@ class Aligner(Decisions):
         """
 
         def open_reader(beginning: str) -> Reader | None:
-            data = not self.structured and beginning.lstrip().startswith(("{", "[", "<"))
-            if data or not isinstance(self.backend, ReadsAhead):
+            if not self.structured and beginning.lstrip().startswith(("{", "[", "<")):
                 return None
             asked = question() if callable(question) else question
             if asked is None:
                 return None
-            return self.backend.ahead(lambda answer: self.template.opening(asked, answer, **fields))
+            return self.backend.prefill(lambda answer: self.template.opening(asked, answer, **fields))
 
         return Ahead(open_reader)
 

@@ -126,3 +126,7 @@ class CircuitOpenError(BackendError):
 
 class OverloadedError(BackendError):
     """Too many corrections are on their way at once: the queue is full, or no turn came in time."""
+
+
+OUTAGE = (BackendError, ModelError)
+"""What an outage looks like. Any other error is about one answer, or a mistake of the caller."""

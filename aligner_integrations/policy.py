@@ -17,6 +17,7 @@ from aligner_integrations.backends.base import Backend, Completion, Keep, Score
 from aligner_integrations.correction import Correction, Outcome, Usage
 from aligner_integrations.edits import keep_unmarked
 from aligner_integrations.errors import (
+    OUTAGE,
     AlignerError,
     AnswerTooLongError,
     BackendError,
@@ -184,7 +185,7 @@ class Decisions:
         """Apply the gate."""
         for job, score in zip(jobs, scores, strict=True):
             if isinstance(score, AlignerError):
-                if self.resilience is None or not self.resilience.may_help(score):
+                if not (self.resilience and self.resilience.fallbacks and isinstance(score, OUTAGE)):
                     job.fail(score)
                     continue
                 score = None  # nobody can judge it, but a fallback can still correct it

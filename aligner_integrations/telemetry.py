@@ -10,6 +10,8 @@
 Spans and metrics are made if opentelemetry-api is installed, and go where the application's SDK sends them; without
 either they cost nothing. Log records are those of `logging`, logger `aligner_integrations`. With `ALIGNER_LOG_TEXT=1` in
 the environment, questions, answers and corrections are in spans and debug records, too.
+
+What lives elsewhere: the spans around a backend's calls (`backends/wrappers/traced.py`).
 """
 
 from __future__ import annotations
@@ -18,13 +20,10 @@ import functools
 import logging
 import os
 import threading
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aligner_integrations.backends.base import Backend, Completion, JudgesStreams, Keep, Request, Score
-from aligner_integrations.backends.wrappers.base import Wrapper
 from aligner_integrations.errors import AlignerError
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_Piece = TypeVar("_Piece")
 
 _NAME = "aligner_integrations"
 _UNITS = {"aligner.correction.duration": "s", "aligner.backend.duration": "s", "aligner.tokens": "{token}"}
@@ -142,7 +140,7 @@ def correcting(verb: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(verb)
     def with_span(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with _span("aligner.correct"):
+        with span("aligner.correct"):
             return verb(*args, **kwargs)
 
     return with_span
@@ -153,137 +151,39 @@ def acorrecting(verb: Callable[_P, Awaitable[_R]]) -> Callable[_P, Awaitable[_R]
 
     @functools.wraps(verb)
     async def with_span(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with _span("aligner.correct"):
+        with span("aligner.correct"):
             return await verb(*args, **kwargs)
 
     return with_span
 
 
-def traced(backend: Backend) -> Backend:
-    """Return the backend with a span around each call, if there is anything to make spans."""
-    to = instruments()
-    if to is None:
-        return backend
-    return TracedJudge(backend, to) if isinstance(backend, JudgesStreams) else TracedBackend(backend, to)
-
-
-class TracedBackend(Wrapper):
-    """A backend with a span around each of its calls."""
-
-    def __init__(self, inner: Backend, to: Instruments) -> None:
-        super().__init__(inner)
-        self._to = to
-
-    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """Run a batch."""
-        with self._call("complete", len(requests)) as ended:
-            return ended(self.inner.complete(requests))
-
-    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """`complete` without blocking the event loop."""
-        with self._call("complete", len(requests)) as ended:
-            return ended(await self.inner.acomplete(requests))
-
-    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """Judge answers."""
-        with self._call("score", len(requests)) as ended:
-            return ended(self.inner.score(requests))
-
-    async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """`score` without blocking the event loop."""
-        with self._call("score", len(requests)) as ended:
-            return ended(await self.inner.ascore(requests))
-
-    # Whoever reads a stream does other things in between, so its span is nobody's parent.
-
-    def stream(self, request: Request) -> Iterator[str]:
-        """Yield text as it is written."""
-        with self._call("stream", 1, current=False):
-            yield from self.inner.stream(request)
-
-    async def astream(self, request: Request) -> AsyncIterator[str]:
-        """`stream` without blocking the event loop."""
-        async with aclosing(self._apieces(self.inner.astream(request))) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    async def _apieces(self, pieces: AsyncIterator[_Piece]) -> AsyncGenerator[_Piece, None]:
-        closed: AbstractAsyncContextManager[Any] = (
-            aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext()
-        )
-        with self._call("stream", 1, current=False):
-            async with closed:
-                async for piece in pieces:
-                    yield piece
-
-    @contextmanager
-    def _call(self, verb: str, requests: int, *, current: bool = True) -> Iterator[Callable[[list[_R]], list[_R]]]:
-        name, started = type(self.inner).__name__, time.monotonic()
-        errors: list[str] = []
-        with _span(f"aligner.{verb}", current=current) as span:
-            span.set_attribute("aligner.backend", name)
-            span.set_attribute("aligner.requests", requests)
-
-            def ended(results: list[_R]) -> list[_R]:
-                errors.extend(sorted({type(result).__name__ for result in results if isinstance(result, AlignerError)}))
-                if errors:
-                    _failed(span, ", ".join(errors))
-                usages = [result.usage for result in results if isinstance(result, Completion)]
-                span.set_attribute("gen_ai.usage.input_tokens", sum(usage.prompt_tokens for usage in usages))
-                span.set_attribute("gen_ai.usage.output_tokens", sum(usage.completion_tokens for usage in usages))
-                return results
-
-            try:
-                yield ended
-            except BaseException as error:
-                errors.append(type(error).__name__)
-                raise
-            finally:
-                attributes = {"aligner.verb": verb, "aligner.backend": name}
-                if errors:
-                    attributes["error.type"] = errors[0]
-                self._to.histogram("aligner.backend.duration").record(time.monotonic() - started, attributes)
-
-
-class TracedJudge(TracedBackend):
-    """A traced backend that judges an answer while it streams."""
-
-    def stream_unless(self, request: Request, keep: Keep) -> Iterator[str | Score]:
-        """`stream`, unless the answer is kept; see `JudgesStreams`."""
-        with self._call("stream", 1, current=False):
-            yield from cast("JudgesStreams", self.inner).stream_unless(request, keep)
-
-    async def astream_unless(self, request: Request, keep: Keep) -> AsyncIterator[str | Score]:
-        """`stream_unless` without blocking the event loop."""
-        judged = cast("JudgesStreams", self.inner).astream_unless(request, keep)
-        async with aclosing(self._apieces(judged)) as pieces:
-            async for piece in pieces:
-                yield piece
-
-
 @contextmanager
-def _span(name: str, *, current: bool = True) -> Iterator[Any]:
-    """Make a span; of an error it tells the type only, because a message may quote a text."""
+def span(name: str, *, current: bool = True) -> Iterator[Any]:
+    """Make a span, if there is anything that makes spans, else yield None.
+
+    Of an error it tells the type only, because a message may quote a text.
+    """
     if (to := instruments()) is None:
         yield None
         return
     from opentelemetry import trace
 
-    span = to.tracer.start_span(name)
+    made = to.tracer.start_span(name)
     try:
-        with trace.use_span(span, record_exception=False, set_status_on_exception=False) if current else nullcontext():
-            yield span
+        with trace.use_span(made, record_exception=False, set_status_on_exception=False) if current else nullcontext():
+            yield made
     except GeneratorExit:  # a stream that is closed before its end
-        span.set_attribute("aligner.abandoned", value=True)
+        made.set_attribute("aligner.abandoned", value=True)
         raise
     except BaseException as error:
-        _failed(span, type(error).__name__)
+        failed(made, type(error).__name__)
         raise
     finally:
-        span.end()
+        made.end()
 
 
-def _failed(span: Span, kind: str) -> None:
+def failed(span: Span, kind: str) -> None:
+    """Mark a span with the type of an error."""
     from opentelemetry.trace import Status, StatusCode
 
     span.set_status(Status(StatusCode.ERROR, kind))

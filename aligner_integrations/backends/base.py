@@ -1,19 +1,24 @@
-"""The seam between `Aligner` and whatever runs an aligner: four values, one protocol, and the public fake.
+"""The seam between `Aligner` and whatever runs an aligner: its values, the base class of backends, and the public fake.
 
 A backend turns a rendered prompt into a completion. It knows no framework and no policy: what is skipped, kept,
-accepted or blocked is decided in `aligner.py`.
+accepted or blocked is decided in `policy.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, TypeGuard, TypeVar
 
 from aligner_integrations.correction import Usage
-from aligner_integrations.errors import AlignerError, AnswerTooLongError, BackendError
+from aligner_integrations.errors import OUTAGE, AlignerError, AnswerTooLongError, BackendError, TruncatedCorrectionError
 from aligner_integrations.templates import Template
+
+_Item = TypeVar("_Item")
 
 INTERNAL_TAG = "aligner:internal"
 """On a run, where a framework has runs, that belongs to an aligner's own work: nothing in it is the user's upstream."""
@@ -53,6 +58,15 @@ class Request:
     completion_prefix: str = ""
     max_new_tokens: int | None = None
     timeouts: Timeouts = Timeouts()
+
+    def through(self, template: Template, max_new_tokens: int | None = None) -> Request:
+        """Return the same request in the words of another template; its limit stays unless there is another one."""
+        return replace(
+            self,
+            prompt=template.render(self.question, self.answer),
+            completion_prefix=template.completion_prefix,
+            max_new_tokens=max_new_tokens or self.max_new_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,44 +132,6 @@ class Score:
         return tuple(t for t in self.tokens if (t.gap if t.mark is None else t.mark) > threshold)
 
 
-@runtime_checkable
-class Backend(Protocol):
-    """One way to run an aligner."""
-
-    @property
-    def template(self) -> Template | None:
-        """The template its checkpoint was trained with; None if it cannot know."""
-
-    @property
-    def gate(self) -> float | None:
-        """Threshold of its own gate; None if it has none."""
-
-    @property
-    def can_score(self) -> bool:
-        """Whether `score` works."""
-
-    def load(self) -> None:
-        """Get ready; otherwise that happens at the first call."""
-
-    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """Run a batch: one result a request, in order; a request that fails gets its error in its place."""
-
-    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """`complete` without blocking the event loop; cancelling it stops the work."""
-
-    def stream(self, request: Request) -> Iterator[str]:
-        """Yield the completion's text as it is written; raises TruncatedCorrectionError at the token limit."""
-
-    def astream(self, request: Request) -> AsyncIterator[str]:
-        """`stream` without blocking the event loop; closing it stops the work."""
-
-    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """Judge each request's answer as if it were its own correction."""
-
-    async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """`score` without blocking the event loop."""
-
-
 class Reader(Protocol):
     """Reads an answer while the upstream still writes it."""
 
@@ -166,37 +142,162 @@ class Reader(Protocol):
         """Stop, and free what was read."""
 
 
-@runtime_checkable
-class ReadsAhead(Protocol):
-    """What a backend may have besides: it reads a prompt's beginning before the rest is known; see `backends/prefill.py`."""
+Keep = Callable[[Score, bool], bool | None]
+"""(score of the answer's tokens read so far, whether that is all of them) -> whether the answer is kept; None: not known yet,
+which is no reply to a whole score."""
 
-    def ahead(self, prompt: Callable[[str], str]) -> Reader | None:
-        """Return a reader for one answer, or None.
+
+class Backend(ABC):
+    """One way to run an aligner. A subclass has `complete` and `acomplete`; the rest is for those that can do more."""
+
+    # What it is -----------------------------------------------------------------------------------------------------
+
+    @property
+    def template(self) -> Template | None:
+        """The template its checkpoint was trained with; None if it cannot know."""
+        return None
+
+    @property
+    def gate(self) -> float | None:
+        """Threshold of its own gate; None if it has none."""
+        return None
+
+    @property
+    def can_score(self) -> bool:
+        """Whether `score` works."""
+        return False
+
+    @property
+    def judges_streams(self) -> bool:
+        """Whether `stream_unless` judges while it streams, instead of before."""
+        return False
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether a text may come from another aligner, so that a failed `score` does not mean a failed correction."""
+        return False
+
+    @property
+    def fingerprint(self) -> list[Any] | None:
+        """What decides its texts, as plain data; None if it cannot tell. See `Cache`. May read files or ask a server."""
+        return None
+
+    def load(self) -> None:  # noqa: B027 - not every backend has something to do here
+        """Get ready; otherwise that happens at the first call."""
+
+    def close(self) -> None:  # noqa: B027 - as above
+        """Give back what threads use, such as connections. It may be used again after that."""
+
+    async def aclose(self) -> None:
+        """`close` for what event loops use, too."""
+        self.close()
+
+    # Corrections ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """Run a batch: one result a request, in order; a request that fails gets its error in its place."""
+
+    @abstractmethod
+    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        """`complete` without blocking the event loop; cancelling it stops the work."""
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """Yield the completion's text as it is written, or whole; raises TruncatedCorrectionError at the token limit."""
+        yield _whole(self.complete([request]), request)
+
+    async def astream(self, request: Request) -> AsyncIterator[str]:
+        """`stream` without blocking the event loop; closing it stops the work."""
+        yield _whole(await self.acomplete([request]), request)
+
+    def prefill(self, prompt: Callable[[str], str]) -> Reader | None:
+        """Return what reads a prompt's beginning before the rest is known; None if this backend does not. See `prefill.py`.
 
         What it has read is found again by `complete`, `stream` and `score`, which are called as they are without it.
 
         Args:
             prompt: Returns the prompt as far as it is known, given the answer as far as it is. May take a while.
         """
+        return None
 
+    def redirect(self, requests: Sequence[Request]) -> tuple[Backend, list[Request]]:
+        """Return what is asked if this is another backend's fallback: itself, in the words of its own template."""
+        template = self.template
+        return self, [request if template is None else request.through(template) for request in requests]
 
-Keep = Callable[[Score, bool], bool | None]
-"""(score of the answer's tokens read so far, whether that is all of them) -> whether the answer is kept; None: not known yet,
-which is no reply to a whole score."""
+    # The gate -------------------------------------------------------------------------------------------------------
 
+    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """Judge each request's answer as if it were its own correction.
 
-@runtime_checkable
-class JudgesStreams(Protocol):
-    """What a backend may have besides: it judges an answer while it streams, instead of before."""
+        Raises:
+            BackendError: This backend has no probabilities.
+        """
+        raise BackendError(
+            f"{type(self).__name__} has no score: it does not show how likely its aligner is to repeat an answer. Give gate= a "
+            "function, or run the aligner's weights here or on a server that shows log-probabilities of prompts, such as vLLM."
+        )
+
+    async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
+        """`score` without blocking the event loop."""
+        return await asyncio.to_thread(self.score, requests)
 
     def stream_unless(self, request: Request, keep: Keep) -> Iterator[str | Score]:
         """`stream`, unless the answer is kept: then the pieces are those of the answer, and its score is the last item.
 
-        What correction and answer begin with alike comes before that is decided. `keep` is called on any thread.
+        A backend that `judges_streams` shows what correction and answer begin with alike before that is decided. `keep` is
+        called on any thread.
         """
+        (score,) = self.score([request])
+        if self._keeps(score, keep):
+            yield request.answer
+            yield score
+        else:
+            yield from self.stream(request)
 
-    def astream_unless(self, request: Request, keep: Keep) -> AsyncIterator[str | Score]:
+    async def astream_unless(self, request: Request, keep: Keep) -> AsyncIterator[str | Score]:
         """`stream_unless` without blocking the event loop; closing it stops the work."""
+        (score,) = await self.ascore([request])
+        if self._keeps(score, keep):
+            yield request.answer
+            yield score
+            return
+        async with closing_at_end(self.astream(request)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _keeps(self, score: Score | AlignerError, keep: Keep) -> TypeGuard[Score]:
+        if not isinstance(score, AlignerError):
+            return bool(keep(score, True))
+        # Nobody can judge the answer, but a fallback can still correct it.
+        if not (self.may_fall_back and isinstance(score, OUTAGE)):
+            raise score
+        return False
+
+
+def _whole(results: list[Completion | AlignerError], request: Request) -> str:
+    """The text of the only result; raises what stands in its place."""
+    (result,) = results
+    if isinstance(result, AlignerError):
+        raise result
+    require_end(result, request.max_new_tokens)
+    return result.text
+
+
+def closing_at_end(pieces: AsyncIterator[_Item]) -> AbstractAsyncContextManager[AsyncIterator[_Item]]:
+    """Close an asynchronous iterator when the block ends, if it can be: generators are otherwise closed some time later."""
+    return aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext(pieces)
+
+
+def require_end(completion: Completion, limit: int | None) -> None:
+    """Refuse a completion that ran into the token limit.
+
+    Raises:
+        TruncatedCorrectionError: It did.
+    """
+    if completion.finish_reason == "length":
+        of = "its token limit" if limit is None else f"its limit of {limit} tokens"
+        raise TruncatedCorrectionError(f"The correction ran into {of} and is incomplete. Raise max_new_tokens.")
 
 
 def completion_limit(window: int | None, prompt_tokens: int, answer_tokens: int, requested: int | None) -> int:
@@ -222,22 +323,21 @@ def completion_limit(window: int | None, prompt_tokens: int, answer_tokens: int,
     return min(window - prompt_tokens, wanted)
 
 
-class FakeBackend:
+class FakeBackend(Backend):
     """A backend for tests: `fn(prompt)` is the correction. Streams whole words; has no score.
 
     Example:
         >>> Aligner(backend=FakeBackend(lambda prompt: "a better answer"), template="aligner-7b")
     """
 
+    # Attributes here, so that a test can set them.
     template: Template | None = None
     gate: float | None = None
     can_score: bool = False
+    fingerprint: list[Any] | None = None
 
     def __init__(self, fn: Callable[[str], str]) -> None:
         self.fn = fn
-
-    def load(self) -> None:
-        """Nothing to load."""
 
     def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """Call `fn` for each prompt; an exception becomes that request's error."""
@@ -259,20 +359,13 @@ class FakeBackend:
 
     def stream(self, request: Request) -> Iterator[str]:
         """Yield the words of the correction with the white space after them."""
-        result = self._one(request)
-        if isinstance(result, AlignerError):
-            raise result
-        yield from re.findall(r"\s*\S+\s*", result.text)
+        yield from re.findall(r"\s*\S+\s*", _whole(self.complete([request]), request))
 
     async def astream(self, request: Request) -> AsyncIterator[str]:
         """Same as `stream`."""
         for piece in self.stream(request):
             yield piece
 
-    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """Raise: a fake has no probabilities."""
-        raise BackendError("FakeBackend has no score; use a real backend for gates by score.")
-
     async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """Raise: a fake has no probabilities."""
+        """Same as `score`, for fakes that have one."""
         return self.score(requests)

@@ -6,8 +6,8 @@ import contextvars
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, Protocol, TypeVar, cast
 
 from aligner_integrations.backends.base import Timeouts
 
@@ -15,17 +15,53 @@ _T = TypeVar("_T")
 _END = object()
 
 
-class Clock:
-    """When a request has to be given up: at its deadline, and earlier while its first token has not come."""
+class Deadline:
+    """A point in time at which something is given up.
 
-    __slots__ = ("_deadline", "connect", "point")
+    Attributes:
+        point: The point, of `time.monotonic()`; None: never.
+    """
+
+    __slots__ = ("point",)
+
+    def __init__(self, point: float | None) -> None:
+        self.point = point
+
+    @classmethod
+    def latest(cls, timeouts: Iterable[Timeouts]) -> Deadline:
+        """When the last of several requests is given up."""
+        points = [limits.deadline for limits in timeouts]
+        return cls(None if None in points else max((point for point in points if point is not None), default=None))
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left, 0 if it has passed; None: as long as it takes."""
+        return None if self.point is None else max(0.0, self.point - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        """Whether it has passed."""
+        return self.left == 0
+
+
+NEVER = Deadline(None)
+
+
+class Clock(Deadline):
+    """When a request has to be given up: at its deadline, and earlier while its first token has not come.
+
+    Attributes:
+        connect: Seconds to reach a server; None: as long as it takes.
+    """
+
+    __slots__ = ("_deadline", "connect")
 
     def __init__(self, timeouts: Timeouts) -> None:
+        super().__init__(timeouts.deadline)
         self.connect = timeouts.connect
-        self.point = self._deadline = timeouts.deadline
+        self._deadline = timeouts.deadline
         if timeouts.first_token is not None:
-            first = time.monotonic() + timeouts.first_token
-            self.point = first if self._deadline is None else min(first, self._deadline)
+            self._within(timeouts.first_token)
 
     def token_seen(self) -> None:
         """From here on the deadline alone counts."""
@@ -33,23 +69,51 @@ class Clock:
 
     def hurry(self, seconds: float) -> None:
         """What is left to come is of little worth: wait for so long at most."""
+        self._within(seconds)
+        self._deadline = self.point
+
+    def _within(self, seconds: float) -> None:
         soon = time.monotonic() + seconds
-        self.point = self._deadline = soon if self._deadline is None else min(soon, self._deadline)
+        self.point = soon if self._deadline is None else min(soon, self._deadline)
 
     @property
     def waits_for_token(self) -> bool:
         """Whether it is the first token that is late, if anything is."""
         return self.point != self._deadline
 
-    @property
-    def left(self) -> float | None:
-        """Seconds left; None: as long as it takes."""
-        return None if self.point is None else self.point - time.monotonic()
-
 
 def brief() -> Clock:
     """The time limits of small questions about the server."""
     return Clock(Timeouts(connect=10, deadline=time.monotonic() + 30))
+
+
+class Stop(Protocol):
+    """Asked at every step of a text that is being written; a `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether to stop here."""
+
+
+class CallerStop:
+    """Stops when the caller has gone, or at the request's deadline.
+
+    Args:
+        gone: Set when the caller waits no longer.
+        deadline: Point of `time.monotonic()`; None: never.
+    """
+
+    def __init__(self, gone: threading.Event, deadline: float | None) -> None:
+        self.gone = gone
+        self.deadline = Deadline(deadline)
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline.passed
+
+    def is_set(self) -> bool:
+        """Whether to stop here."""
+        return self.gone.is_set() or self.late
 
 
 def in_time(work: Callable[[], _T], clock: Clock) -> _T:

@@ -14,12 +14,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from aligner_integrations import Aligner, telemetry
-from aligner_integrations.backends.base import Backend, Completion, FakeBackend, Score
+from aligner_integrations.backends.base import Backend, Completion, FakeBackend
 from aligner_integrations.backends.wrappers.cached import Cache
 from aligner_integrations.backends.wrappers.resilient import Resilience
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import BackendError
-from tests.unit.backends.wrappers.flaky import FlakyBackend
+from tests.unit.backends.wrappers.flaky import FlakyBackend, JudgingBackend
 from tests.unit.support import TEMPLATE, ResultBackend, ScoringBackend, fixed, score_of
 
 LEAKY = BackendError("the server said: my secret prompt", retryable=True)
@@ -244,24 +244,6 @@ def test_the_traced_backend_is_a_backend(seen):
     aligner = aligner_of(FlakyBackend())
     assert isinstance(aligner.wrapped_backend, Backend)
     assert "TracedBackend(" in repr(aligner.wrapped_backend)
-
-
-class JudgingBackend(FlakyBackend):
-    """Keeps what holds "fine", and corrects the rest."""
-
-    can_score = True
-    gate = 1.0
-
-    def stream_unless(self, request, keep):
-        score = Score((), total=0, mean=0, minimum=0, max_gap=0.0 if "fine" in request.answer else 5.0)
-        if keep(score, True):
-            yield from (request.answer, score)
-        else:
-            yield from self.stream(request)
-
-    async def astream_unless(self, request, keep):
-        for piece in self.stream_unless(request, keep):
-            yield piece
 
 
 @pytest.mark.parametrize(

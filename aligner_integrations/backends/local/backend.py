@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from aligner_integrations.backends.base import Completion, Keep, Reader, Request, Score, completion_limit
+from aligner_integrations.backends.base import Backend, Completion, Keep, Reader, Request, Score, completion_limit
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.backends.local.prefill import LocalReader
@@ -37,7 +37,7 @@ _FULL_PASS = 16
 _MAX_CHARACTERS_A_TOKEN = 64
 
 
-class LocalBackend:
+class LocalBackend(Backend):
     """Runs an aligner with transformers.
 
     Args:
@@ -60,6 +60,7 @@ class LocalBackend:
     """
 
     can_score = True
+    judges_streams = True
 
     def __init__(
         self,
@@ -259,7 +260,7 @@ class LocalBackend:
         return cast("Iterator[str]", self._pieces(request, None))
 
     def stream_unless(self, request: Request, keep: Keep) -> Iterator[str | Score]:
-        """`stream`, unless the answer is kept; see `JudgesStreams`."""
+        """`stream`, unless the answer is kept; see `Backend`."""
         return self._pieces(request, keep)
 
     def astream(self, request: Request) -> AsyncIterator[str]:
@@ -323,8 +324,8 @@ class LocalBackend:
         finally:
             put(None)
 
-    def ahead(self, prompt: Callable[[str], str]) -> Reader | None:
-        """Return what reads an answer while the upstream still writes it; see `ReadsAhead`."""
+    def prefill(self, prompt: Callable[[str], str]) -> Reader | None:
+        """Return what reads an answer while the upstream still writes it; see `Backend`."""
         if not (self.overlap and self.drafts):
             return None
         return LocalReader(lambda: self.weights, prompt)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from aligner_integrations.backends.deadline import NEVER, Deadline
 from aligner_integrations.errors import OverloadedError
 
 _Item = TypeVar("_Item")
@@ -61,19 +62,19 @@ class Batcher(Generic[_Item, _Result]):
         """How many callers wait for their items to begin."""
         return len(self._lanes)
 
-    def call(self, items: Sequence[_Item], deadline: float | None = None) -> list[_Result | None]:
+    def call(self, items: Sequence[_Item], deadline: Deadline = NEVER) -> list[_Result | None]:
         """Run items and return their results in order; None for those not done at the deadline.
 
         Args:
             items: What to run.
-            deadline: Point of `time.monotonic()` at which it is given up.
+            deadline: When it is given up.
 
         Raises:
             OverloadedError: Too many callers wait already.
         """
         lane = self._enter(items)
         try:
-            lane.done.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            lane.done.result(deadline.left)
         except TimeoutError:
             if lane.done.done():  # it is what `run` raised
                 raise
@@ -81,11 +82,11 @@ class Batcher(Generic[_Item, _Result]):
             self._leave(lane)
         return list(lane.results)  # the batch may still be running
 
-    async def acall(self, items: Sequence[_Item], deadline: float | None = None) -> list[_Result | None]:
+    async def acall(self, items: Sequence[_Item], deadline: Deadline = NEVER) -> list[_Result | None]:
         """`call` without blocking the event loop; cancelling it takes what has not begun from the queue."""
         lane = self._enter(items)
         try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            async with asyncio.timeout(deadline.left):
                 await asyncio.wrap_future(lane.done)
         except TimeoutError:
             if lane.done.done():  # as above

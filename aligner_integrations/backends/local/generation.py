@@ -22,10 +22,10 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from aligner_integrations.backends.deadline import Stop
 from aligner_integrations.backends.local.loading import Weights
 from aligner_integrations.backends.local.prefix_cache import Prefixes
 from aligner_integrations.backends.local.speculative import Pick, decode_with_drafts
-from aligner_integrations.backends.local.stopping import Stop
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 import torch
 
 from aligner_integrations.backends.base import Keep, Request, Score
+from aligner_integrations.backends.deadline import Stop
 from aligner_integrations.backends.local.kv_cache import Rows
 from aligner_integrations.backends.local.loading import Weights
 from aligner_integrations.backends.local.prefix_cache import Prefix
 from aligner_integrations.backends.local.scoring import Judged, answer_to_judge, judge, score_of
 from aligner_integrations.backends.local.speculative import DraftSupport
-from aligner_integrations.backends.local.stopping import Stop
 
 # Most tokens in one pass: bounds the memory of the logits.
 _MOST = 256

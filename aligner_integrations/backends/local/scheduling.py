@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from aligner_integrations.backends.base import Request
+from aligner_integrations.backends.deadline import CallerStop, Deadline
 from aligner_integrations.backends.local.batching import Batcher
-from aligner_integrations.backends.local.stopping import CallerStop
 from aligner_integrations.errors import AlignerError, BackendError, OverloadedError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def together(
     gone = threading.Event()
     parts = _longest_first(weights, requests, gone)
     try:
-        results = batcher.call(list(parts.values()), _latest(requests))
+        results = batcher.call(list(parts.values()), Deadline.latest(request.timeouts for request in requests))
     except OverloadedError as error:
         return [error] * len(requests)
     finally:
@@ -64,7 +64,7 @@ async def atogether(
     gone = threading.Event()
     parts = _longest_first(weights, requests, gone)
     try:
-        results = await batcher.acall(list(parts.values()), _latest(requests))
+        results = await batcher.acall(list(parts.values()), Deadline.latest(request.timeouts for request in requests))
     except OverloadedError as error:
         return [error] * len(requests)
     finally:
@@ -121,12 +121,6 @@ def _in_order(parts: dict[int, Part], results: Sequence[_Result | AlignerError |
     found = dict(zip(parts, results, strict=True))
     done = [found[i] for i in range(len(parts))]
     return [parts[i].stopped() if result is None else result for i, result in enumerate(done)]
-
-
-def _latest(requests: Sequence[Request]) -> float | None:
-    """When the last of them is given up; None: never."""
-    ends = [request.timeouts.deadline for request in requests]
-    return None if None in ends else max((end for end in ends if end is not None), default=None)
 
 
 __all__ = ["Part", "atogether", "failure", "in_groups", "together"]

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+from aligner_integrations.backends.deadline import Stop
 from aligner_integrations.backends.local.drafter import Drafter, best_length
 from aligner_integrations.backends.local.kv_cache import Rows, read_on
 from aligner_integrations.backends.local.prefix_cache import NOTHING, Prefix, Prefixes
-from aligner_integrations.backends.local.stopping import Stop
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from contextlib import aclosing, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aligner_integrations.backends.base import Completion, Request, Score
+from aligner_integrations.backends.base import Backend, Completion, Request, require_end
 from aligner_integrations.backends.deadline import Clock
 from aligner_integrations.backends.prompted.frameworks import LangChainTalker, LlamaIndexTalker, Said, Talker
 from aligner_integrations.backends.prompted.prompt import INSTRUCTION, PRINCIPLES, PROMPTED, Reply, system_message
 from aligner_integrations.backends.remote.keys import Secret
 from aligner_integrations.backends.remote.parallel import aeach, each
-from aligner_integrations.backends.remote.responses import is_cut, is_withheld, require_end
+from aligner_integrations.backends.remote.responses import is_cut, is_withheld
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
 from aligner_integrations.templates import Template
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aligner_integrations.backends.remote.http import Endpoint
 
 
-class ChatModelBackend:
+class ChatModelBackend(Backend):
     """Corrects with a chat model that is told how.
 
     Args:
@@ -46,8 +46,6 @@ class ChatModelBackend:
         ConfigurationError: None of these, or options that only a URL has.
     """
 
-    gate: float | None = None
-    can_score: bool = False
     template: Template = PROMPTED
 
     def __init__(
@@ -107,9 +105,6 @@ class ChatModelBackend:
     def __repr__(self) -> str:
         """Name the model."""
         return f"ChatModelBackend({self.llm if isinstance(self.llm, str) else type(self.llm).__name__!r})"
-
-    def load(self) -> None:
-        """Nothing to load: a model that is asked for its name is asked at the first correction."""
 
     def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """Correct a batch, side by side in threads."""
@@ -178,16 +173,6 @@ class ChatModelBackend:
                     turn.clock.token_seen()
                 if shown := turn.reply.feed(piece):
                     yield shown
-
-    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """Raise: what a chat model thinks of an answer's tokens says nothing of what it was told to do."""
-        raise BackendError(
-            "ChatModelBackend has no score; give gate= a function, or use an aligner of its own weights."
-        )
-
-    async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """Raise: as `score`."""
-        return self.score(requests)
 
     @property
     def fingerprint(self) -> list[Any] | None:

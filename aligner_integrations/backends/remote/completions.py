@@ -15,7 +15,7 @@ from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aligner_integrations.backends.base import Completion, Request, Score
+from aligner_integrations.backends.base import Backend, Completion, Request, Score, require_end
 from aligner_integrations.backends.deadline import Clock, brief
 from aligner_integrations.backends.encoding import load_tokenizer
 from aligner_integrations.backends.remote import prompt_logprobs
@@ -28,7 +28,6 @@ from aligner_integrations.backends.remote.responses import (
     Written,
     completion,
     only_model,
-    require_end,
     shares,
     usage_of,
 )
@@ -46,7 +45,7 @@ _TAIL = 0.5  # seconds to wait for the token counts that may follow a streamed t
 _OWN = {"prompt", "model", "max_tokens", "stream", "n", "echo", "logprobs", "best_of"}
 
 
-class CompletionsBackend:
+class CompletionsBackend(Backend):
     """Runs an aligner on a server that speaks OpenAI's completions.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 from aligner_integrations.backends.base import Completion
 from aligner_integrations.correction import Usage
-from aligner_integrations.errors import BackendError, ConfigurationError, TruncatedCorrectionError
+from aligner_integrations.errors import BackendError, ConfigurationError
 
 _ENDED = {"stop", "eos_token", "stop_sequence", "eos", "end_turn", "stop_string"}
 _CUT = {"length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"}
@@ -124,17 +124,6 @@ def shares(total: int, weights: Sequence[int]) -> list[int]:
         parts.append(total * running // whole - given)
         given += parts[-1]
     return parts
-
-
-def require_end(completion: Completion, limit: int | None) -> None:
-    """Refuse a stream that ran into the token limit.
-
-    Raises:
-        TruncatedCorrectionError: It did.
-    """
-    if completion.finish_reason == "length":
-        of = "its token limit" if limit is None else f"its limit of {limit} tokens"
-        raise TruncatedCorrectionError(f"The correction ran into {of} and is incomplete. Raise max_new_tokens.")
 
 
 def only_model(answer: Any, host: str) -> tuple[str, int | None]:

@@ -17,13 +17,13 @@ from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from aligner_integrations.backends.base import Completion, Request, Score
+from aligner_integrations.backends.base import Backend, Completion, Request, require_end
 from aligner_integrations.backends.deadline import Clock, brief
 from aligner_integrations.backends.remote.completions import CompletionsBackend
 from aligner_integrations.backends.remote.http import Endpoint, Json, key_for
 from aligner_integrations.backends.remote.keys import Secret
 from aligner_integrations.backends.remote.parallel import aeach, each
-from aligner_integrations.backends.remote.responses import StatusError, completion, require_end
+from aligner_integrations.backends.remote.responses import StatusError, completion
 from aligner_integrations.backends.remote.window import Fitted, fit, refit
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
@@ -34,7 +34,7 @@ _ROUTER = "https://router.huggingface.co"
 _OWN = {"max_new_tokens", "return_full_text", "details", "decoder_input_details", "stream"}
 
 
-class TextGenerationBackend:
+class TextGenerationBackend(Backend):
     """Runs an aligner on a server that speaks TGI's dialect, or at a provider.
 
     Args:
@@ -49,9 +49,6 @@ class TextGenerationBackend:
     Raises:
         ConfigurationError: A URL that cannot be used, a key that must not be sent there, or a parameter that is not yours.
     """
-
-    gate: float | None = None
-    can_score: bool = False
 
     def __init__(
         self,
@@ -269,16 +266,6 @@ class TextGenerationBackend:
                     break
         if rest := mender.end():
             yield rest
-
-    # ----------------------------------------------------------------------------------------------------------------
-
-    def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """Raise: TGI gives the log-probability of a prompt's tokens, but not that of the first choice beside it."""
-        raise BackendError("TextGenerationBackend has no score; use CompletionsBackend with vLLM for gates by score.")
-
-    async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
-        """Raise: as `score`."""
-        return self.score(requests)
 
     @property
     def _here(self) -> Endpoint:

@@ -1,14 +1,18 @@
-"""A backend around another one: what wrappers share. What they add is in `resilient.py`, `cached.py` and `telemetry.py`."""
+"""A backend around another one: what wrappers share.
+
+What they add is in `traced.py`, `resilient.py` and `cached.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from aligner_integrations.backends.base import Backend, Reader, ReadsAhead
+from aligner_integrations.backends.base import Backend, Reader
 from aligner_integrations.templates import Template
 
 
-class Wrapper:
+class Wrapper(Backend):
     """Says of itself what the inner backend says; the subclass runs requests."""
 
     def __init__(self, inner: Backend) -> None:
@@ -33,10 +37,33 @@ class Wrapper:
         """Whether the inner backend can score."""
         return self.inner.can_score
 
+    @property
+    def judges_streams(self) -> bool:
+        """Whether the inner backend judges while it streams."""
+        return self.inner.judges_streams
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether a text may come from another aligner than the inner backend's."""
+        return self.inner.may_fall_back
+
+    @property
+    def fingerprint(self) -> list[Any] | None:
+        """What decides the inner backend's texts."""
+        return self.inner.fingerprint
+
     def load(self) -> None:
         """Get the inner backend ready."""
         self.inner.load()
 
-    def ahead(self, prompt: Callable[[str], str]) -> Reader | None:
-        """Return a reader of the inner backend, if that reads ahead."""
-        return self.inner.ahead(prompt) if isinstance(self.inner, ReadsAhead) else None
+    def close(self) -> None:
+        """Give back what the inner backend uses."""
+        self.inner.close()
+
+    async def aclose(self) -> None:
+        """`close` for what event loops use, too."""
+        await self.inner.aclose()
+
+    def prefill(self, prompt: Callable[[str], str]) -> Reader | None:
+        """Return a reader of the inner backend, if that has one."""
+        return self.inner.prefill(prompt)

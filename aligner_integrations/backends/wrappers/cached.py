@@ -11,20 +11,19 @@ import hashlib
 import json
 import os
 import threading
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from aligner_integrations import telemetry
 from aligner_integrations._version import __version__
-from aligner_integrations.backends.base import Backend, Completion, Request, Score, TokenScore
+from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, TokenScore, closing_at_end
+from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.wrappers.base import Wrapper
 from aligner_integrations.backends.wrappers.store import Store
 from aligner_integrations.correction import Usage
@@ -221,8 +220,7 @@ class _Search(Generic[_Result]):
 
     def left(self, i: int) -> float | None:
         """Seconds until the deadline of a request."""
-        deadline = self._requests[i].timeouts.deadline
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
+        return Deadline(self._requests[i].timeouts.deadline).left
 
     def settle(self, i: int, result: Any) -> None:
         """Take what somebody else's run came to; None: it has to be run here."""
@@ -313,7 +311,7 @@ class CachedBackend(Wrapper):
 
     def stream(self, request: Request) -> Iterator[str]:
         """Yield what is known at once, else the text as it is written, to be known from then on."""
-        search = _Search[Completion](self.cache, self.inner, "completion", [request])
+        search = self._search("completion", request)
         if (text := search.known()) is not None:
             yield text
             return
@@ -321,39 +319,80 @@ class CachedBackend(Wrapper):
         for piece in self.inner.stream(request):
             written.append(piece)
             yield piece
-        self._keep(search, "".join(written))
+        self._keep_text(search, written)
 
     async def astream(self, request: Request) -> AsyncIterator[str]:
         """`stream` without blocking the event loop; closing it stops the work."""
-        search = _Search[Completion](self.cache, self.inner, "completion", [request])
+        search = self._search("completion", request)
         if (text := await asyncio.to_thread(search.known)) is not None:
             yield text
             return
         written = []
-        pieces = self.inner.astream(request)
-        closed: AbstractAsyncContextManager[Any] = (
-            aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext()
-        )
-        async with closed:
+        async with closing_at_end(self.inner.astream(request)) as pieces:
             async for piece in pieces:
                 written.append(piece)
                 yield piece
-        await asyncio.to_thread(self._keep, search, "".join(written))
+        await asyncio.to_thread(self._keep_text, search, written)
 
-    def _keep(self, search: _Search[Completion], text: str) -> None:
+    def stream_unless(self, request: Request, keep: Keep) -> Iterator[str | Score]:
+        """`stream`, unless the answer is kept. What is known of the answer is never judged or written again."""
+        if not self.judges_streams or self._knows(request):
+            yield from super().stream_unless(request, keep)
+            return
+        items = []
+        for item in self.inner.stream_unless(request, keep):
+            items.append(item)
+            yield item
+        self._keep_items(request, items)
+
+    async def astream_unless(self, request: Request, keep: Keep) -> AsyncIterator[str | Score]:
+        """`stream_unless` without blocking the event loop; closing it stops the work."""
+        if not self.judges_streams or await asyncio.to_thread(self._knows, request):
+            async with closing_at_end(super().astream_unless(request, keep)) as known:
+                async for item in known:
+                    yield item
+            return
+        items = []
+        async with closing_at_end(self.inner.astream_unless(request, keep)) as pieces:
+            async for item in pieces:
+                items.append(item)
+                yield item
+        await asyncio.to_thread(self._keep_items, request, items)
+
+    def _search(self, kind: _Kind, request: Request) -> _Search[Any]:
+        return _Search(self.cache, self.inner, kind, [request])
+
+    def _knows(self, request: Request) -> bool:
+        """Whether there is a score or a text, so that judging before is as quick as judging while it streams."""
+        try:
+            wanted = [key for kind in get_args(_Kind) for key in keys(self.inner, kind, [request])]
+        except BackendError:  # a server that is down; asking it for more than its name will say so
+            return False
+        return bool(self.cache.store.get(wanted))
+
+    def _keep_items(self, request: Request, items: Sequence[str | Score]) -> None:
+        """Keep what a stream came to that was judged while it was written: the score of a kept answer, or the text."""
+        if isinstance(items[-1], Score):
+            search = self._search("score", request)
+            if search.name():
+                search.take([items[-1]])
+        else:
+            search = self._search("completion", request)
+            if search.name():
+                self._keep_text(search, items)
+
+    def _keep_text(self, search: _Search[Any], written: Sequence[str | Score]) -> None:
         # A stream does not say whether it is a fallback's.
-        if not getattr(self.inner, "may_fall_back", False):
-            search.take([Completion(text, "stop")])
+        if not self.inner.may_fall_back:
+            search.take([Completion("".join(map(str, written)), "stop")])
 
 
 def keys(backend: Backend, kind: _Kind, requests: Sequence[Request]) -> list[bytes]:
     """Return what tells the requests from all that could come to another text."""
+    name = backend.fingerprint
     while isinstance(backend, Wrapper):
         backend = backend.inner
-    name = getattr(backend, "fingerprint", None)
-    if name is None:
-        name = _serials.setdefault(backend, uuid4().hex)
-    head = [_FORMAT, __version__, kind, name]
+    head = [_FORMAT, __version__, kind, _serials.setdefault(backend, uuid4().hex) if name is None else name]
     return [
         hashlib.sha256(
             json.dumps(

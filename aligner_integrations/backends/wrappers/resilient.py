@@ -10,25 +10,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
-from aligner_integrations.backends.base import Backend, Completion, Request, Score, Timeouts
+from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, Timeouts, closing_at_end
+from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.semaphore import Slots
 from aligner_integrations.backends.wrappers.base import Wrapper
 from aligner_integrations.backends.wrappers.breaker import Breaker, Watch
-from aligner_integrations.backends.wrappers.retry import OUTAGE, AnotherTextError, Call, Shown, redirected
+from aligner_integrations.backends.wrappers.retry import Attempt, Call, Fallback
 from aligner_integrations.errors import (
+    OUTAGE,
     AlignerError,
     BackendError,
     CircuitOpenError,
     ConfigurationError,
     OverloadedError,
 )
-
-if TYPE_CHECKING:
-    from aligner_integrations.aligner import Aligner
 
 _Result = TypeVar("_Result", Completion, Score)
 _Ask = Callable[[Sequence[Request]], list[_Result | AlignerError]]
@@ -70,7 +69,7 @@ class Resilience:
         max_backoff: float = 8.0,
         concurrency: int | None = 64,
         breaker: Breaker | Literal[False] | None = None,
-        fallbacks: Sequence[Aligner | Backend] = (),
+        fallbacks: Sequence[Fallback] = (),
     ) -> None:
         if retries < 0:
             raise ConfigurationError(f"retries is {retries}; it must be 0 or more.")
@@ -96,7 +95,7 @@ class Resilience:
         self.max_backoff = max_backoff
         self.concurrency = concurrency
         self.breaker = Breaker() if breaker is None else breaker or None
-        self.fallbacks = tuple(fallbacks)
+        self.fallbacks: Sequence[Fallback] = tuple(fallbacks)
         self.slots = None if concurrency is None else Slots(concurrency)
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
@@ -108,26 +107,22 @@ class Resilience:
         """Return the backend under these rules."""
         return ResilientBackend(backend, self)
 
-    def may_help(self, error: AlignerError) -> bool:
-        """Whether a fallback may still do what failed with this error."""
-        return bool(self.fallbacks) and isinstance(error, OUTAGE)
-
     def timeouts(self, started: float) -> Timeouts:
         """Return the limits of a correction that started at this point of `time.monotonic()`."""
         deadline = None if self.deadline is None else started + self.deadline
         return Timeouts(self.connect_timeout, self.first_token_timeout, deadline)
 
     @contextmanager
-    def turn(self, deadline: float | None) -> Iterator[Watch]:
+    def turn(self, deadline: Deadline) -> Iterator[Watch]:
         """Hold a slot and make one call under the breaker's eyes.
 
         Raises:
             CircuitOpenError: The backend is left alone.
-            OverloadedError: No slot was free before the deadline, a point of `time.monotonic()`.
+            OverloadedError: No slot was free before the deadline.
         """
         if self.breaker is not None:
             self.breaker.check()
-        if self.slots is not None and not self.slots.acquire(_until(deadline)):
+        if self.slots is not None and not self.slots.acquire(deadline.left):
             raise self._no_slot()
         try:
             with self._watch() as watch:
@@ -137,11 +132,11 @@ class Resilience:
                 self.slots.release()
 
     @asynccontextmanager
-    async def aturn(self, deadline: float | None) -> AsyncIterator[Watch]:
+    async def aturn(self, deadline: Deadline) -> AsyncIterator[Watch]:
         """`turn` without blocking the event loop."""
         if self.breaker is not None:
             self.breaker.check()
-        if self.slots is not None and not await self.slots.aacquire(_until(deadline)):
+        if self.slots is not None and not await self.slots.aacquire(deadline.left):
             raise self._no_slot()
         try:
             with self._watch() as watch:
@@ -181,7 +176,7 @@ class ResilientBackend(Wrapper):
         self._try(call, self.inner.complete)
         for fallback, parts in call.fallbacks():
             try:
-                backend, parts = redirected(fallback, parts)
+                backend, parts = fallback.redirect(parts)
                 call.helped(backend.complete(parts))
             except AlignerError as error:
                 call.helped([error] * len(parts))
@@ -193,7 +188,7 @@ class ResilientBackend(Wrapper):
         await self._atry(call, self.inner.acomplete)
         for fallback, parts in call.fallbacks():
             try:
-                backend, parts = await asyncio.to_thread(redirected, fallback, parts)
+                backend, parts = await asyncio.to_thread(fallback.redirect, parts)
                 call.helped(await _in_time(backend.acomplete, parts))
             except AlignerError as error:
                 call.helped([error] * len(parts))
@@ -240,65 +235,98 @@ class ResilientBackend(Wrapper):
     # Streams --------------------------------------------------------------------------------------------------------
 
     def stream(self, request: Request) -> Iterator[str]:
-        """Yield text as it is written. A stream that broke is started again, and goes on if it says the same as before."""
-        call, shown = Call[Completion](self.resilience, [request]), Shown()
+        """Yield text as it is written. A stream that breaks is tried again, and left to the fallbacks, until it shows something."""
+        return cast("Iterator[str]", self._pieces(request, self.inner.stream))
+
+    def stream_unless(self, request: Request, keep: Keep) -> Iterator[str | Score]:
+        """`stream`, unless the answer is kept; a fallback's text is not judged."""
+        if not self.judges_streams:
+            return super().stream_unless(request, keep)
+        return self._pieces(request, lambda part: self.inner.stream_unless(part, keep))
+
+    def astream(self, request: Request) -> AsyncIterator[str]:
+        """`stream` without blocking the event loop; closing it stops the work."""
+        return cast("AsyncIterator[str]", self._apieces(request, self.inner.astream))
+
+    def astream_unless(self, request: Request, keep: Keep) -> AsyncIterator[str | Score]:
+        """`stream_unless` without blocking the event loop; closing it stops the work."""
+        if not self.judges_streams:
+            return super().astream_unless(request, keep)
+        return self._apieces(request, lambda part: self.inner.astream_unless(part, keep))
+
+    def _pieces(self, request: Request, ask: Callable[[Request], Iterator[Any]]) -> Iterator[str | Score]:
+        call = Call[Completion | Score](self.resilience, [request])
         while (pause := call.pause()) is not None:
             time.sleep(pause)
+            attempt = Attempt()
             try:
                 with self.resilience.turn(call.deadline) as turn:
                     try:
-                        yield from shown.more(self.inner.stream(*call.parts()))
-                        turn.failed = call.take([shown.completion()])
+                        for piece in ask(*call.parts()):
+                            if shown := attempt.feed(piece):
+                                yield shown
+                        turn.failed = call.take([attempt.result])
                     except OUTAGE as error:
                         turn.failed = call.take([error])
-            except (CircuitOpenError, OverloadedError, AnotherTextError) as error:
+                        if attempt.shown:
+                            raise
+            except (CircuitOpenError, OverloadedError) as error:
                 call.stop(error)
         for fallback, parts in call.fallbacks():
+            attempt = Attempt()
             try:
-                backend, parts = redirected(fallback, parts)
-                yield from shown.more(backend.stream(*parts))
-                call.helped([shown.completion()])
-            except (AlignerError, AnotherTextError) as error:
+                backend, parts = fallback.redirect(parts)
+                for piece in backend.stream(*parts):
+                    if shown := attempt.feed(piece):
+                        yield shown
+                call.helped([attempt.result])
+            except AlignerError as error:
                 call.helped([error])
+                if attempt.shown:
+                    raise
         call.end()
 
-    async def astream(self, request: Request) -> AsyncIterator[str]:
-        """`stream` without blocking the event loop; closing it stops the work."""
-        call, shown = Call[Completion](self.resilience, [request]), Shown()
+    async def _apieces(
+        self, request: Request, ask: Callable[[Request], AsyncIterator[Any]]
+    ) -> AsyncIterator[str | Score]:
+        call = Call[Completion | Score](self.resilience, [request])
         while (pause := call.pause()) is not None:
             await asyncio.sleep(pause)
+            attempt = Attempt()
             try:
                 async with self.resilience.aturn(call.deadline) as turn:
                     try:
-                        async with aclosing(shown.amore(self.inner.astream(*call.parts()))) as pieces:
+                        async with closing_at_end(ask(*call.parts())) as pieces:
                             async for piece in pieces:
-                                yield piece
-                        turn.failed = call.take([shown.completion()])
+                                if shown := attempt.feed(piece):
+                                    yield shown
+                        turn.failed = call.take([attempt.result])
                     except OUTAGE as error:
                         turn.failed = call.take([error])
-            except (CircuitOpenError, OverloadedError, AnotherTextError) as error:
+                        if attempt.shown:
+                            raise
+            except (CircuitOpenError, OverloadedError) as error:
                 call.stop(error)
         for fallback, parts in call.fallbacks():
+            attempt = Attempt()
             try:
-                backend, parts = await asyncio.to_thread(redirected, fallback, parts)
-                async with aclosing(shown.amore(backend.astream(*parts))) as pieces:
+                backend, parts = await asyncio.to_thread(fallback.redirect, parts)
+                async with closing_at_end(backend.astream(*parts)) as pieces:
                     async for piece in pieces:
-                        yield piece
-                call.helped([shown.completion()])
-            except (AlignerError, AnotherTextError) as error:
+                        if shown := attempt.feed(piece):
+                            yield shown
+                call.helped([attempt.result])
+            except AlignerError as error:
                 call.helped([error])
+                if attempt.shown:
+                    raise
         call.end()
 
 
 async def _in_time(ask: _AsyncAsk[_Result], parts: Sequence[Request]) -> list[_Result | AlignerError]:
     """Ask, and cancel it at the deadline, should the backend not keep to it by itself."""
-    ends = [part.timeouts.deadline for part in parts]
     try:
-        async with asyncio.timeout(_until(None if None in ends else max(end for end in ends if end is not None))):
+        async with asyncio.timeout(Deadline.latest(part.timeouts for part in parts).left):
             return await ask(parts)
     except TimeoutError:
         return [BackendError("The backend did not answer in time.", retryable=True)] * len(parts)
-
-
-def _until(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

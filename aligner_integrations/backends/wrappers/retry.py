@@ -9,42 +9,50 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from aligner_integrations import telemetry
-from aligner_integrations.backends.base import Backend, Completion, Request, Timeouts
-from aligner_integrations.errors import AlignerError, BackendError, ModelError
-from aligner_integrations.templates import Template
-
-if TYPE_CHECKING:
-    from aligner_integrations.aligner import Aligner
-    from aligner_integrations.backends.wrappers.resilient import Resilience
+from aligner_integrations.backends.base import Backend, Completion, Request, Score, Timeouts
+from aligner_integrations.backends.deadline import Deadline
+from aligner_integrations.errors import OUTAGE, AlignerError, BackendError, ModelError
 
 logger = logging.getLogger(__name__)
-
-OUTAGE = (BackendError, ModelError)
-"""What an outage looks like. Any other error is about this answer, or a mistake of the caller."""
 
 _Result = TypeVar("_Result")
 
 
-class AnotherTextError(Exception):
-    """A stream that was started again says something else than what has been shown."""
+class Fallback(Protocol):
+    """Who is asked instead: an aligner, or a backend."""
+
+    def redirect(self, requests: Sequence[Request]) -> tuple[Backend, list[Request]]:
+        """Return the backend to ask, and the requests in its own words. May look at files or ask a server."""
+
+
+class Rules(Protocol):
+    """How often and how long is tried; see `Resilience` for the words."""
+
+    retries: int
+    deadline: float | None
+    timeout: float | None
+    connect_timeout: float | None
+    first_token_timeout: float | None
+    backoff: float
+    max_backoff: float
+    fallbacks: Sequence[Fallback]
 
 
 class Call(Generic[_Result]):
     """One call on its way; lives for that call only.
 
     Args:
-        policy: The rules.
+        rules: How often and how long.
         requests: What is asked for.
     """
 
-    def __init__(self, policy: Resilience, requests: Sequence[Request]) -> None:
-        self._policy = policy
+    def __init__(self, rules: Rules, requests: Sequence[Request]) -> None:
+        self._rules = rules
         self._requests = list(requests)
         self._results: list[Any] = [None] * len(self._requests)
         self._open = list(range(len(self._requests)))
@@ -53,42 +61,42 @@ class Call(Generic[_Result]):
         self._attempts = 0
         self._retry_after = 0.0
         now = time.monotonic()
-        total = math.inf if policy.deadline is None else now + policy.deadline
+        total = math.inf if rules.deadline is None else now + rules.deadline
         self._ends = [total if r.timeouts.deadline is None else r.timeouts.deadline for r in self._requests]
         # A backend that hangs must leave its fallbacks some time.
-        self._own_ends = [now + (end - now) / (1 + len(policy.fallbacks)) for end in self._ends]
+        self._own_ends = [now + (end - now) / (1 + len(rules.fallbacks)) for end in self._ends]
 
     # Attempts -------------------------------------------------------------------------------------------------------
 
     def pause(self) -> float | None:
         """Seconds to wait before the next attempt; None if there is to be none."""
-        if not self._open or self._attempts > self._policy.retries:
+        if not self._open or self._attempts > self._rules.retries:
             return None
         wait = 0.0
         if self._attempts:
             telemetry.count(
                 "aligner.retries", len(self._open), {"error.type": type(self._results[self._open[0]]).__name__}
             )
-            most = min(self._policy.max_backoff, self._policy.backoff * 2.0 ** (self._attempts - 1))
+            most = min(self._rules.max_backoff, self._rules.backoff * 2.0 ** (self._attempts - 1))
             wait = self._retry_after + random.uniform(0, most)
         now = time.monotonic()
         self._open = [i for i in self._open if now + wait < self._own_ends[i]]
         return wait if self._open else None
 
     @property
-    def deadline(self) -> float | None:
-        """When, in `time.monotonic()`, no request is left to try; None: never."""
+    def deadline(self) -> Deadline:
+        """When no request is left to try."""
         end = max(self._own_ends[i] for i in self._open)
-        return None if end == math.inf else end
+        return Deadline(None if end == math.inf else end)
 
     def parts(self) -> list[Request]:
         """What to ask for in the next attempt."""
         now = time.monotonic()
-        longest = math.inf if self._policy.timeout is None else now + self._policy.timeout
+        longest = math.inf if self._rules.timeout is None else now + self._rules.timeout
         return [self._limited(i, min(self._own_ends[i], longest)) for i in self._open]
 
     def _limited(self, i: int, end: float) -> Request:
-        own, rules = self._requests[i].timeouts, self._policy
+        own, rules = self._requests[i].timeouts, self._rules
         limits = Timeouts(
             rules.connect_timeout if own.connect is None else own.connect,
             rules.first_token_timeout if own.first_token is None else own.first_token,
@@ -124,14 +132,14 @@ class Call(Generic[_Result]):
 
     # Fallbacks ------------------------------------------------------------------------------------------------------
 
-    def fallbacks(self) -> Iterator[tuple[Aligner | Backend, list[Request]]]:
+    def fallbacks(self) -> Iterator[tuple[Fallback, list[Request]]]:
         """Yield who is to be asked for what is not done; `helped` takes what came of it."""
-        for place, fallback in enumerate(self._policy.fallbacks):
+        for place, fallback in enumerate(self._rules.fallbacks):
             now = time.monotonic()
             self._lost = [i for i, result in enumerate(self._results) if _is_lost(result) and now < self._ends[i]]
             if self._lost:
                 self._asked = f"{place + 1} ({type(fallback).__name__})"
-                share = len(self._policy.fallbacks) - place
+                share = len(self._rules.fallbacks) - place
                 yield fallback, [self._limited(i, now + (self._ends[i] - now) / share) for i in self._lost]
 
     def helped(self, results: Sequence[Any]) -> None:
@@ -174,77 +182,32 @@ class Call(Generic[_Result]):
             raise result
 
 
-class Shown:
-    """What a stream has shown, over all its attempts: it is never shown twice."""
+class Attempt:
+    """One attempt of a stream, and whether another one may still take its place.
+
+    That is so until something is shown. Blank text is held back, because a correction may begin with any.
+    """
 
     def __init__(self) -> None:
-        self._shown = ""
-        self._text = ""  # of this attempt
-
-    def more(self, pieces: Iterator[str]) -> Generator[str, None, None]:
-        """Yield what an attempt adds to what has been shown.
-
-        Raises:
-            AnotherTextError: It says something else.
-        """
         self._text = ""
-        for piece in pieces:
-            if new := self._feed(piece):
-                yield new
-        self._check_end()
+        self._score: Score | None = None
+        self.shown = False
 
-    async def amore(self, pieces: AsyncIterator[str]) -> AsyncGenerator[str, None]:
-        """The asynchronous twin of `more`; closing it closes the attempt."""
-        self._text = ""
-        closed: AbstractAsyncContextManager[Any] = (
-            aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext()
-        )
-        async with closed:
-            async for piece in pieces:
-                if new := self._feed(piece):
-                    yield new
-        self._check_end()
-
-    def _feed(self, piece: str) -> str:
+    def feed(self, piece: str | Score) -> str | Score | None:
+        """Take a piece; return what can be shown now."""
+        if isinstance(piece, Score):
+            self._score = piece
+            return piece
         self._text += piece
-        if not self._text.strip():  # nothing to show yet, so another attempt may still say anything
-            return ""
-        shown = len(self._shown)
-        if self._text[:shown] != self._shown[: len(self._text)]:
-            raise AnotherTextError
-        new = self._text[shown:]
-        self._shown += new
-        return new
+        if self.shown or not self._text.strip():
+            return piece if self.shown else None
+        self.shown = True
+        return self._text
 
-    def _check_end(self) -> None:
-        if len(self._text) < len(self._shown):
-            raise AnotherTextError
-
-    def completion(self) -> Completion:
-        """The text as a whole."""
-        return Completion(self._shown, "stop")
-
-
-def redirected(fallback: Aligner | Backend, requests: Sequence[Request]) -> tuple[Backend, list[Request]]:
-    """Return the backend of a fallback, and the requests in its words."""
-    from aligner_integrations.aligner import Aligner
-
-    template: Template | None
-    if isinstance(fallback, Aligner):
-        backend, template, most = fallback.wrapped_backend, fallback.template, fallback.max_new_tokens
-    else:
-        backend, template, most = fallback, fallback.template, None
-    if template is None:
-        return backend, list(requests)
-    return backend, [
-        replace(
-            request,
-            prompt=template.render(request.question, request.answer),
-            completion_prefix=template.completion_prefix,
-            max_new_tokens=request.max_new_tokens if most is None else most,
-        )
-        for request in requests
-    ]
+    @property
+    def result(self) -> Completion | Score:
+        """What came of it: the text, or the score of an answer that was kept."""
+        return self._score or Completion(self._text, "stop")
 
 
 def _try_again(result: Any) -> bool:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.errors import OverloadedError
 from tests.interrupting import interrupted, needs_timer
@@ -135,9 +136,9 @@ async def test_what_run_raises_is_raised_and_the_next_batch_runs():
 
     batcher = Batcher(Broken())
     with pytest.raises(TimeoutError, match="own"):
-        batcher.call([1], time.monotonic() + 30)
+        batcher.call([1], Deadline(time.monotonic() + 30))
     with pytest.raises(TimeoutError, match="own"):
-        await batcher.acall([1], time.monotonic() + 30)
+        await batcher.acall([1], Deadline(time.monotonic() + 30))
     assert batcher.call([2]) == [2]
     short = Batcher(lambda items: items[1:])
     with pytest.raises(ValueError, match="zip"):
@@ -164,7 +165,7 @@ async def test_at_the_deadline_what_is_done_is_returned():
     model = Model(held=True)
     batcher = Batcher(model, most=2, wait=0)
     first = await begin(batcher, model)
-    soon = time.monotonic() + 0.05
+    soon = Deadline(time.monotonic() + 0.05)
     assert await batcher.acall([1], soon) == [None]
     assert await asyncio.to_thread(batcher.call, [1], soon) == [None]
     assert batcher.waiting == 0

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 
-from aligner_integrations.backends.base import Completion, FakeBackend
+from aligner_integrations.backends.base import Completion, FakeBackend, Score
 from aligner_integrations.errors import AlignerError, BackendError
 from tests.unit.support import TEMPLATE
 
@@ -86,6 +86,36 @@ class FlakyBackend(FakeBackend):
             if isinstance(piece, AlignerError):
                 raise piece
             yield piece.text if isinstance(piece, Completion) else piece
+
+
+class JudgingBackend(FlakyBackend):
+    """Keeps what holds "fine", and corrects the rest."""
+
+    can_score = judges_streams = True
+    gate = 1.0
+
+    def __init__(self, *steps, **options):
+        super().__init__(*steps, **options)
+        self.judged = self.scored = 0
+
+    def _score(self, request):
+        return Score((), total=0, mean=0, minimum=0, max_gap=0.0 if "fine" in request.answer else 5.0)
+
+    def score(self, requests):
+        self.scored += len(requests)
+        return [self._score(request) for request in requests]
+
+    def stream_unless(self, request, keep):
+        self.judged += 1
+        score = self._score(request)
+        if keep(score, True):
+            yield from (request.answer, score)
+        else:
+            yield from self.stream(request)
+
+    async def astream_unless(self, request, keep):
+        for piece in self.stream_unless(request, keep):
+            yield piece
 
 
 def options(**changes):
