@@ -9,47 +9,24 @@ What lives elsewhere: the policy (`policy.py`), how text is generated (`backends
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import copy
 import inspect
 import os
-import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 from aligner_integrations import telemetry
-from aligner_integrations.backends.base import (
-    Backend,
-    Completion,
-    Reader,
-    Request,
-    Score,
-    Timeouts,
-)
+from aligner_integrations._version import __version__
+from aligner_integrations.backends.base import Backend, Reader, Request, Score, Timeouts, closing_at_end
 from aligner_integrations.backends.prefill import Ahead
 from aligner_integrations.backends.wrappers.traced import traced
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import (
-    AlignerError,
-    BackendError,
-    ConfigurationError,
-    InvalidTextError,
-    UnknownTemplateError,
-)
-from aligner_integrations.policy import (
-    BLOCK_MESSAGE,
-    ONE_CORRECTION,
-    Accept,
-    Decisions,
-    Gate,
-    Job,
-    Policy,
-    Repair,
-    changed_jobs,
-    open_jobs,
-)
+from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, UnknownTemplateError
+from aligner_integrations.fingerprint import fingerprint, made_with
+from aligner_integrations.policy import ONE_CORRECTION, Job, Options, Plan, Policy, changed_jobs, judge, open_jobs, take
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream, LiveText
-from aligner_integrations.structured import is_structured
 from aligner_integrations.templates import TEMPLATES, Template, get_template
 
 if TYPE_CHECKING:
@@ -57,7 +34,7 @@ if TYPE_CHECKING:
     from aligner_integrations.backends.wrappers.resilient import Resilience
 
 
-class Aligner(Decisions):
+class Aligner:
     """Corrects answers: reads a question and an upstream's answer, and writes a better answer.
 
     Safe to share between threads and tasks: nothing of a call is kept on the object.
@@ -96,20 +73,10 @@ class Aligner(Decisions):
         *,
         backend: Backend | None = None,
         template: str | Template | None = None,
-        gate: float | Literal[False] | Gate | None = None,
-        accept: Accept | None = None,
-        repair: Repair | None = None,
-        rounds: int = 1,
-        max_new_tokens: int | None = None,
-        on_error: Policy = "raise",
-        on_overflow: Policy = "raise",
-        on_reject: Policy = "keep",
-        structured: bool = False,
-        edits: Literal["all", "marked"] = "all",
-        block_message: str = BLOCK_MESSAGE,
         resilience: Resilience | None = None,
         cache: Cache | None = None,
         record: Callable[[Correction], None] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         if model is not None and backend is not None:
             raise ConfigurationError("Give either model or backend, not both: a backend brings its own model.")
@@ -117,24 +84,32 @@ class Aligner(Decisions):
             from aligner_integrations.backends.local.backend import LocalBackend
 
             backend = LocalBackend(model or os.environ.get("ALIGNER_MODEL") or "embedded")
+        if not isinstance(backend, Backend):
+            raise ConfigurationError(
+                f"backend is a {type(backend).__name__}, which is no Backend: give one of aligner_integrations.backends, or a "
+                "subclass of its Backend."
+            )
         self.backend = backend
-        self._template = None if template is None else get_template(template)
-        super().__init__(
-            gate=gate,
-            accept=accept,
-            repair=repair,
-            rounds=rounds,
-            max_new_tokens=max_new_tokens,
-            on_error=on_error,
-            on_overflow=on_overflow,
-            on_reject=on_reject,
-            structured=structured,
-            edits=edits,
-            block_message=block_message,
-            resilience=resilience,
-            record=record,
-        )
+        self.policy = Policy(**options)
+        self.resilience = resilience
         self.cache = cache
+        self.record = record
+        self._template = None if template is None else get_template(template)
+        self._plan: Plan | None = None  # once it is known; found out by whoever comes first, and the same for all
+
+    def with_options(self, **changes: Any) -> Aligner:
+        """Return an aligner with the same weights or server and other options.
+
+        Args:
+            **changes: Keyword arguments of `Aligner`, but for `model` and `backend`.
+        """
+        own: dict[str, Any] = {name: changes.pop(name) for name in ("resilience", "cache", "record") if name in changes}
+        if "template" in changes:
+            template = changes.pop("template")
+            own["_template"] = None if template is None else get_template(template)
+        other = copy.copy(self)
+        vars(other).update(own, policy=replace(self.policy, **changes), _plan=None)
+        return other
 
     @classmethod
     def from_endpoint(
@@ -191,6 +166,11 @@ class Aligner(Decisions):
         return template
 
     @property
+    def fingerprint(self) -> str:
+        """A short name of what decides its texts, for the keys of caches; nothing is looked up for it."""
+        return fingerprint(__version__, made_with(self.backend), self._template, self.policy)
+
+    @property
     def wrapped_backend(self) -> Backend:
         """The backend as corrections use it: spans around it, then `resilience`, and `cache` outside."""
         backend = traced(self.backend)
@@ -207,7 +187,7 @@ class Aligner(Decisions):
     def redirect(self, requests: Sequence[Request]) -> tuple[Backend, list[Request]]:
         """Return what is asked if this aligner is another one's fallback: its backend, in the words of its own template."""
         template = self.template
-        return self.wrapped_backend, [request.through(template, self.max_new_tokens) for request in requests]
+        return self.wrapped_backend, [request.through(template, self.policy.max_new_tokens) for request in requests]
 
     # One correction -------------------------------------------------------------------------------------------------
 
@@ -239,7 +219,7 @@ class Aligner(Decisions):
         Raises:
             AlignerError: This one, as `on_error`, `on_overflow` and `on_reject` say.
         """
-        job = self._start(question, answer, {})
+        job = Job(self.policy, self.backend, question, answer)
         job.fail(error)
         return self._result(job)
 
@@ -257,18 +237,17 @@ class Aligner(Decisions):
                 instead of raising the first one after all others are done.
             **fields: The template's extra fields, the same for all.
         """
-        jobs = [self._start(question, answer, fields) for question, answer in pairs]
-        for _ in range(self.rounds):
-            if (waiting := open_jobs(jobs)) and self._wants_score:
-                self._judge(waiting, self.wrapped_backend.score([self._request(job) for job in waiting]))
-            elif waiting:
-                self._judge(waiting, [None] * len(waiting))
+        backend, plan = self.wrapped_backend, self._planned()
+        jobs = [Job(self.policy, backend, *pair, fields).begin(plan) for pair in pairs]
+        for _ in range(self.policy.rounds):
             if waiting := open_jobs(jobs):
-                self._take(waiting, self.wrapped_backend.complete([self._request(job) for job in waiting]))
+                judge(waiting, backend.score(self._requests(waiting)) if waiting[0].plan.wants_score else None)
+            if waiting := open_jobs(jobs):
+                take(waiting, backend.complete(self._requests(waiting)))
         for job in changed_jobs(jobs):
-            self._mend(job)
+            job.mend()
         for job in changed_jobs(jobs):
-            self._check(job, self._accepted(job))
+            job.check()
         return self._results(jobs, return_exceptions)
 
     @telemetry.acorrecting
@@ -276,20 +255,18 @@ class Aligner(Decisions):
         self, pairs: Iterable[tuple[str, str]], *, return_exceptions: bool = False, **fields: str
     ) -> list[Correction]:
         """`correct_many` without blocking the event loop; cancelling it stops the aligner."""
-        await asyncio.to_thread(self._look_up)
-        jobs = [self._start(question, answer, fields) for question, answer in pairs]
-        for _ in range(self.rounds):
-            if (waiting := open_jobs(jobs)) and self._wants_score:
-                self._judge(waiting, await self.wrapped_backend.ascore([self._request(job) for job in waiting]))
-            elif waiting:
-                self._judge(waiting, [None] * len(waiting))
+        backend, plan = self.wrapped_backend, await self._aplanned()
+        jobs = [Job(self.policy, backend, *pair, fields).begin(plan) for pair in pairs]
+        for _ in range(self.policy.rounds):
             if waiting := open_jobs(jobs):
-                self._take(waiting, await self.wrapped_backend.acomplete([self._request(job) for job in waiting]))
-        if self.repair is not None:
+                judge(waiting, await backend.ascore(self._requests(waiting)) if waiting[0].plan.wants_score else None)
+            if waiting := open_jobs(jobs):
+                take(waiting, await backend.acomplete(self._requests(waiting)))
+        if self.policy.repair is not None:
             for job in changed_jobs(jobs):
-                await asyncio.to_thread(self._mend, job)
+                await asyncio.to_thread(job.mend)
         for job in changed_jobs(jobs):
-            self._check(job, await self._aaccepted(job))
+            await job.acheck()
         return self._results(jobs, return_exceptions)
 
     # As it is written -----------------------------------------------------------------------------------------------
@@ -307,32 +284,25 @@ class Aligner(Decisions):
         return AsyncCorrectionStream(self._apieces(question, answer, fields))
 
     def _pieces(self, question: str, answer: str, fields: dict[str, str]) -> Generator[str, None, Correction]:
-        if self._decides_late:
+        if self.policy.decides_late:
             correction = self.correct(question, answer, **fields)
             yield correction.text
             return correction
-        job = self._start(question, answer, fields)
-        backend, keep = self.wrapped_backend, self._keep
-        if not job.done and not keep:
-            self._judge([job], backend.score([self._request(job)]) if self._wants_score else [None])
-        live = LiveText(job.answer)
+        backend = self.wrapped_backend
+        job = Job(self.policy, backend, question, answer, fields).begin(self._planned())
+        live = LiveText(job)
+        if live.judges_first:
+            judge([job], backend.score(self._requests([job])) if job.plan.wants_score else None)
         if not job.done:
-            request = self._request(job)
+            (request,) = self._requests([job])
             try:
-                for piece in backend.stream_unless(request, keep) if keep else backend.stream(request):
-                    if isinstance(piece, Score):  # `keep` said so
-                        job.score = piece
-                        job.stop("gate")
-                    elif shown := live.feed(piece):
+                for piece in backend.stream(request) if job.keep is None else backend.stream_unless(request, job.keep):
+                    if shown := live.feed(piece):
                         yield shown
-                if not job.done:
-                    self._take([job], [Completion(live.text, "stop")])
+                if rest := live.end():
+                    yield rest
             except ONE_CORRECTION as error:
-                if live.started:
-                    raise
-                job.fail(error)
-            if not job.error and (rest := live.end()):
-                yield rest
+                live.fail(error)
         correction = self._result(job)
         if not live.started:
             yield correction.text
@@ -341,38 +311,28 @@ class Aligner(Decisions):
     async def _apieces(
         self, question: str, answer: str, fields: dict[str, str]
     ) -> AsyncGenerator[str | Correction, None]:
-        if self._decides_late:
+        if self.policy.decides_late:
             correction = await self.acorrect(question, answer, **fields)
             yield correction.text
             yield correction
             return
-        await asyncio.to_thread(self._look_up)
-        job = self._start(question, answer, fields)
-        backend, keep = self.wrapped_backend, self._keep
-        if not job.done and not keep:
-            self._judge([job], await backend.ascore([self._request(job)]) if self._wants_score else [None])
-        live = LiveText(job.answer)
+        backend, plan = self.wrapped_backend, await self._aplanned()
+        job = Job(self.policy, backend, question, answer, fields).begin(plan)
+        live = LiveText(job)
+        if live.judges_first:
+            judge([job], await backend.ascore(self._requests([job])) if job.plan.wants_score else None)
         if not job.done:
-            request = self._request(job)
-            pieces = backend.astream_unless(request, keep) if keep else backend.astream(request)
+            (request,) = self._requests([job])
+            pieces = backend.astream(request) if job.keep is None else backend.astream_unless(request, job.keep)
             try:
-                async for piece in pieces:
-                    if isinstance(piece, Score):  # `keep` said so
-                        job.score = piece
-                        job.stop("gate")
-                    elif shown := live.feed(piece):
-                        yield shown
-                if not job.done:
-                    self._take([job], [Completion(live.text, "stop")])
+                async with closing_at_end(pieces):
+                    async for piece in pieces:
+                        if shown := live.feed(piece):
+                            yield shown
+                if rest := live.end():
+                    yield rest
             except ONE_CORRECTION as error:
-                if live.started:
-                    raise
-                job.fail(error)
-            finally:
-                if isinstance(pieces, AsyncGenerator):
-                    await pieces.aclose()
-            if not job.error and (rest := live.end()):
-                yield rest
+                live.fail(error)
         correction = self._result(job)
         if not live.started:
             yield correction.text
@@ -390,7 +350,7 @@ class Aligner(Decisions):
         """
 
         def open_reader(beginning: str) -> Reader | None:
-            if not self.structured and beginning.lstrip().startswith(("{", "[", "<")):
+            if not self.policy.structured and beginning.lstrip().startswith(("{", "[", "<")):
                 return None
             asked = question() if callable(question) else question
             if asked is None:
@@ -408,59 +368,74 @@ class Aligner(Decisions):
             ConfigurationError: This backend has no scores.
             AlignerError: The answer cannot be used, or the backend failed.
         """
-        self._require_score("score()")
-        return _unwrap(self.wrapped_backend.score([self._scorable(question, answer, fields)])[0])
+        self._require_score()
+        request = self._scorable(question, answer, fields, self._planned())
+        return _unwrap(self.wrapped_backend.score([request])[0])
 
     async def ascore(self, question: str, answer: str, **fields: str) -> Score:
         """`score` without blocking the event loop."""
-        self._require_score("ascore()")
-        await asyncio.to_thread(self._look_up)
-        return _unwrap((await self.wrapped_backend.ascore([self._scorable(question, answer, fields)]))[0])
+        await asyncio.to_thread(self._require_score)
+        plan = await self._aplanned()
+        return _unwrap((await self.wrapped_backend.ascore([self._scorable(question, answer, fields, plan)]))[0])
 
-    def _scorable(self, question: str, answer: str, fields: dict[str, str]) -> Request:
-        job = self._start(question, answer, fields)
+    def _require_score(self) -> None:
+        if self.backend.can_score is False:
+            raise ConfigurationError(
+                f"A score needs the aligner's probabilities, which {type(self.backend).__name__} has not."
+            )
+
+    def _scorable(self, question: str, answer: str, fields: dict[str, str], plan: Plan | BackendError) -> Request:
+        job = Job(self.policy, self.backend, question, answer, fields).begin(plan)
         if job.error:
             raise job.error
-        return self._request(job)
+        return self._requests([job])[0]
 
     # Steps shared by the synchronous and asynchronous paths -----------------------------------------------------------
 
-    def _start(self, question: Any, answer: Any, fields: dict[str, str]) -> Job:
-        job = Job(question, answer, fields, answer, time.monotonic())
-        if not isinstance(question, str) or not isinstance(answer, str):
-            kinds = f"{type(question).__name__} and {type(answer).__name__}"
-            job.fail(InvalidTextError(f"A question and an answer must be strings, got {kinds}."))
-            return job
+    def _planned(self) -> Plan | BackendError:
+        return self._plan or self._look_up()
+
+    async def _aplanned(self) -> Plan | BackendError:
+        # Once it is known, no thread is asked: with hundreds of corrections at a time that would be most of their cost.
+        return self._plan if self._plan is not None else await asyncio.to_thread(self._look_up)
+
+    def _look_up(self) -> Plan | BackendError:
+        """Learn what a correction needs to know, which may mean to read a file, or to ask the Hub or a server.
+
+        The error is that of a server that is down; each correction meets it, and `on_error` answers.
+        """
         try:
-            self.template.render("", "", **fields)  # a missing field is the caller's mistake, not this answer's
-        except BackendError as error:  # a server that cannot say which model it has
-            job.fail(error)
-            return job
-        if not answer.strip():
-            job.skipped = True
-            job.stop("empty")
-        elif not self.structured and is_structured(answer):
-            job.skipped = True
-            job.stop("structured")
-        else:
-            try:
-                "".join([question, answer, *fields.values()]).encode()
-            except UnicodeEncodeError as error:
-                job.fail(InvalidTextError(f"The question or the answer cannot be encoded as UTF-8: {error.reason}."))
-        return job
+            plan = self.policy.plan(self.template, self.backend)
+        except BackendError as error:
+            return error
+        if plan.final:
+            self._plan = plan
+        return plan
 
-    def _request(self, job: Job) -> Request:
-        template = self.template
-        prompt = template.render(job.question, job.text, **job.fields)
+    def _requests(self, jobs: Iterable[Job]) -> list[Request]:
         # One deadline for everything that is done for a correction.
-        timeouts = Timeouts() if self.resilience is None else self.resilience.timeouts(job.started)
-        return Request(job.question, job.text, prompt, template.completion_prefix, self.max_new_tokens, timeouts)
+        rules = self.resilience
+        return [job.request(Timeouts() if rules is None else rules.timeouts(job.started)) for job in jobs]
 
-    def _look_up(self) -> None:
-        """Learn template and gate, which may mean to read a file, or to ask the Hub or a server: off the event loop."""
-        # A server that is down: `_start` meets it again, and `on_error` answers.
-        with contextlib.suppress(BackendError):
-            _ = self.template, self._wants_score
+    def _result(self, job: Job) -> Correction:
+        correction = job.result()
+        if self.record is not None:
+            self.record(correction)
+        return correction
+
+    def _results(self, jobs: list[Job], return_exceptions: bool) -> list[Correction]:
+        # With return_exceptions the list holds errors, too, as that of asyncio.gather does.
+        results: list[Any] = []
+        first: AlignerError | None = None
+        for job in jobs:
+            try:
+                results.append(self._result(job))
+            except AlignerError as error:
+                first = first or error
+                results.append(error)
+        if first is not None and not return_exceptions:
+            raise first
+        return results
 
 
 def _taken(backend: Any, options: dict[str, Any]) -> dict[str, Any]:

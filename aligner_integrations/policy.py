@@ -1,6 +1,7 @@
 """What is decided about a correction: leave it alone, take it, put it right, refuse it, and what is shown if there is none.
 
-All policy of the package. What lives elsewhere: the way of a correction, and how a backend is asked (`aligner.py`).
+All policy of the package: the options (`Policy`), what is known of an aligner before its first correction (`Plan`), and the
+steps of one correction as methods of its `Job`. What lives elsewhere: the verbs, and how a backend is asked (`aligner.py`).
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from itertools import repeat
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from aligner_integrations import telemetry
-from aligner_integrations.backends.base import Backend, Completion, Keep, Score
+from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, Timeouts
 from aligner_integrations.correction import Correction, Outcome, Usage
 from aligner_integrations.edits import keep_unmarked
 from aligner_integrations.errors import (
@@ -25,14 +27,14 @@ from aligner_integrations.errors import (
     CorrectionError,
     EmptyCorrectionError,
     InputError,
+    InvalidTextError,
     RejectedCorrectionError,
     TruncatedCorrectionError,
 )
+from aligner_integrations.structured import is_structured
+from aligner_integrations.templates import Template
 
-if TYPE_CHECKING:
-    from aligner_integrations.backends.wrappers.resilient import Resilience
-
-Policy = Literal["raise", "keep", "block"]
+Instead = Literal["raise", "keep", "block"]
 """What to do when there is no correction to show: raise, show the answer as it is, or show `block_message`."""
 
 Gate = Callable[[str, str, Score | None], bool]
@@ -46,16 +48,145 @@ Repair = Callable[[str, str], str]
 
 BLOCK_MESSAGE = "This answer was withheld because it could not be corrected."
 
+# What may go wrong with one correction, and `on_error` answers. A model that cannot be had at all is raised.
+ONE_CORRECTION = (CorrectionError, InputError)
+
+
+class Options(TypedDict, total=False):
+    """The fields of `Policy` as keyword arguments, for type checkers: `Aligner` and what is made of one take them."""
+
+    gate: float | Literal[False] | Gate | None
+    accept: Accept | None
+    repair: Repair | None
+    rounds: int
+    max_new_tokens: int | None
+    on_error: Instead
+    on_overflow: Instead
+    on_reject: Instead
+    structured: bool
+    edits: Literal["all", "marked"]
+    block_message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The options of an `Aligner` that decide, with their defaults; its docstring says what they mean.
+
+    Raises:
+        ConfigurationError: A value that makes no sense.
+    """
+
+    gate: float | Literal[False] | Gate | None = None
+    accept: Accept | None = None
+    repair: Repair | None = None
+    rounds: int = 1
+    max_new_tokens: int | None = None
+    on_error: Instead = "raise"
+    on_overflow: Instead = "raise"
+    on_reject: Instead = "keep"
+    structured: bool = False
+    edits: Literal["all", "marked"] = "all"
+    block_message: str = BLOCK_MESSAGE
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.gate is True:
+            raise ConfigurationError(
+                "gate=True says nothing: leave it out for the aligner's own gate, or give a number."
+            )
+        if not (self.gate is None or callable(self.gate) or isinstance(self.gate, int | float)):
+            raise ConfigurationError(f"gate is {self.gate!r}; it takes None, False, a number or a function.")
+        if inspect.iscoroutinefunction(self.gate):
+            raise ConfigurationError(
+                "gate is a coroutine function; its answer is needed at once, so give a plain function."
+            )
+        for name in ("on_error", "on_overflow", "on_reject"):
+            if getattr(self, name) not in get_args(Instead):
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}; it takes one of {get_args(Instead)}.")
+        if self.rounds < 1:
+            raise ConfigurationError(f"rounds is {self.rounds}; an aligner needs at least 1.")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ConfigurationError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1, or None.")
+        if self.edits not in ("all", "marked"):
+            raise ConfigurationError(f"edits is {self.edits!r}; it takes 'all' or 'marked'.")
+
+    @property
+    def decides_late(self) -> bool:
+        """Whether a correction can be taken back after its last token, so that a stream has to wait for the end."""
+        return self.accept is not None or self.repair is not None or self.rounds > 1 or self.edits == "marked"
+
+    def plan(self, template: Template, backend: Backend) -> Plan:
+        """Find out what this policy needs to know of a backend. May read a file, or ask the Hub or a server.
+
+        Raises:
+            ConfigurationError: The policy needs probabilities, and the backend has none.
+        """
+        marked, free = self.edits == "marked", callable(self.gate)
+        threshold = backend.gate if self.gate is None or free else float(cast("float", self.gate))
+        threshold = None if self.gate is False else threshold
+        if not marked and not free and threshold is None:
+            return Plan(template, None, None, wants_score=False, final=True)
+        can_score = backend.can_score
+        if can_score is False and (marked or not free):
+            what = "edits='marked'" if marked else "a gate by score"
+            raise ConfigurationError(
+                f"{what} needs the aligner's probabilities, which {type(backend).__name__} has not."
+            )
+        marks = backend.gate if threshold is None else threshold
+        if marked and marks is None:
+            raise ConfigurationError(
+                "edits='marked' needs a threshold: this aligner has no gate, so give gate= a number."
+            )
+        return Plan(
+            template,
+            threshold,
+            marks if marked else None,
+            wants_score=can_score is not False,
+            final=can_score is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known of an aligner before a correction: looked up once, so that nothing is looked up in between.
+
+    Attributes:
+        template: Its prompt template.
+        threshold: What the gate's score is compared with; None: no gate by a number.
+        marks: What marked words are found with (`edits="marked"`); None: all edits are taken.
+        wants_score: Whether answers are judged first.
+        final: Whether it stays true; a server that could not be asked may yet say something else.
+    """
+
+    template: Template
+    threshold: float | None
+    marks: float | None
+    wants_score: bool
+    final: bool
+
 
 @dataclass(slots=True)
 class Job:
-    """State of one correction while it runs. Lives for one call only."""
+    """One correction while it runs: its state, and the steps it goes through. Lives for one call only.
 
+    Attributes:
+        policy: What decides.
+        backend: What is asked.
+        plan: What is known of it, from `begin` on.
+        text: The text as far as the correction has come; at first the answer.
+        score: How the aligner judges `text`.
+        reason: Why it is as it is; see `Correction`.
+        done: Whether there is no further round.
+    """
+
+    policy: Policy
+    backend: Backend
     question: Any
     answer: Any
-    fields: dict[str, str]
-    text: Any
-    started: float
+    fields: dict[str, str] = field(default_factory=dict)
+    plan: Plan = field(init=False)
+    text: Any = field(init=False)
+    started: float = field(default_factory=time.monotonic)
     rounds: int = 0
     usage: Usage = field(default_factory=Usage)
     score: Score | None = None
@@ -64,107 +195,84 @@ class Job:
     skipped: bool = False
     done: bool = False
 
+    def __post_init__(self) -> None:
+        """What is there at first is the answer."""
+        self.text = self.answer
+
+    def begin(self, plan: Plan | BackendError) -> Job:
+        """Look whether there is anything to correct; an error in place of the plan: it could not be looked up."""
+        if not isinstance(self.question, str) or not isinstance(self.answer, str):
+            kinds = f"{type(self.question).__name__} and {type(self.answer).__name__}"
+            self.fail(InvalidTextError(f"A question and an answer must be strings, got {kinds}."))
+            return self
+        if isinstance(plan, BackendError):
+            self.fail(plan)
+            return self
+        self.plan = plan
+        plan.template.render("", "", **self.fields)  # a missing field is the caller's mistake, not this answer's
+        if not self.answer.strip():
+            self.skip("empty")
+        elif not self.policy.structured and is_structured(self.answer):
+            self.skip("structured")
+        else:
+            try:
+                "".join([self.question, self.answer, *self.fields.values()]).encode()
+            except UnicodeEncodeError as error:
+                self.fail(InvalidTextError(f"The question or the answer cannot be encoded as UTF-8: {error.reason}."))
+        return self
+
+    # How it ends ----------------------------------------------------------------------------------------------------
+
     def stop(self, reason: str | None = None) -> None:
         """No further round; the reason counts only if nothing was corrected before."""
         self.done = True
         if not self.rounds or self.text == self.answer:
             self.reason = reason
 
+    def skip(self, reason: str) -> None:
+        """This must not be aligned."""
+        self.skipped = True
+        self.stop(reason)
+
     def fail(self, error: AlignerError) -> None:
         """No further round; the policy decides what is shown."""
         self.done = True
         self.error = error
 
+    # The steps, in their order ------------------------------------------------------------------------------------------
 
-class Decisions:
-    """The part of `Aligner` that decides; its docstring says what the options mean. Nothing of a call is kept on the object.
+    def request(self, timeouts: Timeouts) -> Request:
+        """Return what the backend is asked for in the next round."""
+        template = self.plan.template
+        prompt = template.render(self.question, self.text, **self.fields)
+        return Request(
+            self.question, self.text, prompt, template.completion_prefix, self.policy.max_new_tokens, timeouts
+        )
 
-    Attributes:
-        backend: What is asked for scores; `Aligner` sets it.
-    """
-
-    backend: Backend
-
-    def __init__(
-        self,
-        *,
-        gate: float | Literal[False] | Gate | None,
-        accept: Accept | None,
-        repair: Repair | None,
-        rounds: int,
-        max_new_tokens: int | None,
-        on_error: Policy,
-        on_overflow: Policy,
-        on_reject: Policy,
-        structured: bool,
-        edits: Literal["all", "marked"],
-        block_message: str,
-        resilience: Resilience | None,
-        record: Callable[[Correction], None] | None,
-    ) -> None:
-        if gate is True:
-            raise ConfigurationError(
-                "gate=True says nothing: leave it out for the aligner's own gate, or give a number."
-            )
-        if not (gate is None or callable(gate) or isinstance(gate, int | float)):
-            raise ConfigurationError(f"gate is {gate!r}; it takes None, False, a number or a function.")
-        if inspect.iscoroutinefunction(gate):
-            raise ConfigurationError(
-                "gate is a coroutine function; its answer is needed at once, so give a plain function."
-            )
-        for name, value in (("on_error", on_error), ("on_overflow", on_overflow), ("on_reject", on_reject)):
-            if value not in get_args(Policy):
-                raise ConfigurationError(f"{name} is {value!r}; it takes one of {get_args(Policy)}.")
-        if rounds < 1:
-            raise ConfigurationError(f"rounds is {rounds}; an aligner needs at least 1.")
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise ConfigurationError(f"max_new_tokens is {max_new_tokens}; it must be at least 1, or None.")
-        if edits not in ("all", "marked"):
-            raise ConfigurationError(f"edits is {edits!r}; it takes 'all' or 'marked'.")
-        self.gate = gate
-        self.accept = accept
-        self.repair = repair
-        self.rounds = rounds
-        self.max_new_tokens = max_new_tokens
-        self.on_error: Policy = on_error
-        self.on_overflow: Policy = on_overflow
-        self.on_reject: Policy = on_reject
-        self.structured = structured
-        self.edits = edits
-        self.block_message = block_message
-        self.resilience = resilience
-        self.record = record
+    def judge(self, score: Score | AlignerError | None) -> None:
+        """Apply the gate; None: there is no score."""
+        if isinstance(score, AlignerError):
+            if not (self.backend.may_fall_back and isinstance(score, OUTAGE)):
+                self.fail(score)
+                return
+            score = None  # nobody can judge it, but a fallback can still correct it
+        self.score = score
+        if callable(self.policy.gate):
+            try:
+                keep = bool(self.policy.gate(self.question, self.text, score))
+            except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
+                self.fail(_raised("gate", error))
+                return
+        else:
+            keep = score is not None and self.keep is not None and bool(self.keep(score, True))
+        if keep:
+            self.stop("gate")
 
     @property
-    def _decides_late(self) -> bool:
-        return self.accept is not None or self.repair is not None or self.rounds > 1 or self.edits == "marked"
-
-    @property
-    def _threshold(self) -> float | None:
-        """The number the gate's score is compared with, if it is a number."""
-        if self.gate is None or callable(self.gate):
-            return self.backend.gate
-        if self.gate is False:
-            return None
-        return float(self.gate)
-
-    @property
-    def _wants_score(self) -> bool:
-        if self.edits == "marked":
-            self._require_score("edits='marked'")
-            return True
-        if callable(self.gate):
-            return self.backend.can_score
-        if self._threshold is None:
-            return False
-        self._require_score("a gate by score")
-        return True
-
-    @property
-    def _keep(self) -> Keep | None:
+    def keep(self) -> Keep | None:
         """How the gate decides on part of a score; None if it is a function, which sees all of it, or there is no gate."""
-        threshold = self._threshold
-        if callable(self.gate) or threshold is None:
+        threshold = self.plan.threshold
+        if callable(self.policy.gate) or threshold is None:
             return None
 
         def keep(score: Score, whole: bool) -> bool | None:
@@ -175,179 +283,137 @@ class Decisions:
 
         return keep
 
-    def _require_score(self, what: str) -> None:
-        if not self.backend.can_score:
-            raise ConfigurationError(
-                f"{what} needs the aligner's probabilities, which {type(self.backend).__name__} has not."
-            )
-
-    def _judge(self, jobs: list[Job], scores: list[Score | AlignerError] | list[None]) -> None:
-        """Apply the gate."""
-        for job, score in zip(jobs, scores, strict=True):
-            if isinstance(score, AlignerError):
-                if not (self.resilience and self.resilience.fallbacks and isinstance(score, OUTAGE)):
-                    job.fail(score)
-                    continue
-                score = None  # nobody can judge it, but a fallback can still correct it
-            job.score = score
-            if callable(self.gate):
-                try:
-                    keep = bool(self.gate(job.question, job.text, score))
-                except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
-                    job.fail(raised("gate", error))
-                    continue
-            elif self.gate is not False and score is not None and self._threshold is not None:
-                keep = (score.max_gap if score.gate is None else score.gate) <= self._threshold
-            else:
-                keep = False
-            if keep:
-                job.stop("gate")
-
-    def _take(self, jobs: list[Job], results: list[Completion | AlignerError]) -> None:
-        """Take the completions of one round."""
-        for job, result in zip(jobs, results, strict=True):
-            if isinstance(result, AlignerError):
-                job.fail(result)
-                continue
-            job.rounds += 1
-            job.usage += result.usage
-            job.reason = "fallback" if result.by_fallback else None
-            text = result.text.strip()
-            if result.finish_reason == "length":
-                job.fail(
-                    TruncatedCorrectionError(
-                        "The correction ran into the token limit and is incomplete. Raise max_new_tokens, or set on_error."
-                    )
+    def take(self, result: Completion | AlignerError) -> None:
+        """Take the completion of one round."""
+        if isinstance(result, AlignerError):
+            self.fail(result)
+            return
+        self.rounds += 1
+        self.usage += result.usage
+        self.reason = "fallback" if result.by_fallback else None
+        text = result.text.strip()
+        if result.finish_reason == "length":
+            self.fail(
+                TruncatedCorrectionError(
+                    "The correction ran into the token limit and is incomplete. Raise max_new_tokens, or set on_error."
                 )
-            elif not text:
-                job.fail(EmptyCorrectionError("The aligner wrote nothing. Set on_error to keep or block such answers."))
-            else:
-                if self.edits == "marked" and job.score is not None:
-                    text = keep_unmarked(job.text, text, job.score, self._edit_threshold).strip()
-                if text == job.text.strip():
-                    job.stop("unchanged")
-                else:
-                    # A later round may come back to where it all began.
-                    job.text = job.answer if text == job.answer.strip() else text
-
-    @property
-    def _edit_threshold(self) -> float:
-        threshold = self._threshold if self._threshold is not None else self.backend.gate
-        if threshold is None:
-            raise ConfigurationError(
-                "edits='marked' needs a threshold: this aligner has no gate, so give gate= a number."
             )
-        return threshold
+        elif not text:
+            self.fail(EmptyCorrectionError("The aligner wrote nothing. Set on_error to keep or block such answers."))
+        else:
+            if self.plan.marks is not None and self.score is not None:
+                text = keep_unmarked(self.text, text, self.score, self.plan.marks).strip()
+            if text == self.text.strip():
+                self.stop("unchanged")
+            else:
+                self._set(text)
 
-    def _mend(self, job: Job) -> None:
-        if self.repair is None:
+    def mend(self) -> None:
+        """Put right what a correction must not touch."""
+        if self.policy.repair is None:
             return
         try:
-            text = self.repair(job.answer, job.text).strip()
+            text = self.policy.repair(self.answer, self.text).strip()
         except RejectedCorrectionError as error:
-            job.reason = "repair"
-            job.fail(error)
+            self.reason = "repair"
+            self.fail(error)
         except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
-            job.fail(error if isinstance(error, AlignerError) else raised("repair", error))
+            self.fail(error if isinstance(error, AlignerError) else _raised("repair", error))
         else:
             if not text:
-                job.fail(EmptyCorrectionError("Nothing was left of the correction after repair."))
-            job.text = job.answer if text == job.answer.strip() else text
+                self.fail(EmptyCorrectionError("Nothing was left of the correction after repair."))
+            self._set(text)
 
-    def _accepted(self, job: Job) -> bool | Exception:
-        if self.accept is None:
-            return True
-        self._require_callable_accept()
+    def _set(self, text: str) -> None:
+        # It may come back to where it all began, and outer white space is no part of a correction.
+        self.text = self.answer if text == self.answer.strip() else text
+
+    def check(self) -> None:
+        """Ask whether the correction may be shown.
+
+        Raises:
+            ConfigurationError: `accept` is no plain function.
+        """
+        if (accept := self._accept()) is None:
+            return
+        verdict: Any
         try:
-            verdict = self.accept(job.question, job.answer, job.text)
+            verdict = accept(self.question, self.answer, self.text)
         except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
-            return error
+            verdict = error
         if inspect.isawaitable(verdict):  # true whatever it will say, so nothing would ever be refused
             if inspect.iscoroutine(verdict):
                 verdict.close()
             raise ConfigurationError("accept is a coroutine function; use acorrect, acorrect_many or astream with it.")
-        return bool(verdict)
+        self._accepted(verdict)
 
-    async def _aaccepted(self, job: Job) -> bool | Exception:
-        """`accept` may be slow or a coroutine function; neither blocks the event loop."""
-        if self.accept is None:
-            return True
-        self._require_callable_accept()
+    async def acheck(self) -> None:
+        """`check` for an `accept` that may be slow or a coroutine function; neither blocks the event loop."""
+        if (accept := self._accept()) is None:
+            return
+        verdict: Any
         try:
-            if inspect.iscoroutinefunction(self.accept):
-                return bool(await self.accept(job.question, job.answer, job.text))
-            verdict = await asyncio.to_thread(self.accept, job.question, job.answer, job.text)
-            return bool(await verdict if inspect.isawaitable(verdict) else verdict)
+            if inspect.iscoroutinefunction(accept):
+                verdict = await accept(self.question, self.answer, self.text)
+            else:
+                verdict = await asyncio.to_thread(accept, self.question, self.answer, self.text)
+                verdict = await verdict if inspect.isawaitable(verdict) else verdict
         except Exception as error:  # noqa: BLE001 - as above
-            return error
+            verdict = error
+        self._accepted(verdict)
 
-    def _require_callable_accept(self) -> None:
-        if not callable(self.accept):
-            raise ConfigurationError(
-                f"accept is {type(self.accept).__name__}, which is no function. A LlamaIndex evaluator works in the "
-                "classes of aligner_integrations.llama_index, which give it the sources; elsewhere give a function."
-            )
+    def _accept(self) -> Accept | None:
+        accept = self.policy.accept
+        if accept is None or callable(accept):
+            return accept
+        raise ConfigurationError(
+            f"accept is {type(accept).__name__}, which is no function. A LlamaIndex evaluator works in the "
+            "classes of aligner_integrations.llama_index, which give it the sources; elsewhere give a function."
+        )
 
-    def _check(self, job: Job, accepted: bool | Exception) -> None:
-        if accepted is not True:
-            job.reason = None
-        if isinstance(accepted, AlignerError):
-            job.fail(accepted)
-        elif isinstance(accepted, Exception):
-            job.fail(raised("accept", accepted))
-        elif not accepted:
-            job.fail(RejectedCorrectionError("accept refused the correction. Set on_reject to keep or block instead."))
+    def _accepted(self, verdict: Any) -> None:
+        if isinstance(verdict, Exception):
+            self.reason = None
+            self.fail(verdict if isinstance(verdict, AlignerError) else _raised("accept", verdict))
+        elif not verdict:
+            self.reason = None
+            self.fail(RejectedCorrectionError("accept refused the correction. Set on_reject to keep or block instead."))
 
-    def _result(self, job: Job) -> Correction:
-        """Turn a finished job into its `Correction`, or raise, as the policies say."""
-        text, reason, raises = job.text, job.reason, False
-        if job.error is None:
-            outcome: Outcome = "skipped" if job.skipped else "corrected" if job.text != job.answer else "kept"
+    def result(self) -> Correction:
+        """Turn the finished job into its `Correction`, or raise, as the policy says."""
+        text, reason, raises = self.text, self.reason, False
+        if self.error is None:
+            outcome: Outcome = "skipped" if self.skipped else "corrected" if self.text != self.answer else "kept"
             if outcome == "kept":
                 reason = reason or "unchanged"
         else:
-            rejected = isinstance(job.error, RejectedCorrectionError)
+            policy = self.policy
+            rejected = isinstance(self.error, RejectedCorrectionError)
             outcome = "rejected" if rejected else "failed"
-            policy = self.on_overflow if isinstance(job.error, AnswerTooLongError) else self.on_error
-            policy = self.on_reject if rejected else policy
+            instead = policy.on_overflow if isinstance(self.error, AnswerTooLongError) else policy.on_error
+            instead = policy.on_reject if rejected else instead
             # What is not text can be neither kept nor blocked: the caller passed the wrong thing.
-            raises = policy == "raise" or not (isinstance(job.question, str) and isinstance(job.answer, str))
-            text = job.answer if policy == "keep" else self.block_message
-            reason = (reason or "accept") if rejected else f"{type(job.error).__name__}: {job.error}"
-        correction = Correction(
-            job.question, job.answer, text, outcome, reason, job.rounds, job.usage, time.monotonic() - job.started
-        )
-        telemetry.corrected(correction, job.error if outcome == "failed" else None)
-        if raises and job.error is not None:
-            raise job.error
-        if self.record is not None:
-            self.record(correction)
+            raises = instead == "raise" or not (isinstance(self.question, str) and isinstance(self.answer, str))
+            text = self.answer if instead == "keep" else policy.block_message
+            reason = (reason or "accept") if rejected else f"{type(self.error).__name__}: {self.error}"
+        seconds = time.monotonic() - self.started
+        correction = Correction(self.question, self.answer, text, outcome, reason, self.rounds, self.usage, seconds)
+        telemetry.corrected(correction, self.error if outcome == "failed" else None)
+        if raises and self.error is not None:
+            raise self.error
         return correction
 
-    def _results(self, jobs: list[Job], return_exceptions: bool) -> list[Correction]:
-        # With return_exceptions the list holds errors, too, as that of asyncio.gather does.
-        results: list[Any] = []
-        first: AlignerError | None = None
-        for job in jobs:
-            try:
-                results.append(self._result(job))
-            except AlignerError as error:
-                first = first or error
-                results.append(error)
-        if first is not None and not return_exceptions:
-            raise first
-        return results
+
+def judge(jobs: Sequence[Job], scores: Sequence[Score | AlignerError] | None) -> None:
+    """Apply the gate to each; None: there are no scores."""
+    for job, score in zip(jobs, scores or repeat(None, len(jobs)), strict=True):
+        job.judge(score)
 
 
-# What may go wrong with one correction, and `on_error` answers. A model that cannot be had at all is raised.
-ONE_CORRECTION = (CorrectionError, InputError)
-
-
-def raised(what: str, error: Exception) -> BackendError:
-    """Return the error that stands for what a caller's function raised."""
-    failure = BackendError(f"{what} raised {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
+def take(jobs: Sequence[Job], results: Sequence[Completion | AlignerError]) -> None:
+    """Take the completions of one round."""
+    for job, result in zip(jobs, results, strict=True):
+        job.take(result)
 
 
 def open_jobs(jobs: list[Job]) -> list[Job]:
@@ -358,3 +424,10 @@ def open_jobs(jobs: list[Job]) -> list[Job]:
 def changed_jobs(jobs: list[Job]) -> list[Job]:
     """Return those with a correction to show."""
     return [job for job in jobs if job.error is None and job.text != job.answer]
+
+
+def _raised(what: str, error: Exception) -> BackendError:
+    """The error that stands for what a caller's function raised."""
+    failure = BackendError(f"{what} raised {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
+from aligner_integrations.backends.base import Completion, Score
 from aligner_integrations.correction import Correction
+from aligner_integrations.errors import AlignerError
+from aligner_integrations.policy import Job
 
 
 class LiveText:
@@ -16,15 +19,24 @@ class LiveText:
     Outer white space is not part of a correction, and a correction equal to the answer up to outer white space is the
     answer itself. So white space is held back until something follows it, and an answer that starts with white space
     is held back while the correction may still turn out to be the same.
+
+    Args:
+        job: The correction that is written; it takes the text at the end.
     """
 
-    def __init__(self, answer: str) -> None:
-        self._answer = answer
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._answer = answer = job.answer if isinstance(job.answer, str) else ""
         self._core = answer.strip()
         self._leading = answer[: len(answer) - len(answer.lstrip())]
         self._raw = ""
         self._shown = 0
         self._held = bool(self._leading)
+
+    @property
+    def judges_first(self) -> bool:
+        """Whether the gate is asked before the stream begins, and not in it."""
+        return not self._job.done and self._job.keep is None
 
     @property
     def text(self) -> str:
@@ -36,8 +48,11 @@ class LiveText:
         """Whether anything was given out."""
         return self._shown > 0
 
-    def feed(self, piece: str) -> str:
-        """Take a raw piece; return what can be shown now."""
+    def feed(self, piece: str | Score) -> str:
+        """Take a raw piece, or the score of an answer that is kept; return what can be shown now."""
+        if isinstance(piece, Score):
+            self._job.judge(piece)
+            return ""
         self._raw = (self._raw + piece) if self._raw else piece.lstrip()
         text = self._raw.rstrip()
         if self._held and self._core.startswith(text):
@@ -48,13 +63,23 @@ class LiveText:
         return new
 
     def end(self) -> str:
-        """Return what is left to show once the completion is over."""
+        """The completion is over: let the job take it, and return what is left to show."""
+        if not self._job.done:
+            self._job.take(Completion(self.text, "stop"))
+        if self._job.error:
+            return ""
         text = self.text
         if text == self._core:
             text = self._answer if self._held else self._answer[len(self._leading) :]
         rest = text[self._shown :]
         self._shown = len(text)
         return rest
+
+    def fail(self, error: AlignerError) -> None:
+        """Let the job answer an error, unless something is out that cannot be taken back: then raise it."""
+        if self.started:
+            raise error
+        self._job.fail(error)
 
 
 class CorrectionStream(Iterator[str]):

@@ -163,8 +163,8 @@ class Backend(ABC):
         return None
 
     @property
-    def can_score(self) -> bool:
-        """Whether `score` works."""
+    def can_score(self) -> bool | None:
+        """Whether `score` works; None: a server would have to say, and could not be asked."""
         return False
 
     @property
@@ -333,7 +333,7 @@ class FakeBackend(Backend):
     # Attributes here, so that a test can set them.
     template: Template | None = None
     gate: float | None = None
-    can_score: bool = False
+    can_score: bool | None = False
     fingerprint: list[Any] | None = None
 
     def __init__(self, fn: Callable[[str], str]) -> None:

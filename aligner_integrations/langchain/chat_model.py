@@ -28,10 +28,10 @@ from pydantic import ConfigDict, Field, field_validator
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.fingerprint import fingerprint
 from aligner_integrations.langchain import callbacks
 from aligner_integrations.langchain.chunks import awrite, join, write
 from aligner_integrations.langchain.correction_run import Work
-from aligner_integrations.langchain.identity import identity
 from aligner_integrations.langchain.messages import Answer, read, reason_to_leave, text_in, text_of
 from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct, picked
 
@@ -288,11 +288,11 @@ class AlignedChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return {"llm": dict(self.llm._identifying_params), "aligner": identity(self.aligner)}
+        return {"llm": dict(self.llm._identifying_params), "aligner": self.aligner.fingerprint}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """The cache's key: one upstream with two aligners gives two answers."""
-        own = [identity(self.aligner), self.question and identity(self.question), self.include_original]
+        own = [self.aligner.fingerprint, self.question and fingerprint(self.question), self.include_original]
         return f"{self.llm._get_llm_string(stop=stop, **kwargs)}---{own}"
 
 

@@ -14,7 +14,9 @@ from aligner_integrations.errors import (
     EmptyCorrectionError,
     TruncatedCorrectionError,
 )
+from aligner_integrations.policy import Job, Policy
 from aligner_integrations.streaming import LiveText
+from aligner_integrations.templates import get_template
 from tests.unit.support import TEMPLATE, aligner_of, fixed, mend, result_aligner, text_of
 
 SPACE = st.text(" \n\t\u2003", max_size=3)
@@ -85,7 +87,9 @@ def test_joined_pieces_of_an_unchanged_answer_are_the_answer(answer, before, aft
 
 @given(st.text(" ab\n", max_size=5).filter(str.strip), st.lists(st.text(" ab\n", max_size=3), max_size=6))
 def test_live_text_shows_a_growing_prefix_of_what_it_ends_with(answer, raw):
-    live, shown = LiveText(answer), ""
+    backend = FakeBackend(mend)
+    plan = Policy().plan(get_template(TEMPLATE), backend)
+    live, shown = LiveText(Job(Policy(), backend, "q", answer).begin(plan)), ""
     for piece in raw:
         shown += live.feed(piece)
         assert live.started == bool(shown)

@@ -33,7 +33,7 @@ class Wrapper(Backend):
         return self.inner.gate
 
     @property
-    def can_score(self) -> bool:
+    def can_score(self) -> bool | None:
         """Whether the inner backend can score."""
         return self.inner.can_score
 

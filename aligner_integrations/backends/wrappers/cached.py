@@ -17,8 +17,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
-from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 from aligner_integrations import telemetry
 from aligner_integrations._version import __version__
@@ -28,6 +26,7 @@ from aligner_integrations.backends.wrappers.base import Wrapper
 from aligner_integrations.backends.wrappers.store import Store
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError
+from aligner_integrations.fingerprint import serial
 
 _Result = TypeVar("_Result")
 _Ask = Callable[[Sequence[Request]], list[_Result | AlignerError]]
@@ -36,9 +35,6 @@ _Kind = Literal["completion", "score"]
 
 # In every key: what is stored means something else once this changes.
 _FORMAT = 1
-
-# Not id(): another object may have it once this one is gone.
-_serials: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 class Cache:
@@ -392,7 +388,7 @@ def keys(backend: Backend, kind: _Kind, requests: Sequence[Request]) -> list[byt
     name = backend.fingerprint
     while isinstance(backend, Wrapper):
         backend = backend.inner
-    head = [_FORMAT, __version__, kind, _serials.setdefault(backend, uuid4().hex) if name is None else name]
+    head = [_FORMAT, __version__, kind, serial(backend) if name is None else name]
     return [
         hashlib.sha256(
             json.dumps(

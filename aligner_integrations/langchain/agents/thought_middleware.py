@@ -220,7 +220,7 @@ class _Turn:
             self.request = self._first.override(messages=messages)
             return True
         if not correction.blocked:
-            block_message = self._middleware.aligner.block_message
+            block_message = self._middleware.aligner.policy.block_message
             correction = dataclasses.replace(correction, text=block_message, outcome="rejected", reason="thought")
         self._correction = correction
         return False

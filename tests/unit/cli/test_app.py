@@ -10,6 +10,7 @@ from aligner_integrations import __version__
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.cli import options
 from aligner_integrations.errors import BackendError, MissingDependencyError
+from aligner_integrations.policy import Policy
 
 PROGRAM = [sys.executable, "-c", "from aligner_integrations.cli import main; main()"]
 
@@ -164,10 +165,9 @@ def test_make_aligner_passes_the_options_on():
     )
     assert isinstance(aligner, Aligner)
     assert aligner.backend.name == "some/model"
-    assert (aligner.template.name, aligner.gate, aligner.edits) == ("paper", False, "marked")
-    assert (aligner.on_error, aligner.on_overflow) == ("keep", "keep")
+    assert aligner.template.name == "paper"
+    assert aligner.policy == Policy(gate=False, edits="marked", on_error="keep", on_overflow="keep")
 
 
 def test_make_aligner_uses_the_aligners_own_gate_by_default():
-    aligner = options.make_aligner("some/model", "paper")
-    assert (aligner.gate, aligner.edits, aligner.on_error, aligner.on_overflow) == (None, "all", "raise", "raise")
+    assert options.make_aligner("some/model", "paper").policy == Policy()

@@ -324,7 +324,7 @@ def test_cache_knows_the_aligner():
     assert fresh(None).invoke("x").content == first.content and len(calls) == 1
     assert total(fresh(None).stream("y")).content == want("y")
     assert fresh(repeat).invoke("x").content == ALIKE  # another aligner
-    one.rounds = 2
+    one = one.with_options(rounds=2)
     fresh(None).invoke("x")  # another option
     assert len(calls) > 2
     assert model(Upstream(answer="No."), cache=cache).invoke("x").content == want("x", "No.")

@@ -23,7 +23,6 @@ from aligner_integrations.errors import (
     TruncatedCorrectionError,
     UnknownTemplateError,
 )
-from aligner_integrations.langchain.identity import identity
 from aligner_integrations.templates import TEMPLATES
 from tests.unit.backends.remote.stub import CUT, Stub, choice, completed, events, said, streamed
 from tests.unit.support import TEMPLATE, tiny_tokenizer
@@ -464,7 +463,7 @@ def test_a_server_that_is_down_is_for_on_error(mode):
 
 def test_options_go_where_they_belong():
     aligner = Aligner.from_endpoint("http://127.0.0.1:1/v1", "m", KEY, TEMPLATE, window=9, rounds=2, on_error="keep")
-    assert (aligner.backend.window, aligner.rounds, aligner.on_error) == (9, 2, "keep")
+    assert (aligner.backend.window, aligner.policy.rounds, aligner.policy.on_error) == (9, 2, "keep")
     with pytest.raises(TypeError, match="colour"):
         Aligner.from_endpoint("http://127.0.0.1:1/v1", colour="red")
 
@@ -539,14 +538,16 @@ def test_the_key_is_shown_nowhere():
         (error,) = backend.complete([request_of()])
         data = pickle.dumps((backend, replace(request_of())))
         assert isinstance(error, AlignerError) and not error.retryable
-        shown = f"{backend!r} {vars(backend)} {error!r} {error} {identity(Aligner(backend=backend, template=TEMPLATE))}"
+        shown = (
+            f"{backend!r} {vars(backend)} {error!r} {error} {Aligner(backend=backend, template=TEMPLATE).fingerprint}"
+        )
         assert KEY not in shown and KEY.encode() not in data
 
 
 def test_identity_is_that_of_the_same_backend_elsewhere():
     def made(**more):
         backend = CompletionsBackend("http://127.0.0.1:1/v1", **{"model": "m", "api_key": KEY, **more})
-        return identity(Aligner(backend=backend, template=TEMPLATE))
+        return Aligner(backend=backend, template=TEMPLATE).fingerprint
 
     assert made() == made() == made(api_key="another-key-of-mine")
     assert len({made(), made(model="n"), made(generation={"top_p": 0.5}), made(window=9)}) == 4

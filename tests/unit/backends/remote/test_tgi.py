@@ -17,7 +17,6 @@ from aligner_integrations.errors import (
     TruncatedCorrectionError,
     UnknownTemplateError,
 )
-from aligner_integrations.langchain.identity import identity
 from aligner_integrations.templates import TEMPLATES
 from tests.unit.backends.remote.stub import CUT, Stub, choice, events, said
 from tests.unit.backends.remote.test_completions import complete, mended, request_of, stream
@@ -245,4 +244,4 @@ def test_has_no_scores_and_takes_no_fields_of_its_own():
         asyncio.run(backend.ascore([request_of()]))
     with pytest.raises(ConfigurationError, match="details"):
         TextGenerationBackend("http://127.0.0.1:1", generation={"details": False})
-    assert identity(Aligner(backend=backend, template=TEMPLATE))
+    assert Aligner(backend=backend, template=TEMPLATE).fingerprint
