@@ -93,7 +93,7 @@ class _AlignerAgent(BaseWorkflowAgent):
 
     @property
     def _corrector(self) -> Corrector:
-        return Corrector(self.aligner, self.citations, self.include_original)
+        return Corrector(self.aligner, self.citations, self.include_original, question_from="message")
 
     def _direct(self, tool: BaseTool) -> BaseTool:
         if not tool.metadata.return_direct or isinstance(tool, DirectTool):
@@ -153,7 +153,7 @@ class _AlignerAgent(BaseWorkflowAgent):
                 if self.streaming:
                     ctx.write_event_to_stream(AgentStream(delta=piece, response=shown, current_agent_name=self.name))
         correction = cast(Correction, pieces.correction)  # read to its end
-        return correction, await corrector.arecord(correction, "message")
+        return correction, await corrector.arecord(correction)
 
     async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, Any]:
         """Return the answer and its entry in the scratchpad, which is taken out: should the correction fail, it is gone."""

@@ -72,7 +72,7 @@ class DirectTool(FunctionTool):
         aligned = AlignedOutput(**fields)
         corrector = self._corrector()
         try:
-            correction = await corrector.acorrect(question, output.content, sources_of([output]))
+            correction, aligned._record = await corrector.arecorded(question, output.content, sources_of([output]))
         except AlignerError as error:
             aligned._error = error
             return aligned
@@ -80,7 +80,6 @@ class DirectTool(FunctionTool):
         if correction.changed:
             aligned.blocks = with_text(ChatMessage(blocks=output.blocks), correction.text).blocks
             aligned.raw_output = response_with_text(output.raw_output, correction.text)
-        aligned._record = await corrector.arecord(correction, "message")
         return aligned
 
 

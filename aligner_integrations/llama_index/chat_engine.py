@@ -34,7 +34,7 @@ from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.corrector import make_corrector
+from aligner_integrations.llama_index.corrector import Corrector, aligner_from
 from aligner_integrations.llama_index.memory import TurnMemory
 from aligner_integrations.llama_index.messages import response_with_text
 from aligner_integrations.llama_index.response import METADATA_KEY
@@ -88,7 +88,9 @@ class AlignerChatEngine(BaseChatEngine):
                 "An index gives one with index.as_chat_engine()."
             )
         self._engine = engine
-        self._corrector = make_corrector(aligner, options, citations=citations, include_original=include_original)
+        self._corrector = Corrector(
+            aligner_from(aligner, **options), citations, include_original, question_from="message"
+        )
         if self._memory is None:
             logger.warning(
                 "%s keeps its history where AlignerChatEngine cannot reach it: its next turns are conditioned on its "
@@ -107,19 +109,19 @@ class AlignerChatEngine(BaseChatEngine):
         """Answer a message, corrected."""
         engine, turn = self._for_a_turn()
         draft = engine.chat(message, chat_history)
-        correction = self._corrector.correct(message, str(draft), draft.source_nodes)
+        correction, record = self._corrector.recorded(message, str(draft), draft.source_nodes)
         if turn is not None:
             turn.remember(correction.text)
-        return _aligned(draft, correction, self._corrector.record(correction, "message"))
+        return _aligned(draft, correction, record)
 
     async def achat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
         """`chat` without blocking the event loop."""
         engine, turn = self._for_a_turn()
         draft = await engine.achat(message, chat_history)
-        correction = await self._corrector.acorrect(message, str(draft), draft.source_nodes)
+        correction, record = await self._corrector.arecorded(message, str(draft), draft.source_nodes)
         if turn is not None:
             await turn.aremember(correction.text)
-        return _aligned(draft, correction, await self._corrector.arecord(correction, "message"))
+        return _aligned(draft, correction, record)
 
     def stream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
         """Answer a message; the aligner's own pieces are streamed once the upstream has answered."""
@@ -148,7 +150,7 @@ class AlignerChatEngine(BaseChatEngine):
         correction = cast(Correction, pieces.correction)  # read to its end
         if turn is not None:
             turn.remember(correction.text)
-        stream.metadata = {**(stream.metadata or {}), METADATA_KEY: self._corrector.record(correction, "message")}
+        stream.metadata = {**(stream.metadata or {}), METADATA_KEY: self._corrector.record(correction)}
         stream.sources = _sources(draft, correction.text)
         stream.is_done = True
 
@@ -163,7 +165,7 @@ class AlignerChatEngine(BaseChatEngine):
         correction = cast(Correction, pieces.correction)  # read to its end
         if turn is not None:
             await turn.aremember(correction.text)
-        record = await self._corrector.arecord(correction, "message")
+        record = await self._corrector.arecord(correction)
         stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
         stream.sources = _sources(draft, correction.text)
         stream.is_done = True

@@ -15,9 +15,9 @@ from aligner_integrations.llama_index import (
     AlignerSynthesizer,
     AlignStartEvent,
     aalign_response,
-    accumulated,
     align_response,
 )
+from aligner_integrations.llama_index.corrector import split
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
@@ -253,7 +253,7 @@ async def test_one_failure_among_accumulated_answers_is_told(align):
     ],
 )
 def test_what_is_a_list_of_answers(answer, texts):
-    parts = accumulated.split(answer)
+    parts = split(answer)
     assert [text for _, text in parts] == texts
     assert not parts or "".join(map("".join, parts)) == answer
 
