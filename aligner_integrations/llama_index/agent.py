@@ -78,7 +78,7 @@ class _HeldBack:
 class AlignedOutput(ToolOutput):
     """A corrected output, and what the agent has to know of the correction.
 
-    Both are private attributes: no part of what LlamaIndex shows or stores of an output.
+    That is its record, or the error in its place. Both are private attributes: no part of what LlamaIndex shows or stores.
     """
 
     _record: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -318,7 +318,7 @@ class AlignerReActAgent(_AlignerAgent, ReActAgent):
         self, ctx: Any, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
         """Take a step; if it answers, the answer is corrected."""
-        held = await self._held(ctx)
+        held = await self._held(ctx)  # nothing is read ahead: what is streamed are thoughts, too
         return await self._finish(ctx, held, await super().take_step(held, llm_input, tools, memory))
 
     async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, ResponseReasoningStep | None]:

@@ -117,6 +117,7 @@ class TurnMemory(BaseMemory):
 
     def set(self, messages: list[ChatMessage]) -> None:
         """Replace the chat's messages: a caller gave a history of its own."""
+        # At once and not at the end of the turn: these are the caller's words, and the engine reads them back meanwhile.
         self.memory.set(messages)
         self.turn = []
 
@@ -148,6 +149,7 @@ class TurnMemory(BaseMemory):
             await self.memory.aput(message)
 
     def _shown(self, text: str) -> list[ChatMessage]:
+        # From the end: an engine may note several messages of its own in a turn, and the last is the one that was shown.
         for i in range(len(self.turn) - 1, -1, -1):
             if self.turn[i].role == MessageRole.ASSISTANT:
                 return [*self.turn[:i], with_text(self.turn[i], text), *self.turn[i + 1 :]]
@@ -254,11 +256,10 @@ class AlignerChatEngine(BaseChatEngine):
                 shown += piece
                 yield _chunk(shown, piece)
         correction = cast(Correction, pieces.correction)  # read to its end
+        # Not before: of a stream that was closed early nobody saw the end, so the chat does not know it either.
         if turn is not None:
             turn.remember(correction.text)
-        stream.metadata = {**(stream.metadata or {}), METADATA_KEY: self._corrector.record(correction)}
-        stream.sources = _sources(draft, correction.text)
-        stream.is_done = True
+        _complete(stream, draft, correction, self._corrector.record(correction))
 
     async def _apieces(
         self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory | None, stream: AlignedChatStream
@@ -271,10 +272,7 @@ class AlignerChatEngine(BaseChatEngine):
         correction = cast(Correction, pieces.correction)  # read to its end
         if turn is not None:
             await turn.aremember(correction.text)
-        record = await self._corrector.arecord(correction)
-        stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
-        stream.sources = _sources(draft, correction.text)
-        stream.is_done = True
+        _complete(stream, draft, correction, await self._corrector.arecord(correction))
 
     # Memory -----------------------------------------------------------------------------------------------------------
 
@@ -286,7 +284,7 @@ class AlignerChatEngine(BaseChatEngine):
 
     @_memory.setter
     def _memory(self, memory: BaseMemory) -> None:
-        # Used by an AlignerChatEngine around this one, on its copy.
+        # Used by an AlignerChatEngine around this one, on its copy: the innermost engine is to write into the turn.
         self._engine = _with_memory(self._engine, memory)
 
     def _for_a_turn(self) -> tuple[BaseChatEngine, TurnMemory | None]:
@@ -322,12 +320,19 @@ def _stream(draft: AGENT_CHAT_RESPONSE_TYPE) -> AlignedChatStream:
     )
 
 
+def _complete(
+    stream: AlignedChatStream, draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction, record: dict[str, Any]
+) -> None:
+    stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
+    stream.sources = _sources(draft, correction.text)
+    stream.is_done = True
+
+
 def _aligned(draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction, record: dict[str, Any]) -> AgentChatResponse:
-    metadata = {**(_metadata(draft) or {}), METADATA_KEY: record}
+    sources, metadata = _sources(draft, correction.text), {**(_metadata(draft) or {}), METADATA_KEY: record}
     if isinstance(draft, AgentChatResponse):
-        sources = _sources(draft, correction.text)
         return dataclasses.replace(draft, response=correction.text, sources=sources, metadata=metadata)
-    return AgentChatResponse(correction.text, _sources(draft, correction.text), draft.source_nodes, metadata=metadata)
+    return AgentChatResponse(correction.text, sources, draft.source_nodes, metadata=metadata)
 
 
 def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, text: str) -> list[ToolOutput]:
