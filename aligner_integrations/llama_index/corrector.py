@@ -214,13 +214,11 @@ class Corrector:
         Args:
             sources: What the answer was made from; None: each answer is its own source.
             repairs: Whether citations are looked after once a correction is complete.
-            live: Whether what is shown is known only at the end of a stream, so that this class records it.
+            live: Whether the aligner is not to record: what a stream has shown is known here, and only at its end.
             asynchronous: Whether the aligner is asked by its asynchronous verbs, and may ask an evaluator so.
         """
         added: dict[str, Any] = {}
-        evaluator: Any = (
-            self.aligner.accept
-        )  # an Aligner does not know evaluators, and does not call what is no function
+        evaluator: Any = self.aligner.accept  # the type says a function: an Aligner itself does not know evaluators
         if isinstance(evaluator, BaseEvaluator):
             contexts = None if sources is None else [s.get_content(metadata_mode=MetadataMode.NONE) for s in sources]
             added["accept"] = _as_accept(evaluator, contexts, asynchronous=asynchronous)
