@@ -4,13 +4,16 @@ LlamaIndex has no hook for an agent's answer, and the end of a run is too late: 
 step's stream is held back until it is known whether the step answers; then the corrected answer takes the draft's place in
 the stream, in the output event, and in the scratchpad that becomes the memory.
 
-What lives elsewhere: tools that answer in the agent's place (`agent_tools.py`), and correcting what a tool tells the LLM
-(`AlignerQueryEngine` in a `QueryEngineTool`).
+A tool with `return_direct` answers in the agent's place, and its output is in an event, the scratchpad and the memory before
+the agent is asked again. So it is corrected where it comes from; outputs that the LLM goes on to read stay as they are.
+
+What lives elsewhere: correcting what a tool tells the LLM (`AlignerQueryEngine` in a `QueryEngineTool`, `query_engine.py`),
+and what happens to one text (`corrector.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -19,25 +22,28 @@ from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActA
 from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
 from llama_index.core.agent.workflow.workflow_events import AgentOutput, AgentStream
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
-from llama_index.core.bridge.pydantic import Field, model_validator
+from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.llms.llm import LLM
 from llama_index.core.memory import BaseMemory
-from llama_index.core.tools import AsyncBaseTool, BaseTool, adapt_to_async_tool
+from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.core.tools import AsyncBaseTool, BaseTool, FunctionTool, ToolOutput, adapt_to_async_tool
 from llama_index.core.workflow import Context
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.backends.prefill import Ahead
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.llama_index.agent_tools import AlignedOutput, DirectTool, sources_of
+from aligner_integrations.errors import AlignerError, ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.corrector import Corrector
 from aligner_integrations.llama_index.llm import AlignerLLM
-from aligner_integrations.llama_index.messages import with_text
+from aligner_integrations.llama_index.messages import response_with_text, with_text
 from aligner_integrations.llama_index.response import METADATA_KEY
 
 _ALIGNED_WORKFLOW = "aligner_workflow"
 """Where a context says that its workflow is an `AlignerAgentWorkflow`."""
+
+_CONTEXT = "_aligner_context"
+"""The argument by which a `DirectTool` is given its context."""
 
 
 class _HeldBack:
@@ -69,6 +75,67 @@ class _HeldBack:
             self._context.write_event_to_stream(event)
 
 
+class AlignedOutput(ToolOutput):
+    """A corrected output, and what the agent has to know of the correction.
+
+    That is its record, or the error in its place. Both are private attributes: no part of what LlamaIndex shows or stores.
+    """
+
+    _record: dict[str, Any] = PrivateAttr(default_factory=dict)
+    # A tool cannot raise: the LLM would be told, and the run would go on. So the agent raises it at the end.
+    _error: AlignerError | None = PrivateAttr(default=None)
+
+
+class DirectTool(FunctionTool):
+    """Runs a tool and corrects its output.
+
+    A `FunctionTool`, because to those a workflow hands its context, and the context knows the question.
+    """
+
+    def __init__(self, tool: AsyncBaseTool, corrector: Callable[[], Corrector]) -> None:
+        super().__init__(async_fn=tool.acall, metadata=tool.metadata)
+        self.requires_context, self.ctx_param_name = True, _CONTEXT
+        self._tool = tool
+        self._corrector = corrector
+
+    async def acall(self, *args: Any, **kwargs: Any) -> ToolOutput:
+        """Call the tool; the answer is its output, corrected."""
+        ctx = kwargs.pop(_CONTEXT)
+        tool = self._tool
+        if isinstance(tool, FunctionTool) and tool.requires_context and tool.ctx_param_name is not None:
+            kwargs[tool.ctx_param_name] = ctx
+        output = await tool.acall(*args, **kwargs)
+        return output if output.is_error else await self._corrected(ctx, output)
+
+    async def _corrected(self, ctx: Any, output: ToolOutput) -> AlignedOutput:
+        question = await ctx.store.get("user_msg_str", default=None) or ""
+        fields: dict[str, Any] = {"tool_name": output.tool_name, "raw_input": output.raw_input}
+        aligned = AlignedOutput(**fields)
+        corrector = self._corrector()
+        try:
+            correction, aligned._record = await corrector.arecorded(question, output.content, sources_of([output]))
+        except AlignerError as error:
+            aligned._error = error
+            return aligned
+        aligned.blocks, aligned.raw_output = output.blocks, output.raw_output
+        if correction.changed:
+            aligned.blocks = with_text(ChatMessage(blocks=output.blocks), correction.text).blocks
+            aligned.raw_output = response_with_text(output.raw_output, correction.text)
+        return aligned
+
+
+def sources_of(outputs: list[ToolOutput]) -> list[NodeWithScore]:
+    """What tools have found: source nodes where a tool gives them, else its output as one."""
+    nodes: list[NodeWithScore] = []
+    for output in outputs:
+        found = getattr(output.raw_output, "source_nodes", None)
+        if isinstance(found, list):
+            nodes += found
+        else:
+            nodes.append(NodeWithScore(node=TextNode(text=output.content or "")))
+    return nodes
+
+
 class _AlignerAgent(BaseWorkflowAgent):
     """What both agents have in common.
 
@@ -93,7 +160,7 @@ class _AlignerAgent(BaseWorkflowAgent):
 
     @property
     def _corrector(self) -> Corrector:
-        return Corrector(self.aligner, self.citations, self.include_original)
+        return Corrector(self.aligner, self.citations, self.include_original, question_from="message")
 
     def _direct(self, tool: BaseTool) -> BaseTool:
         if not tool.metadata.return_direct or isinstance(tool, DirectTool):
@@ -153,7 +220,7 @@ class _AlignerAgent(BaseWorkflowAgent):
                 if self.streaming:
                     ctx.write_event_to_stream(AgentStream(delta=piece, response=shown, current_agent_name=self.name))
         correction = cast(Correction, pieces.correction)  # read to its end
-        return correction, await corrector.arecord(correction, "message")
+        return correction, await corrector.arecord(correction)
 
     async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, Any]:
         """Return the answer and its entry in the scratchpad, which is taken out: should the correction fail, it is gone."""
@@ -162,6 +229,11 @@ class _AlignerAgent(BaseWorkflowAgent):
     async def _replace(self, ctx: Any, last: Any, response: ChatMessage, text: str) -> ChatMessage:
         """Put the entry back with the corrected answer; return the step's message with it."""
         raise NotImplementedError
+
+    async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
+        """Move the turn to the memory."""
+        finished = await self._finish_direct(ctx, output)
+        return await super().finalize(ctx, finished, memory)  # type: ignore[safe-super]  # FunctionAgent's or ReActAgent's
 
     async def _finish_direct(self, ctx: Any, output: AgentOutput) -> AgentOutput:
         """Finish the output of a tool that is the answer itself: no step has seen it."""
@@ -175,9 +247,9 @@ class _AlignerAgent(BaseWorkflowAgent):
                 continue
             if not isinstance(done, AlignedOutput):  # a tool that this agent did not hand out
                 return await self._align(ctx, output)
-            if done.error is not None:
-                raise done.error
-            return output.model_copy(update={"raw": {METADATA_KEY: done.record}})
+            if done._error is not None:
+                raise done._error
+            return output.model_copy(update={"raw": {METADATA_KEY: done._record}})
         return output
 
     async def _get_llm_response(
@@ -218,10 +290,6 @@ class AlignerFunctionAgent(_AlignerAgent, FunctionAgent):
             held = await self._held(ctx, ahead)
             return await self._finish(ctx, held, await super().take_step(held, llm_input, tools, memory))
 
-    async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
-        """Move the turn to the memory."""
-        return await super().finalize(ctx, await self._finish_direct(ctx, output), memory)
-
     async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, ChatMessage | None]:
         *scratchpad, last = await ctx.store.get(self.scratchpad_key, default=None) or [None]
         await ctx.store.set(self.scratchpad_key, scratchpad)
@@ -250,12 +318,8 @@ class AlignerReActAgent(_AlignerAgent, ReActAgent):
         self, ctx: Any, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
         """Take a step; if it answers, the answer is corrected."""
-        held = await self._held(ctx)
+        held = await self._held(ctx)  # nothing is read ahead: what is streamed are thoughts, too
         return await self._finish(ctx, held, await super().take_step(held, llm_input, tools, memory))
-
-    async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
-        """Move the turn to the memory."""
-        return await super().finalize(ctx, await self._finish_direct(ctx, output), memory)
 
     async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, ResponseReasoningStep | None]:
         *steps, last = await ctx.store.get(self.reasoning_key, default=None) or [None]

@@ -187,6 +187,7 @@ class _Sources:
         shared: list[tuple[int, _Sentence]] = []
         for old in self._all[max(0, middle - _MAX_APART) : middle + _MAX_APART]:
             if old.things and old.facts == new.facts and len(old.words) <= _MAX_WORDS:
+                # Words in any order are counted quickly, and are never fewer than those in order: few are left to compare.
                 enough = max(_MIN_OLD_IN_NEW * len(new.words), _MIN_LEFT_OF_OLD * len(old.words) - 1)
                 if (common := (words & Counter(old.words)).total()) > enough:
                     shared.append((common, old))
@@ -203,8 +204,10 @@ def _carry(new: _Sentence, old: _Sentence | None, *, code: bool) -> str:
     """Give a sentence of a correction the markers of the sentence that it still is, or none; code is not added to."""
     if old is not None and new.things == old.things:
         return new.text  # the aligner left them where they belong
+    # Any other marker of the aligner's is gone: it was moved or made up, and to cite wrongly is worse than not to cite.
     if old is None or not old.things or code:
         return new.bare
+    # The answer's own stand as they stood there: behind the full stop, or before it.
     body = new.bare.rstrip()
     core = body if old.after_the_full_stop else body.rstrip(_STOPS)
     return core + old.markers + new.bare[len(core) :]

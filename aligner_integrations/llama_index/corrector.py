@@ -1,11 +1,11 @@
 """`Corrector`: an aligner as LlamaIndex needs it, with the sources of an answer. Every class of this folder has one.
 
 It adapts what LlamaIndex brings along to what an `Aligner` takes: an evaluator becomes `accept` over the sources, the
-sources' citations become `repair`, and each correction is told to LlamaIndex's instrumentation. Whether and how an
+sources' citations become `repair`, and a list of accumulated answers is taken apart and joined again. Whether and how an
 answer is corrected is still decided by the `Aligner` alone.
 
-What lives elsewhere: the types that answers come in (`response.py` and the wrappers), citations (`citations.py`), and
-answers that are a list of answers (`accumulated.py`).
+What lives elsewhere: the types that answers come in (`response.py` and the wrappers), what is told of a correction
+(`events.py`), and citations (`citations.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
-from collections.abc import AsyncGenerator, Generator, Sequence
+import re
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, cast, get_args
@@ -22,9 +23,8 @@ from llama_index.core.evaluation import BaseEvaluator
 from llama_index.core.schema import MetadataMode, NodeWithScore
 
 from aligner_integrations.aligner import Aligner
-from aligner_integrations.correction import Correction
+from aligner_integrations.correction import Correction, Outcome, Usage
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.llama_index import accumulated, events
 from aligner_integrations.llama_index.citations import (
     CitationFilter,
     Citations,
@@ -32,6 +32,7 @@ from aligner_integrations.llama_index.citations import (
     cited,
     lost,
 )
+from aligner_integrations.llama_index.events import telling
 from aligner_integrations.policy import Accept
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream
 
@@ -48,12 +49,14 @@ class Corrector:
         citations: What becomes of citation markers; see `Citations`.
         include_original: Also put the upstream's text into the record.
         pydantic_field: The field of a structured response that holds the answer; None leaves such responses alone.
+        question_from: Where the questions are found, for the record.
     """
 
     aligner: Aligner
     citations: Citations = "keep"
     include_original: bool = False
     pydantic_field: str | None = None
+    question_from: str = "query"
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -70,33 +73,22 @@ class Corrector:
 
     def correct(self, question: str, answer: str, sources: Sequence[NodeWithScore] = ()) -> Correction:
         """Correct an answer that was made from these sources; a list of accumulated answers one by one."""
-        if parts := accumulated.split(answer):
-            corrections = self.correct_texts(question, [text for _, text in parts], sources)
-            return accumulated.join(question, answer, [heading for heading, _ in parts], corrections)
-        events.started(question, answer)
-        try:
-            aligner = self._for(answer, sources, asynchronous=False)
-            correction = _left_alone(question, answer) or aligner.correct(question, answer)
-        except Exception as error:
-            events.failed(error)
-            raise
-        events.ended(correction)
-        return correction
+        if parts := split(answer):
+            return _joined(question, answer, parts, self.correct_texts(question, [text for _, text in parts], sources))
+        with telling(question, answer) as told:
+            aligner = self._over(sources, repairs=bool(sources or cited(answer)))
+            told.append(_left_alone(question, answer) or aligner.correct(question, answer))
+        return told[0]
 
     async def acorrect(self, question: str, answer: str, sources: Sequence[NodeWithScore] = ()) -> Correction:
         """`correct` without blocking the event loop."""
-        if parts := accumulated.split(answer):
+        if parts := split(answer):
             corrections = await self.acorrect_texts(question, [text for _, text in parts], sources)
-            return accumulated.join(question, answer, [heading for heading, _ in parts], corrections)
-        events.started(question, answer)
-        try:
-            aligner = self._for(answer, sources, asynchronous=True)
-            correction = _left_alone(question, answer) or await aligner.acorrect(question, answer)
-        except Exception as error:
-            events.failed(error)
-            raise
-        events.ended(correction)
-        return correction
+            return _joined(question, answer, parts, corrections)
+        with telling(question, answer) as told:
+            aligner = self._over(sources, repairs=bool(sources or cited(answer)), asynchronous=True)
+            told.append(_left_alone(question, answer) or await aligner.acorrect(question, answer))
+        return told[0]
 
     # Many texts that answer the question, each by itself --------------------------------------------------------------
 
@@ -104,37 +96,19 @@ class Corrector:
         self, question: str, texts: Sequence[str], sources: Sequence[NodeWithScore] | None = None
     ) -> list[Correction]:
         """Correct texts as one batch. Without sources each text is its own source."""
-        for text in texts:
-            events.started(question, text)
-        try:
-            aligner = self._over(sources, asynchronous=False)
-            aligner.repair = self._repair
-            done = iter(aligner.correct_many(_to_correct(question, texts)))
-        except Exception as error:
-            events.failed(error)
-            raise
-        corrections = [_left_alone(question, text) or next(done) for text in texts]
-        for correction in corrections:
-            events.ended(correction)
-        return corrections
+        with telling(question, *texts) as told:
+            corrections = self._over(sources).correct_many(_to_correct(question, texts))
+            told += _with_left_alone(question, texts, corrections)
+        return told
 
     async def acorrect_texts(
         self, question: str, texts: Sequence[str], sources: Sequence[NodeWithScore] | None = None
     ) -> list[Correction]:
         """`correct_texts` without blocking the event loop."""
-        for text in texts:
-            events.started(question, text)
-        try:
-            aligner = self._over(sources, asynchronous=True)
-            aligner.repair = self._repair
-            done = iter(await aligner.acorrect_many(_to_correct(question, texts)))
-        except Exception as error:
-            events.failed(error)
-            raise
-        corrections = [_left_alone(question, text) or next(done) for text in texts]
-        for correction in corrections:
-            events.ended(correction)
-        return corrections
+        with telling(question, *texts) as told:
+            corrections = await self._over(sources, asynchronous=True).acorrect_many(_to_correct(question, texts))
+            told += _with_left_alone(question, texts, corrections)
+        return told
 
     # As it is written -----------------------------------------------------------------------------------------------
 
@@ -147,13 +121,12 @@ class Corrector:
         return AsyncCorrectionStream(self._apieces(question, answer, sources))
 
     def _pieces(self, question: str, answer: str, sources: Sequence[NodeWithScore]) -> Generator[str, None, Correction]:
-        events.started(question, answer)
-        try:
+        with telling(question, answer) as told:
             correction = _left_alone(question, answer)
             if correction is not None:
                 yield answer
             else:
-                shown, aligner = _Shown(answer, sources), self._for(answer, sources, asynchronous=False, live=True)
+                aligner, shown = self._live(answer, sources)
                 with closing(aligner.stream(question, answer)) as pieces:
                     for piece in pieces:
                         if text := shown.feed(piece):
@@ -161,24 +134,19 @@ class Corrector:
                 correction, rest = shown.end(cast(Correction, pieces.correction))  # read to its end
                 if rest:
                     yield rest
-                if self.aligner.record is not None:
-                    self.aligner.record(correction)
-        except Exception as error:
-            events.failed(error)
-            raise
-        events.ended(correction)
+                self._keep(correction)
+            told.append(correction)
         return correction
 
     async def _apieces(
         self, question: str, answer: str, sources: Sequence[NodeWithScore]
     ) -> AsyncGenerator[str | Correction, None]:
-        events.started(question, answer)
-        try:
+        with telling(question, answer) as told:
             correction = _left_alone(question, answer)
             if correction is not None:
                 yield answer
             else:
-                shown, aligner = _Shown(answer, sources), self._for(answer, sources, asynchronous=True, live=True)
+                aligner, shown = self._live(answer, sources, asynchronous=True)
                 async with aclosing(aligner.astream(question, answer)) as pieces:
                     async for piece in pieces:
                         if text := shown.feed(piece):
@@ -186,71 +154,103 @@ class Corrector:
                 correction, rest = shown.end(cast(Correction, pieces.correction))  # read to its end
                 if rest:
                     yield rest
-                if self.aligner.record is not None:
-                    self.aligner.record(correction)
-        except Exception as error:
-            events.failed(error)
-            raise
-        events.ended(correction)
+                self._keep(correction)
+            told.append(correction)
         yield correction
 
     # Records --------------------------------------------------------------------------------------------------------
 
-    def record(self, correction: Correction, question_from: str = "query") -> dict[str, Any]:
-        """Return the record that travels with a response.
+    def recorded(
+        self, question: str, answer: str, sources: Sequence[NodeWithScore] = ()
+    ) -> tuple[Correction, dict[str, Any]]:
+        """`correct`, with the record."""
+        correction = self.correct(question, answer, sources)
+        return correction, self.record(correction)
 
-        Args:
-            correction: What was done.
-            question_from: Where the question was found.
-        """
+    async def arecorded(
+        self, question: str, answer: str, sources: Sequence[NodeWithScore] = ()
+    ) -> tuple[Correction, dict[str, Any]]:
+        """`recorded` without blocking the event loop."""
+        correction = await self.acorrect(question, answer, sources)
+        return correction, await self.arecord(correction)
+
+    def record(self, correction: Correction) -> dict[str, Any]:
+        """Return the record that travels with a response."""
         record = correction.record(include_original=self.include_original)
-        record["question_from"] = question_from
+        record["question_from"] = self.question_from
         if gone := lost(correction.answer, correction.text):
             record["citations_lost"] = gone
         return record
 
-    async def arecord(self, correction: Correction, question_from: str = "query") -> dict[str, Any]:
+    async def arecord(self, correction: Correction) -> dict[str, Any]:
         """`record` without blocking the event loop: the share that changed comes from a diff, which may take a while."""
-        return await asyncio.to_thread(self.record, correction, question_from)
+        return await asyncio.to_thread(self.record, correction)
 
     # What LlamaIndex adds to an aligner -----------------------------------------------------------------------------
 
-    def _for(self, answer: str, sources: Sequence[NodeWithScore], *, asynchronous: bool, live: bool = False) -> Aligner:
-        """Return the aligner for one answer."""
-        aligner = self._over(sources, asynchronous=asynchronous)
-        # A live stream of an answer that cites nothing goes on as it is written; see _Shown.
-        if cited(answer) or (sources and not live):
-            aligner.repair = self._repair
-        if live:
-            aligner.record = None  # what is shown is known at the end of the stream
-        return aligner
+    def _live(
+        self, answer: str, sources: Sequence[NodeWithScore], *, asynchronous: bool = False
+    ) -> tuple[Aligner, _Shown]:
+        """Return the aligner for a stream, and what is shown of it.
 
-    def _over(self, sources: Sequence[NodeWithScore] | None, *, asynchronous: bool) -> Aligner:
-        """Return a copy that shares everything but an evaluator, which becomes a function that knows the sources."""
-        aligner = copy.copy(self.aligner)
-        evaluator: Any = aligner.accept  # an Aligner does not know evaluators, and does not call what is no function
+        Which sentences may keep their markers is known only once the correction is complete, so that an answer that cites
+        is shown at its end. An answer that cites nothing is shown as it is corrected: where it has sources, any marker is
+        invented and is taken out on the way; without sources there is nothing to cite, and brackets are just brackets.
+        """
+        cites = bool(cited(answer))
+        aligner = self._over(sources, repairs=cites, live=True, asynchronous=asynchronous)
+        return aligner, _Shown(filtered=bool(sources) and not cites)
+
+    def _over(
+        self,
+        sources: Sequence[NodeWithScore] | None,
+        *,
+        repairs: bool = True,
+        live: bool = False,
+        asynchronous: bool = False,
+    ) -> Aligner:
+        """Return the aligner with what LlamaIndex adds to it for one call; the caller's own stays as it is.
+
+        Args:
+            sources: What the answer was made from; None: each answer is its own source.
+            repairs: Whether citations are looked after once a correction is complete.
+            live: Whether the aligner is not to record: what a stream has shown is known here, and only at its end.
+            asynchronous: Whether the aligner is asked by its asynchronous verbs, and may ask an evaluator so.
+        """
+        added: dict[str, Any] = {}
+        evaluator: Any = self.aligner.accept  # the type says a function: an Aligner itself does not know evaluators
         if isinstance(evaluator, BaseEvaluator):
             contexts = None if sources is None else [s.get_content(metadata_mode=MetadataMode.NONE) for s in sources]
-            aligner.accept = _as_accept(evaluator, contexts, asynchronous=asynchronous)
-        return aligner
+            added["accept"] = _as_accept(evaluator, contexts, asynchronous=asynchronous)
+        if repairs:
+            added["repair"] = self._repair
+        if live:
+            added["record"] = None
+        return _with_options(self.aligner, added)
 
     def _repair(self, answer: str, correction: str) -> str:
+        # The caller's own goes first: it may bring a sentence back, and with it the sentence's markers.
         if self.aligner.repair is not None:
             correction = self.aligner.repair(answer, correction)
         return carry_citations(answer, correction, self.citations)
 
+    def _keep(self, correction: Correction) -> None:
+        if self.aligner.record is not None:
+            self.aligner.record(correction)
+
 
 class _Shown:
-    """What is shown of a live stream: all of it, without citations that the aligner invented."""
+    """What is shown of a live stream: all of it, or all but its citations."""
 
-    def __init__(self, answer: str, sources: Sequence[NodeWithScore]) -> None:
-        self._filter = CitationFilter() if sources and not cited(answer) else None
+    def __init__(self, *, filtered: bool) -> None:
+        self._filter = CitationFilter() if filtered else None
         self._text = ""
 
     def feed(self, piece: str) -> str:
         if self._filter is None:
             return piece
         text = self._filter.feed(piece)
+        # The aligner strips its text, but not what a marker at the beginning leaves behind.
         if self._filter.dropped and not self._text:
             text = text.lstrip()
         self._text += text
@@ -258,27 +258,17 @@ class _Shown:
 
     def end(self, correction: Correction) -> tuple[Correction, str]:
         """Return the correction as it was shown, and what is left to show."""
-        if self._filter is None:
-            return correction, ""
-        rest = self._filter.end()
-        if not self._filter.dropped:
+        rest = "" if self._filter is None else self._filter.end()
+        if self._filter is None or not self._filter.dropped:
             return correction, rest
         rest = rest.rstrip() if self._text else rest.strip()
-        text = self._text + rest
-        if text == correction.answer:
-            return dataclasses.replace(correction, text=text, outcome="kept", reason="unchanged"), rest
-        return dataclasses.replace(correction, text=text), rest
+        shown = dataclasses.replace(correction, text=self._text + rest)
+        # Nothing but citations was new, and they are gone again.
+        return shown if shown.changed else dataclasses.replace(shown, outcome="kept", reason="unchanged"), rest
 
 
-def make_corrector(
-    aligner: Aligner | None,
-    options: dict[str, Any],
-    *,
-    citations: Citations,
-    include_original: bool,
-    pydantic_field: str | None = None,
-) -> Corrector:
-    """Make a corrector from what a wrapper's constructor was given.
+def aligner_from(aligner: Aligner | None, /, **options: Any) -> Aligner:
+    """Return the aligner that a wrapper's constructor was given, or make one of the options that it does not know.
 
     Raises:
         ConfigurationError: Both an aligner and options for one.
@@ -287,16 +277,15 @@ def make_corrector(
         raise ConfigurationError(
             f"Give either an aligner or options for one, not both: an aligner was passed with {sorted(options)}."
         )
-    return Corrector(Aligner(**options) if aligner is None else aligner, citations, include_original, pydantic_field)
+    return Aligner(**options) if aligner is None else aligner
 
 
-def _left_alone(question: str, answer: str) -> Correction | None:
-    """Return the record of an answer that must not be aligned for LlamaIndex's reasons; None if there is no such."""
-    return Correction(question, answer, answer, "skipped", "empty_response") if answer == EMPTY_RESPONSE else None
-
-
-def _to_correct(question: str, texts: Sequence[str]) -> list[tuple[str, str]]:
-    return [(question, text) for text in texts if _left_alone(question, text) is None]
+def _with_options(aligner: Aligner, options: dict[str, Any]) -> Aligner:
+    """Return a copy of an aligner with other options; what it holds (backend, cache) is shared."""
+    aligner = copy.copy(aligner)
+    for name, value in options.items():
+        setattr(aligner, name, value)
+    return aligner
 
 
 def _as_accept(evaluator: BaseEvaluator, contexts: list[str] | None, *, asynchronous: bool) -> Accept:
@@ -311,3 +300,59 @@ def _as_accept(evaluator: BaseEvaluator, contexts: list[str] | None, *, asynchro
         return bool((await evaluator.aevaluate(query=question, response=correction, contexts=over)).passing)
 
     return aaccept if asynchronous else accept
+
+
+# Answers that must not be aligned for LlamaIndex's reasons ------------------------------------------------------------
+
+
+def _left_alone(question: str, answer: str) -> Correction | None:
+    """Return the correction of an answer that is left alone; None: it goes to the aligner."""
+    return Correction(question, answer, answer, "skipped", "empty_response") if answer == EMPTY_RESPONSE else None
+
+
+def _to_correct(question: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    return [(question, text) for text in texts if _left_alone(question, text) is None]
+
+
+def _with_left_alone(question: str, texts: Sequence[str], corrections: Iterable[Correction]) -> list[Correction]:
+    done = iter(corrections)
+    return [_left_alone(question, text) or next(done) for text in texts]
+
+
+# Answers that are a list of answers (`response_mode="accumulate"`) ------------------------------------------------------
+# Each of them answers the question by itself. An aligner that reads them as one would rewrite the list.
+
+_HEADING = re.compile(r"(?:\A|\n-{21}\n)Response (\d+): ")
+
+# Of several corrections the first of these that happened is what happened to the whole.
+_ORDER: tuple[Outcome, ...] = ("failed", "rejected", "corrected", "kept", "skipped")
+
+
+def split(answer: str) -> list[tuple[str, str]]:
+    """Return the heading and the text of each answer in a list of answers; empty if it is no such list."""
+    headings: list[re.Match[str]] = []
+    for match in _HEADING.finditer(answer):
+        if int(match[1]) == len(headings) + 1:  # another number belongs to an answer that quotes such a list
+            headings.append(match)
+    if not headings or headings[0].start() > 0:
+        return []
+    ends = [match.start() for match in headings[1:]] + [len(answer)]
+    return [(match[0], answer[match.end() : end]) for match, end in zip(headings, ends, strict=True)]
+
+
+def _joined(
+    question: str, answer: str, parts: Sequence[tuple[str, str]], corrections: Sequence[Correction]
+) -> Correction:
+    """Return the corrections of all answers in a list as the correction of the list."""
+    text = "".join(heading + correction.text for (heading, _), correction in zip(parts, corrections, strict=True))
+    most = min(corrections, key=lambda correction: _ORDER.index(correction.outcome))
+    return Correction(
+        question,
+        answer,
+        text,
+        most.outcome,
+        most.reason,
+        max(correction.rounds for correction in corrections),
+        sum((correction.usage for correction in corrections), Usage()),
+        max(correction.seconds for correction in corrections),
+    )

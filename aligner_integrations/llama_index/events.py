@@ -3,10 +3,14 @@
     get_dispatcher().add_event_handler(handler)     # sees AlignStartEvent and AlignEndEvent
 
 Traces are where the original text belongs, so these events carry it.
+
+What lives elsewhere: the corrections that are told (`corrector.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # public, but imported there
@@ -58,19 +62,27 @@ class AlignEndEvent(BaseEvent):
         return "AlignEndEvent"
 
 
-def started(question: str, answer: str) -> None:
-    """Tell that a correction starts."""
-    dispatcher.event(AlignStartEvent(question=question, answer=answer))
+@contextmanager
+def telling(question: str, *answers: str) -> Iterator[list[Correction]]:
+    """Tell that answers go to the aligner, and at the end how it went; for synchronous and asynchronous code alike.
 
+    Yields an empty list: each correction that is put into it is told at the end. An error is told instead, once however
+    many answers there are, and goes on. A stream that is closed before its end, or a cancelled call, has no end to tell.
 
-def ended(correction: Correction) -> None:
-    """Tell how a correction ended."""
-    fields: dict[str, Any] = {
-        name: getattr(correction, name) for name in ("question", "answer", "text", "outcome", "reason")
-    }
-    dispatcher.event(AlignEndEvent(**fields))
-
-
-def failed(error: Exception) -> None:
-    """Tell that a correction ended in an error."""
-    dispatcher.event(ExceptionEvent(exception=error))
+    Args:
+        question: The user's words.
+        *answers: What the upstream said; several are corrected as one batch.
+    """
+    for answer in answers:
+        dispatcher.event(AlignStartEvent(question=question, answer=answer))
+    corrections: list[Correction] = []
+    try:
+        yield corrections
+    except Exception as error:
+        dispatcher.event(ExceptionEvent(exception=error))
+        raise
+    for correction in corrections:
+        fields: dict[str, Any] = {
+            name: getattr(correction, name) for name in ("question", "answer", "text", "outcome", "reason")
+        }
+        dispatcher.event(AlignEndEvent(**fields))

@@ -30,7 +30,7 @@ from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.corrector import Corrector, make_corrector
+from aligner_integrations.llama_index.corrector import Corrector, aligner_from
 from aligner_integrations.llama_index.messages import calls_tools, last_question, with_text
 from aligner_integrations.llama_index.prompts import question_in
 from aligner_integrations.llama_index.response import METADATA_KEY
@@ -90,7 +90,7 @@ class AlignerLLM(LLM):
             raise ConfigurationError(
                 f"{type(llm).__name__} goes into {other}, not {type(self).__name__}; with_aligner(llm, aligner) picks."
             )
-        corrector = make_corrector(aligner, options, citations=citations, include_original=include_original)
+        corrector = Corrector(aligner_from(aligner, **options), citations, include_original, question_from="message")
         # As a dict: to a type checker the base class has no such fields.
         fields: dict[str, Any] = {
             "llm": llm,
@@ -122,7 +122,7 @@ class AlignerLLM(LLM):
                 f"This {type(self).__name__} has no aligner: it was restored from a pickle, which could not hold it. Set its "
                 ".aligner."
             )
-        return Corrector(aligner, self.citations, self.include_original)
+        return Corrector(aligner, self.citations, self.include_original, question_from="message")
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -143,16 +143,16 @@ class AlignerLLM(LLM):
         draft = self.llm.chat(messages, **kwargs)
         if self._calls_tools(draft):
             return draft
-        correction = self._corrector.correct(last_question(messages), draft.message.content or "")
-        return self._aligned(draft, correction, self._corrector.record(correction, "message"))
+        corrected = self._corrector.recorded(last_question(messages), draft.message.content or "")
+        return self._aligned(draft, *corrected)
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop."""
         draft = await self.llm.achat(messages, **kwargs)
         if self._calls_tools(draft):
             return draft
-        correction = await self._corrector.acorrect(last_question(messages), draft.message.content or "")
-        return self._aligned(draft, correction, await self._corrector.arecord(correction, "message"))
+        corrected = await self._corrector.arecorded(last_question(messages), draft.message.content or "")
+        return self._aligned(draft, *corrected)
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer; the aligner's own pieces are streamed once the upstream's answer is complete."""
@@ -178,7 +178,7 @@ class AlignerLLM(LLM):
                     shown += piece
                     yield _chunk(draft, shown, piece)
         correction = cast(Correction, pieces.correction)  # read to its end
-        yield self._aligned(draft, correction, self._corrector.record(correction, "message"), delta="")
+        yield self._aligned(draft, correction, self._corrector.record(correction), delta="")
 
     async def _achunks(self, question: str, upstream: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
         drafts = []
@@ -197,7 +197,7 @@ class AlignerLLM(LLM):
                     shown += piece
                     yield _chunk(draft, shown, piece)
         correction = cast(Correction, pieces.correction)  # read to its end
-        yield self._aligned(draft, correction, await self._corrector.arecord(correction, "message"), delta="")
+        yield self._aligned(draft, correction, await self._corrector.arecord(correction), delta="")
 
     def _calls_tools(self, response: ChatResponse) -> bool:
         return calls_tools(response.message)

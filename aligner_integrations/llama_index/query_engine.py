@@ -20,7 +20,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.corrector import make_corrector
+from aligner_integrations.llama_index.corrector import Corrector, aligner_from
 from aligner_integrations.llama_index.response import aalign, align, words_of
 
 
@@ -70,9 +70,7 @@ class AlignerQueryEngine(BaseQueryEngine):
                 "An index gives one with index.as_query_engine()."
             )
         self._engine = engine
-        self._corrector = make_corrector(
-            aligner, options, citations=citations, include_original=include_original, pydantic_field=pydantic_field
-        )
+        self._corrector = Corrector(aligner_from(aligner, **options), citations, include_original, pydantic_field)
         super().__init__(engine.callback_manager if callback_manager is None else callback_manager)
 
     @property

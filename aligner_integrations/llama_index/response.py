@@ -32,7 +32,7 @@ from aligner_integrations.llama_index.corrector import Corrector
 METADATA_KEY = "aligner"
 """Where the record of a correction is found in a response's metadata."""
 
-_R = TypeVar("_R", Response, StreamingResponse, AsyncStreamingResponse, PydanticResponse)
+_R = TypeVar("_R", bound=RESPONSE_TYPE)
 
 
 def align_response(
@@ -64,7 +64,7 @@ def align_response(
     Raises:
         AlignerError: As the aligner's `on_error`, `on_overflow` and `on_reject` say; for a stream, while it is read.
     """
-    return align(Corrector(aligner, citations, include_original, pydantic_field), question, response, question_from)
+    return align(Corrector(aligner, citations, include_original, pydantic_field, question_from), question, response)
 
 
 async def aalign_response(
@@ -82,39 +82,24 @@ async def aalign_response(
     A `StreamingResponse`, which some engines return even from their asynchronous methods, stays one: reading it is
     synchronous for whoever reads it.
     """
-    corrector = Corrector(aligner, citations, include_original, pydantic_field)
-    return await aalign(corrector, question, response, question_from)
+    corrector = Corrector(aligner, citations, include_original, pydantic_field, question_from)
+    return await aalign(corrector, question, response)
 
 
-def align(corrector: Corrector, question: str, response: RESPONSE_TYPE, question_from: str = "query") -> RESPONSE_TYPE:
+def align(corrector: Corrector, question: str, response: RESPONSE_TYPE) -> RESPONSE_TYPE:
     """`align_response` with a corrector that is already made."""
-    if isinstance(response, Response):
-        correction = corrector.correct(question, response.response or "", response.source_nodes)
-        return _aligned(response, correction, corrector.record(correction, question_from))
-    # isinstance only: PydanticResponse answers None to any attribute, so that hasattr() is true of everything.
-    if isinstance(response, PydanticResponse):
-        answer = _field(response, corrector.pydantic_field)
-        if answer is None:
-            return _untouched(corrector, question, response, question_from)
-        correction = corrector.correct(question, answer, response.source_nodes)
-        return _aligned_field(response, corrector, correction, corrector.record(correction, question_from))
-    return _align_stream(corrector, question, response, question_from)
+    answer = _answer_in(response, corrector.pydantic_field)
+    if answer is None:
+        return _align_later(corrector, question, response)
+    return _aligned(corrector, response, *corrector.recorded(question, answer, response.source_nodes))
 
 
-async def aalign(
-    corrector: Corrector, question: str, response: RESPONSE_TYPE, question_from: str = "query"
-) -> RESPONSE_TYPE:
+async def aalign(corrector: Corrector, question: str, response: RESPONSE_TYPE) -> RESPONSE_TYPE:
     """`align` without blocking the event loop."""
-    if isinstance(response, Response):
-        correction = await corrector.acorrect(question, response.response or "", response.source_nodes)
-        return _aligned(response, correction, await corrector.arecord(correction, question_from))
-    if isinstance(response, PydanticResponse):
-        answer = _field(response, corrector.pydantic_field)
-        if answer is None:
-            return _untouched(corrector, question, response, question_from)
-        correction = await corrector.acorrect(question, answer, response.source_nodes)
-        return _aligned_field(response, corrector, correction, await corrector.arecord(correction, question_from))
-    return _align_stream(corrector, question, response, question_from)
+    answer = _answer_in(response, corrector.pydantic_field)
+    if answer is None:
+        return _align_later(corrector, question, response)
+    return _aligned(corrector, response, *await corrector.arecorded(question, answer, response.source_nodes))
 
 
 # How LlamaIndex's retry engines ask again: with the answer that failed after the user's words, or before them.
@@ -133,22 +118,52 @@ def words_of(query: QueryType) -> str:
     return words.partition(_AFTER)[0]
 
 
-def _align_stream(corrector: Corrector, question: str, response: RESPONSE_TYPE, question_from: str) -> RESPONSE_TYPE:
-    """Align what takes no work before it is read, and is therefore the same in both worlds."""
-    if isinstance(response, StreamingResponse):
-        stream = _fresh(response, response_txt=None)
-        stream.response_gen = _pieces(corrector, question, response, stream, question_from)
-        return stream
-    if isinstance(response, AsyncStreamingResponse):
-        astream = _fresh(response, response_txt=None)
-        astream.response_gen = _apieces(corrector, question, response, astream, question_from)
-        return astream
-    raise InvalidTextError(f"Only LlamaIndex's own response types can be aligned, got {type(response).__name__}.")
+def _answer_in(response: RESPONSE_TYPE, field: str | None) -> str | None:
+    """Return the answer that a response holds; None if there is none to correct now.
+
+    Raises:
+        ConfigurationError: The field of a structured response that should hold it is no string.
+    """
+    if isinstance(response, Response):
+        return response.response or ""
+    # isinstance only: PydanticResponse answers None to any attribute, so that hasattr() is true of everything.
+    if not isinstance(response, PydanticResponse) or field is None or response.response is None:
+        return None
+    answer = getattr(response.response, field, None)
+    if not isinstance(answer, str):
+        raise ConfigurationError(
+            f"pydantic_field is {field!r}, but {type(response.response).__name__}.{field} is no string."
+        )
+    return answer
 
 
-def _pieces(
-    corrector: Corrector, question: str, upstream: StreamingResponse, aligned: StreamingResponse, question_from: str
-) -> TokenGen:
+def _aligned(corrector: Corrector, response: _R, correction: Correction, record: dict[str, Any]) -> _R:
+    aligned = _fresh(response)
+    if isinstance(aligned, PydanticResponse):
+        value: Any = aligned.response
+        aligned.response = value.model_copy(update={corrector.pydantic_field: correction.text})
+    elif correction.changed:  # otherwise a response of None stays None
+        cast(Response, aligned).response = correction.text
+    _attach(aligned, record)
+    return aligned
+
+
+def _align_later(corrector: Corrector, question: str, response: _R) -> _R:
+    """Align what takes no work before it is read, or none at all, and is therefore the same in both worlds."""
+    if not isinstance(response, StreamingResponse | AsyncStreamingResponse | PydanticResponse):
+        raise InvalidTextError(f"Only LlamaIndex's own response types can be aligned, got {type(response).__name__}.")
+    aligned, upstream = _fresh(response), cast(Any, response)
+    if isinstance(aligned, PydanticResponse):
+        text = str(response)
+        _attach(aligned, corrector.record(Correction(question, text, text, "skipped", "pydantic")))
+    elif isinstance(aligned, StreamingResponse):
+        aligned.response_txt, aligned.response_gen = None, _pieces(corrector, question, upstream, aligned)
+    elif isinstance(aligned, AsyncStreamingResponse):
+        aligned.response_txt, aligned.response_gen = None, _apieces(corrector, question, upstream, aligned)
+    return aligned
+
+
+def _pieces(corrector: Corrector, question: str, upstream: StreamingResponse, aligned: StreamingResponse) -> TokenGen:
     with corrector.aligner.ahead(question) as ahead:
         # get_response() and not response_gen: some engines (RetryQueryEngine) return a stream that was read already, and
         # others may still want to look at the upstream's response after it was read here.
@@ -160,15 +175,11 @@ def _pieces(
             upstream.response_gen = gen
         with closing(corrector.stream(question, answer, upstream.source_nodes)) as pieces:
             yield from pieces
-    _attach(aligned, corrector.record(cast(Correction, pieces.correction), question_from))  # read to its end
+    _attach(aligned, corrector.record(cast(Correction, pieces.correction)))  # read to its end
 
 
 async def _apieces(
-    corrector: Corrector,
-    question: str,
-    upstream: AsyncStreamingResponse,
-    aligned: AsyncStreamingResponse,
-    question_from: str,
+    corrector: Corrector, question: str, upstream: AsyncStreamingResponse, aligned: AsyncStreamingResponse
 ) -> TokenAsyncGen:
     with corrector.aligner.ahead(question) as ahead:
         if (gen := upstream.response_gen) is not None:
@@ -180,49 +191,13 @@ async def _apieces(
         async with aclosing(corrector.astream(question, answer, upstream.source_nodes)) as pieces:
             async for piece in pieces:
                 yield piece
-    _attach(aligned, await corrector.arecord(cast(Correction, pieces.correction), question_from))  # read to its end
+    _attach(aligned, await corrector.arecord(cast(Correction, pieces.correction)))  # read to its end
 
 
-def _aligned(response: Response, correction: Correction, record: dict[str, Any]) -> Response:
-    aligned = _fresh(response)
-    if correction.changed:  # otherwise a response of None stays None
-        aligned.response = correction.text
-    _attach(aligned, record)
-    return aligned
-
-
-def _field(response: PydanticResponse, name: str | None) -> str | None:
-    """Return the answer in a structured response; None if it is to be left alone."""
-    if name is None or response.response is None:
-        return None
-    answer = getattr(response.response, name, None)
-    if not isinstance(answer, str):
-        raise ConfigurationError(
-            f"pydantic_field is {name!r}, but {type(response.response).__name__}.{name} is no string."
-        )
-    return answer
-
-
-def _aligned_field(
-    response: PydanticResponse, corrector: Corrector, correction: Correction, record: dict[str, Any]
-) -> PydanticResponse:
-    value: Any = response.response
-    aligned = _fresh(response, response=value.model_copy(update={corrector.pydantic_field: correction.text}))
-    _attach(aligned, record)
-    return aligned
-
-
-def _untouched(corrector: Corrector, question: str, response: PydanticResponse, question_from: str) -> PydanticResponse:
-    text = str(response)
-    untouched = _fresh(response)
-    _attach(untouched, corrector.record(Correction(question, text, text, "skipped", "pydantic"), question_from))
-    return untouched
-
-
-def _fresh(response: _R, /, **changes: Any) -> _R:
+def _fresh(response: _R) -> _R:
     """Copy a response; the record of an aligner further in describes another correction and stays with the original."""
     metadata = {key: value for key, value in (response.metadata or {}).items() if key != METADATA_KEY}
-    return dataclasses.replace(response, source_nodes=[*(response.source_nodes or ())], metadata=metadata, **changes)
+    return dataclasses.replace(response, source_nodes=[*(response.source_nodes or ())], metadata=metadata)
 
 
 def _attach(aligned: _R, record: dict[str, Any]) -> None:

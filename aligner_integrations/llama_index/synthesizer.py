@@ -30,7 +30,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.corrector import make_corrector
+from aligner_integrations.llama_index.corrector import Corrector, aligner_from
 from aligner_integrations.llama_index.response import aalign, align, words_of
 
 
@@ -80,9 +80,7 @@ class AlignerSynthesizer(BaseSynthesizer):
             )
         # Not super().__init__(): it would resolve Settings.llm and set the callback manager of an LLM that is not ours.
         self._inner = _make(**options) if synthesizer is None else synthesizer
-        self._corrector = make_corrector(
-            aligner, {}, citations=citations, include_original=include_original, pydantic_field=pydantic_field
-        )
+        self._corrector = Corrector(aligner_from(aligner), citations, include_original, pydantic_field)
 
     @property
     def aligner(self) -> Aligner:

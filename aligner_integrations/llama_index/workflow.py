@@ -11,7 +11,7 @@ from llama_index.core.workflow import Event, Workflow, step
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.llama_index.citations import Citations
-from aligner_integrations.llama_index.corrector import make_corrector
+from aligner_integrations.llama_index.corrector import Corrector, aligner_from
 from aligner_integrations.llama_index.response import aalign
 
 
@@ -76,9 +76,7 @@ class AlignerWorkflow(Workflow):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._corrector = make_corrector(
-            aligner, {}, citations=citations, include_original=include_original, pydantic_field=pydantic_field
-        )
+        self._corrector = Corrector(aligner_from(aligner), citations, include_original, pydantic_field)
 
     @step
     async def align(self, ev: AlignRequest) -> AlignedEvent:

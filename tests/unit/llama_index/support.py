@@ -29,7 +29,9 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import FakeBackend
 
+TEXTUAL = [Response, StreamingResponse, AsyncStreamingResponse]
 TEMPLATE = "Q={question};A={answer};"
+QUESTION = "Is it?"
 DRAFT = "It is a bad idea."
 FIXED = "It is a good idea."
 

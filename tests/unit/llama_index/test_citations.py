@@ -5,7 +5,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.base.response.schema import Response
 
 from aligner_integrations.errors import ConfigurationError, RejectedCorrectionError
 from aligner_integrations.llama_index import align_response
@@ -16,7 +16,7 @@ from aligner_integrations.llama_index.citations import (
     lost,
     without_citations,
 )
-from tests.unit.llama_index.support import make_aligner, make_nodes, read, response_of
+from tests.unit.llama_index.support import TEXTUAL, make_aligner, make_nodes, read, response_of
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,6 @@ def test_the_filter_holds_back_no_more_than_it_must():
 
 
 # In responses -----------------------------------------------------------------------------------------------------------
-
-TEXTUAL = [Response, StreamingResponse, AsyncStreamingResponse]
 
 
 @pytest.mark.parametrize("kind", TEXTUAL)

@@ -32,6 +32,7 @@ from aligner_integrations.llama_index import AlignerChatEngine, AlignerQueryEngi
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
+    QUESTION,
     Engine,
     Kept,
     Recorder,
@@ -43,8 +44,6 @@ from tests.unit.llama_index.support import (
     read,
     response_of,
 )
-
-QUESTION = "Is it?"
 
 
 class _First(BaseSelector):
@@ -72,14 +71,6 @@ class _Rewrite(BaseQueryTransform):
 
     def _run(self, query_bundle, metadata):
         return QueryBundle(f"rewritten: {query_bundle.query_str}")
-
-
-@pytest.fixture(params=["sync", "async"])
-def ask(request):
-    async def call(engine, question):
-        return engine.query(question) if request.param == "sync" else await engine.aquery(question)
-
-    return call
 
 
 @pytest.mark.parametrize("streaming", [False, True])

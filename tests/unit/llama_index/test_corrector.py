@@ -1,26 +1,22 @@
-"""What LlamaIndex adds to an aligner: evaluators as `accept`, events, and structured answers by field."""
+"""What LlamaIndex adds to an aligner: evaluators as `accept`, structured answers by field, and lists of answers."""
 
 import pytest
-from llama_index.core.base.response.schema import AsyncStreamingResponse, PydanticResponse, Response, StreamingResponse
+from llama_index.core.base.response.schema import PydanticResponse, Response
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.evaluation import BaseEvaluator, EvaluationResult, FaithfulnessEvaluator, RelevancyEvaluator
-from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 
 from aligner_integrations.errors import BackendError, ConfigurationError
 from aligner_integrations.llama_index import (
-    AlignEndEvent,
     AlignerChatEngine,
     AlignerQueryEngine,
     AlignerSynthesizer,
-    AlignStartEvent,
-    aalign_response,
-    accumulated,
     align_response,
 )
+from aligner_integrations.llama_index.corrector import split
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
+    TEXTUAL,
     Recorder,
     ScriptedLLM,
     fail,
@@ -30,8 +26,6 @@ from tests.unit.llama_index.support import (
     read,
     response_of,
 )
-
-TEXTUAL = [Response, StreamingResponse, AsyncStreamingResponse]
 
 
 class _Judge(BaseEvaluator):
@@ -49,16 +43,6 @@ class _Judge(BaseEvaluator):
     async def aevaluate(self, query=None, response=None, contexts=None, **kwargs):
         self.asked.append((query, response, contexts))
         return EvaluationResult(passing=self.passing)
-
-
-@pytest.fixture(params=["sync", "async"])
-def align(request):
-    async def call(*args, **kwargs):
-        if request.param == "sync":
-            return align_response(*args, **kwargs)
-        return await aalign_response(*args, **kwargs)
-
-    return call
 
 
 # Evaluators -------------------------------------------------------------------------------------------------------------
@@ -139,47 +123,6 @@ def test_outside_of_llama_index_an_evaluator_is_an_error():
         make_aligner(accept=_Judge(True)).correct("Is it?", DRAFT)
 
 
-# Events -----------------------------------------------------------------------------------------------------------------
-
-
-class _Events(BaseEventHandler):
-    seen: list = []  # noqa: RUF012 - a pydantic field, copied for each instance
-
-    def handle(self, event, **kwargs):
-        self.seen.append(event)
-
-
-@pytest.fixture
-def seen():
-    root, handler = get_dispatcher(), _Events()
-    root.add_event_handler(handler)
-    yield handler.seen
-    root.event_handlers.remove(handler)
-
-
-@pytest.mark.parametrize("kind", TEXTUAL)
-async def test_events_tell_the_truth(align, kind, seen):
-    aligned = await align(make_aligner(), "Is it?", response_of(kind, DRAFT))
-    assert seen == [] or kind is Response  # of a stream: when it is read
-    await read(aligned)
-    start, end = seen
-    assert isinstance(start, AlignStartEvent) and (start.question, start.answer) == ("Is it?", DRAFT)
-    assert isinstance(end, AlignEndEvent)
-    assert (end.question, end.answer, end.text, end.outcome, end.reason) == ("Is it?", DRAFT, FIXED, "corrected", None)
-
-
-async def test_a_failure_ends_in_an_exception_event(align, seen):
-    with pytest.raises(BackendError):
-        await align(make_aligner(fail), "Is it?", Response(DRAFT))
-    assert [event.class_name() for event in seen] == ["AlignStartEvent", "ExceptionEvent"]
-
-
-async def test_what_is_left_alone_is_told_too(align, seen):
-    await align(make_aligner(), "Is it?", Response("Empty Response"))
-    assert [event.class_name() for event in seen] == ["AlignStartEvent", "AlignEndEvent"]
-    assert (seen[1].outcome, seen[1].reason) == ("skipped", "empty_response")
-
-
 # Structured answers -----------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +196,7 @@ async def test_one_failure_among_accumulated_answers_is_told(align):
     ],
 )
 def test_what_is_a_list_of_answers(answer, texts):
-    parts = accumulated.split(answer)
+    parts = split(answer)
     assert [text for _, text in parts] == texts
     assert not parts or "".join(map("".join, parts)) == answer
 

@@ -22,6 +22,7 @@ from aligner_integrations.llama_index import AlignerFunctionCallingLLM, AlignerL
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
+    QUESTION,
     FunctionLLM,
     Recorder,
     ScriptedLLM,
@@ -31,16 +32,6 @@ from tests.unit.llama_index.support import (
     make_index,
     says,
 )
-
-QUESTION = "Is it?"
-
-
-@pytest.fixture(params=["sync", "async"])
-def ask(request):
-    async def call(engine, question=QUESTION):
-        return engine.query(question) if request.param == "sync" else await engine.aquery(question)
-
-    return call
 
 
 def wrapped(fn=None, reply=DRAFT):

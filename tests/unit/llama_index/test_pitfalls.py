@@ -28,6 +28,7 @@ from aligner_integrations.llama_index import (
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
+    QUESTION,
     Engine,
     Recorder,
     ScriptedLLM,
@@ -37,16 +38,6 @@ from tests.unit.llama_index.support import (
     make_nodes,
     read,
 )
-
-QUESTION = "Is it?"
-
-
-@pytest.fixture(params=["sync", "async"])
-def ask(request):
-    async def call(engine, question=QUESTION):
-        return engine.query(question) if request.param == "sync" else await engine.aquery(question)
-
-    return call
 
 
 def wrapped(way, aligner, llm=None):

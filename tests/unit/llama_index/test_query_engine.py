@@ -38,16 +38,6 @@ def index():
     return make_index()
 
 
-@pytest.fixture(params=["sync", "async"])
-def ask(request):
-    """One coroutine function for `query` and `aquery`."""
-
-    async def call(engine, question):
-        return engine.query(question) if request.param == "sync" else await engine.aquery(question)
-
-    return call
-
-
 # Answers ----------------------------------------------------------------------------------------------------------------
 
 

@@ -10,11 +10,12 @@ from llama_index.core.bridge.pydantic import BaseModel
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import FakeBackend
 from aligner_integrations.errors import BackendError, InvalidTextError
-from aligner_integrations.llama_index.response import aalign_response, align_response
+from aligner_integrations.llama_index.response import aalign_response
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
     TEMPLATE,
+    TEXTUAL,
     LoopWatch,
     Recorder,
     apieces_of,
@@ -26,20 +27,7 @@ from tests.unit.llama_index.support import (
     response_of,
 )
 
-TEXTUAL = [Response, StreamingResponse, AsyncStreamingResponse]
 STREAMS = [StreamingResponse, AsyncStreamingResponse]
-
-
-@pytest.fixture(params=["sync", "async"])
-def align(request):
-    """One coroutine function for both functions of the pair."""
-
-    async def call(*args, **kwargs):
-        if request.param == "sync":
-            return align_response(*args, **kwargs)
-        return await aalign_response(*args, **kwargs)
-
-    return call
 
 
 @pytest.mark.parametrize("kind", TEXTUAL)

@@ -29,6 +29,7 @@ from aligner_integrations.llama_index import AlignerQueryEngine, AlignerSynthesi
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
+    QUESTION,
     Recorder,
     ScriptedLLM,
     make_aligner,
@@ -38,22 +39,12 @@ from tests.unit.llama_index.support import (
     read,
 )
 
-QUESTION = "Is it?"
-
 
 def engine_with(fn=None, llm=None, **options):
     llm = llm or ScriptedLLM()
     synthesizer = AlignerSynthesizer(aligner=make_aligner(fn or Recorder()), llm=llm, **options)
     # The engine does not use its llm next to a synthesizer, but resolves Settings.llm if there is none.
     return make_index().as_query_engine(response_synthesizer=synthesizer, llm=llm, similarity_top_k=3)
-
-
-@pytest.fixture(params=["sync", "async"])
-def ask(request):
-    async def call(engine, question):
-        return engine.query(question) if request.param == "sync" else await engine.aquery(question)
-
-    return call
 
 
 async def test_the_engine_stays_llama_indexs(ask):
