@@ -104,11 +104,13 @@ class Aligner:
             **changes: Keyword arguments of `Aligner`, but for `model` and `backend`.
         """
         own: dict[str, Any] = {name: changes.pop(name) for name in ("resilience", "cache", "record") if name in changes}
+        if not changes.keys().isdisjoint(("template", "gate", "edits")):
+            own["_plan"] = None
         if "template" in changes:
             template = changes.pop("template")
             own["_template"] = None if template is None else get_template(template)
         other = copy.copy(self)
-        vars(other).update(own, policy=replace(self.policy, **changes), _plan=None)
+        vars(other).update(own, policy=replace(self.policy, **changes))
         return other
 
     @classmethod

@@ -359,7 +359,7 @@ class FakeBackend(Backend):
 
     def stream(self, request: Request) -> Iterator[str]:
         """Yield the words of the correction with the white space after them."""
-        yield from re.findall(r"\s*\S+\s*", _whole(self.complete([request]), request))
+        yield from re.findall(r"\s*\S+\s*", _whole([self._one(request)], request))
 
     async def astream(self, request: Request) -> AsyncIterator[str]:
         """Same as `stream`."""

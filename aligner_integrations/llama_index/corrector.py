@@ -11,7 +11,6 @@ What lives elsewhere: the types that answers come in (`response.py` and the wrap
 from __future__ import annotations
 
 import asyncio
-import copy
 import dataclasses
 import re
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
@@ -218,7 +217,9 @@ class Corrector:
             asynchronous: Whether the aligner is asked by its asynchronous verbs, and may ask an evaluator so.
         """
         added: dict[str, Any] = {}
-        evaluator: Any = self.aligner.accept  # the type says a function: an Aligner itself does not know evaluators
+        evaluator: Any = (
+            self.aligner.policy.accept
+        )  # the type says a function: an Aligner itself does not know evaluators
         if isinstance(evaluator, BaseEvaluator):
             contexts = None if sources is None else [s.get_content(metadata_mode=MetadataMode.NONE) for s in sources]
             added["accept"] = _as_accept(evaluator, contexts, asynchronous=asynchronous)
@@ -226,12 +227,12 @@ class Corrector:
             added["repair"] = self._repair
         if live:
             added["record"] = None
-        return _with_options(self.aligner, added)
+        return self.aligner.with_options(**added)
 
     def _repair(self, answer: str, correction: str) -> str:
         # The caller's own goes first: it may bring a sentence back, and with it the sentence's markers.
-        if self.aligner.repair is not None:
-            correction = self.aligner.repair(answer, correction)
+        if self.aligner.policy.repair is not None:
+            correction = self.aligner.policy.repair(answer, correction)
         return carry_citations(answer, correction, self.citations)
 
     def _keep(self, correction: Correction) -> None:
@@ -278,14 +279,6 @@ def aligner_from(aligner: Aligner | None, /, **options: Any) -> Aligner:
             f"Give either an aligner or options for one, not both: an aligner was passed with {sorted(options)}."
         )
     return Aligner(**options) if aligner is None else aligner
-
-
-def _with_options(aligner: Aligner, options: dict[str, Any]) -> Aligner:
-    """Return a copy of an aligner with other options; what it holds (backend, cache) is shared."""
-    aligner = copy.copy(aligner)
-    for name, value in options.items():
-        setattr(aligner, name, value)
-    return aligner
 
 
 def _as_accept(evaluator: BaseEvaluator, contexts: list[str] | None, *, asynchronous: bool) -> Accept:

@@ -166,7 +166,7 @@ def test_own_llm_calls_are_tagged_and_reach_no_stream(kind):
     one = aligner(accept=judging(Upstream(answer="yes it is.")))
     if kind == "step":
         chain = PROMPT | Upstream(answer="First words.") | step(lambda prompt: "Corrected text.")
-        chain.last.aligner.accept = one.accept
+        chain.last.aligner = chain.last.aligner.with_options(accept=one.policy.accept)
     else:
         one.backend.fn = lambda prompt: "Corrected text."
         chain = PROMPT | AlignedChatModel(llm=Upstream(answer="First words."), aligner=one)
@@ -185,7 +185,8 @@ def test_own_llm_calls_are_tagged_and_reach_no_stream(kind):
 
 def test_own_llm_calls_are_not_in_the_messages_of_a_graph():
     runnable = step(lambda prompt: "Corrected text.")
-    runnable.aligner.accept = judging(Upstream(answer="yes it is."))
+    judge = judging(Upstream(answer="yes it is."))
+    runnable.aligner = runnable.aligner.with_options(accept=judge)
     builder = StateGraph(MessagesState)
     builder.add_node("align", runnable)
     builder.add_edge(START, "align")

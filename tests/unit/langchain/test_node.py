@@ -90,7 +90,7 @@ def test_options():
     node = AlignerNode(aligner(lambda p: p.partition("||")[0]), question=whole, include_original=True, name="align it")
     for state in both(graph(node=node), {"messages": [("human", "one"), ("ai", "hm"), ("human", "two")]}):
         assert state["messages"][-1].text == "one / hm / two" and record(state["messages"][-1])["original"] == FINAL
-    assert node.get_name() == "align it" and AlignerNode(on_error="keep").aligner.on_error == "keep"
+    assert node.get_name() == "align it" and AlignerNode(on_error="keep").aligner.policy.on_error == "keep"
     with pytest.raises(ConfigurationError, match="got str"):
         AlignerNode("aligner/aligner-7b-v1.0")
 
@@ -118,7 +118,7 @@ def test_policies_and_runs():
     with pytest.raises(BackendError, match="cannot do that"):
         graph(node=AlignerNode(aligner(broken))).invoke(ASKED)
     for state in both(graph(node=AlignerNode(aligner(broken, on_error="block")))):
-        assert state["messages"][-1].text == aligner().block_message
+        assert state["messages"][-1].text == aligner().policy.block_message
     seen = Runs()
     graph().invoke(ASKED, {"callbacks": [seen]})
     (run,) = seen.named("correction")

@@ -159,7 +159,7 @@ def test_recorder_is_one_in_a_process():
 
 def test_options_of_the_aligner_and_of_the_runnable():
     runnable = AlignerRunnable(backend=Backend(mark), template="{question}||{answer}", on_error="keep")
-    assert runnable.aligner.on_error == "keep"
+    assert runnable.aligner.policy.on_error == "keep"
     assert runnable.invoke({"question": "x", "answer": ALIKE})["answer"] == want("x")
     one = aligner()
     assert AlignerRunnable(one).aligner is AlignerRunnable(aligner=one).aligner is one
@@ -175,7 +175,7 @@ def test_options_of_the_aligner_and_of_the_runnable():
 
 def test_fields_of_the_template_are_bound():
     runnable = step(lambda prompt: prompt)
-    runnable.aligner._template = runnable.aligner.template.__class__("t", "{question}|{answer}|{aspects}")
+    runnable.aligner = runnable.aligner.with_options(template="{question}|{answer}|{aspects}")
     bound = runnable.bind(aspects="kind")
     value = {"question": "q", "answer": "a"}
     results = [bound.invoke(value), bound.batch([value])[0], total(bound.stream(value))]

@@ -149,7 +149,7 @@ async def test_a_direct_tool_follows_the_policies(kind):
     with pytest.raises(BackendError, match="the aligner is down"):
         await run(direct_agent(kind, tool, fail))
     agent = direct_agent(kind, tool, fail)
-    agent.aligner.on_error, agent.aligner.block_message = "block", "withheld"
+    agent.aligner = agent.aligner.with_options(on_error="block", block_message="withheld")
     output, events, memory = await run(agent)
     assert str(output) == "withheld" and DRAFT not in canary(output, events, memory)
 

@@ -57,7 +57,7 @@ async def test_an_evaluator_accepts_over_the_sources(align, kind, passing, shown
     assert "".join(await read(aligned)) == shown
     assert judge.asked == [("Is it?", FIXED, ["Fact 1", "Fact 2"])]
     assert aligned.metadata["aligner"]["outcome"] == ("corrected" if passing else "rejected")
-    assert aligner.accept is judge  # nothing of this call is left on the shared aligner
+    assert aligner.policy.accept is judge  # nothing of this call is left on the shared aligner
 
 
 async def test_rejection_follows_on_reject(align):

@@ -323,7 +323,7 @@ def test_a_blocked_message_has_no_tool_call_and_the_next_turn_works(align):
         calls = {call["id"] for m in messages if m.type == "ai" for call in m.tool_calls}
         answered = {m.tool_call_id for m in messages if m.type == "tool"}
         assert calls == answered and bool(calls) == (align == "final")
-        assert messages[-1].text == aligner().block_message and record(messages[-1])["outcome"] == "failed"
+        assert messages[-1].text == aligner().policy.block_message and record(messages[-1])["outcome"] == "failed"
         assert len([m for m in messages if m.type == "human"]) == number
     assert "FINAL" not in str(messages) and CANARY not in messages[-1].text
 
@@ -341,7 +341,7 @@ def test_a_blocked_thought_takes_reasoning_and_native_calls_with_it():
         assert CANARY not in repr(WAYS[way](agent([said], fn=broken, on="block", align="all"), ASKED, {}))
     for messages in both(agent([said], fn=broken, on="block", align="all")):
         message = messages[-1]
-        assert (message.content, message.id) == (aligner().block_message, "msg-1")
+        assert (message.content, message.id) == (aligner().policy.block_message, "msg-1")
         assert not message.tool_calls and not message.additional_kwargs
 
 
@@ -349,7 +349,7 @@ def test_a_blocked_text_beside_a_structured_answer_leaves_the_data():
     turns = [AIMessage(FINAL, tool_calls=[call("Weather", rain=True)])]
     result = agent(turns, [], fn=broken, on="block", response_format=ToolStrategy(Weather)).invoke(ASKED)
     assert result["structured_response"] == Weather(rain=True)
-    assert result["messages"][1].text == aligner().block_message and result["messages"][1].tool_calls
+    assert result["messages"][1].text == aligner().policy.block_message and result["messages"][1].tool_calls
 
 
 def test_policies_are_the_aligners():
@@ -547,7 +547,7 @@ def test_options_that_do_not_fit(options, message):
 
 def test_options_of_the_aligner_and_names():
     one = AlignerMiddleware(on_error="block", template="paper", tools=["b", lookup])
-    assert one.aligner.on_error == "block" and one.name == "AlignerMiddleware[final, b, lookup]"
+    assert one.aligner.policy.on_error == "block" and one.name == "AlignerMiddleware[final, b, lookup]"
     assert AlignerMiddleware(aligner(), name="mine").name == "mine"
 
 

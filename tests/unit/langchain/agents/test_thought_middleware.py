@@ -148,7 +148,7 @@ def test_a_thought_that_is_changed_again_and_again_is_blocked(attempts):
         return create_agent(models[-1], [look], middleware=[one])
 
     for messages in both(make):
-        assert not RAN and messages[-1].text == aligner().block_message and not messages[-1].tool_calls
+        assert not RAN and messages[-1].text == aligner().policy.block_message and not messages[-1].tool_calls
         assert len(models[-1].asked) == attempts + 1
         kept = record(messages[-1])
         assert (kept["outcome"], kept["reason"], kept["chosen_again"]) == ("rejected", "thought", attempts)
@@ -164,7 +164,7 @@ def test_after_a_block_the_next_turn_works():
     ]
     app = agent(thinks(content), thinks("I will look."), DONE, attempts=0, saver=saver)
     first = app.invoke(ASKED, thread())["messages"]
-    assert first[-1].content == aligner().block_message and not first[-1].tool_calls
+    assert first[-1].content == aligner().policy.block_message and not first[-1].tool_calls
     second = app.invoke(ASKED, thread())["messages"]
     assert [m.type for m in second] == ["human", "ai", "human", "ai", "tool", "ai"] and second[-1].text == "It is done."
 
@@ -178,7 +178,11 @@ def test_policies_are_the_aligners():
     for messages in both(lambda: agent(thinks(BAD), DONE, fn=broken, on="keep")):
         assert RAN == ["diary"] and record(messages[1])["outcome"] == "failed"
     for messages in both(lambda: agent(thinks(BAD), DONE, fn=broken, on="block")):
-        assert not RAN and messages[-1].text == aligner().block_message and record(messages[-1])["outcome"] == "failed"
+        assert (
+            not RAN
+            and messages[-1].text == aligner().policy.block_message
+            and record(messages[-1])["outcome"] == "failed"
+        )
 
 
 def test_a_thought_beyond_all_bounds_is_an_overflow():
@@ -189,7 +193,7 @@ def test_a_thought_beyond_all_bounds_is_an_overflow():
     for messages in both(lambda: agent(long, DONE, fn=fn, on="keep")):
         assert RAN == ["diary"] and record(messages[1])["reason"] == "AnswerTooLongError"
     for messages in both(lambda: agent(long, DONE, fn=fn, on="block")):
-        assert not RAN and messages[-1].text == aligner().block_message
+        assert not RAN and messages[-1].text == aligner().policy.block_message
     assert not prompts
 
 

@@ -137,7 +137,7 @@ def outcome(plan, messages):
     last = messages[-1].text
     if ran:
         return "ran at once" if calls == 2 else "ran after one more call" if calls == 3 else f"{calls} calls"
-    return {"I cannot help with that.": "declined", Aligner(backend=Backend(str)).block_message: "blocked"}[last]
+    return {"I cannot help with that.": "declined", Aligner(backend=Backend(str)).policy.block_message: "blocked"}[last]
 
 
 NUMBERS = {

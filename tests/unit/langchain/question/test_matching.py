@@ -217,7 +217,7 @@ def test_llm_calls_of_the_aligner_itself_are_not_the_upstream():
         return judge.invoke(f"Is {correction} better?").text == "yes"
 
     first = step(lambda prompt: "Corrected.")
-    first.aligner.accept = accept
+    first.aligner = first.aligner.with_options(accept=accept)
     chain = PROMPT | Upstream() | StrOutputParser() | first | RunnableLambda(lambda s: "Ja.") | step(on_guess="raise")
     assert chain.invoke({"q": "x"}) == want("x", "Ja.")
     assert chain.batch([{"q": "x"}, {"q": "y"}]) == [want("x", "Ja."), want("y", "Ja.")]
