@@ -8,30 +8,35 @@ What lives elsewhere: the policy (`policy.py`), how text is generated (`backends
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import inspect
+import logging
 import os
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
-from aligner_integrations import telemetry
+from aligner_integrations import telemetry, threads
 from aligner_integrations._version import __version__
 from aligner_integrations.backends.base import Backend, Reader, Request, Score, Timeouts, closing_at_end
+from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.prefill import Ahead
 from aligner_integrations.backends.wrappers.traced import traced
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, UnknownTemplateError
 from aligner_integrations.fingerprint import fingerprint, made_with
-from aligner_integrations.policy import ONE_CORRECTION, Job, Options, Plan, Policy, changed_jobs, judge, open_jobs, take
+from aligner_integrations.policy import ONE_CORRECTION, Job, Options, Plan, Policy, changed_jobs, open_jobs
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream, LiveText
 from aligner_integrations.templates import TEMPLATES, Template, get_template
 
 if TYPE_CHECKING:
     from aligner_integrations.backends.wrappers.cached import Cache
     from aligner_integrations.backends.wrappers.resilient import Resilience
+
+logger = logging.getLogger(__name__)
 
 
 class Aligner:
@@ -95,7 +100,16 @@ class Aligner:
         self.cache = cache
         self.record = record
         self._template = None if template is None else get_template(template)
-        self._plan: Plan | None = None  # once it is known; found out by whoever comes first, and the same for all
+        self._plan: Plan | None = None  # once it is known; the same for all
+        self._looking = threads.Shared(self._look_up)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Who waits for a look-up is not part of a copy."""
+        return {name: value for name, value in vars(self).items() if name != "_looking"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._looking = threads.Shared(self._look_up)
 
     def with_options(self, **changes: Any) -> Aligner:
         """Return an aligner with the same weights or server and other options.
@@ -221,9 +235,9 @@ class Aligner:
         Raises:
             AlignerError: This one, as `on_error`, `on_overflow` and `on_reject` say.
         """
-        job = Job(self.policy, self.backend, question, answer)
+        job = Job(self.policy, self.backend, question, answer, timeouts=self._timeouts())
         job.fail(error)
-        return self._result(job)
+        return _results([self._settled(job)])[0]
 
     # Many, as one batch ---------------------------------------------------------------------------------------------
 
@@ -239,37 +253,43 @@ class Aligner:
                 instead of raising the first one after all others are done.
             **fields: The template's extra fields, the same for all.
         """
-        backend, plan = self.wrapped_backend, self._planned()
-        jobs = [Job(self.policy, backend, *pair, fields).begin(plan) for pair in pairs]
+        backend, timeouts = self.wrapped_backend, self._timeouts()
+        plan = self._planned(timeouts)
+        jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in pairs]
         for _ in range(self.policy.rounds):
             if waiting := open_jobs(jobs):
-                judge(waiting, backend.score(self._requests(waiting)) if waiting[0].plan.wants_score else None)
+                for job, score in zip(waiting, self._scores(waiting, backend), strict=True):
+                    job.judge(score)
             if waiting := open_jobs(jobs):
-                take(waiting, backend.complete(self._requests(waiting)))
+                for job, result in zip(waiting, backend.complete([job.request() for job in waiting]), strict=True):
+                    job.take(result)
         for job in changed_jobs(jobs):
             job.mend()
         for job in changed_jobs(jobs):
             job.check()
-        return self._results(jobs, return_exceptions)
+        return _results([self._settled(job) for job in jobs], return_exceptions)
 
     @telemetry.acorrecting
     async def acorrect_many(
         self, pairs: Iterable[tuple[str, str]], *, return_exceptions: bool = False, **fields: str
     ) -> list[Correction]:
         """`correct_many` without blocking the event loop; cancelling it stops the aligner."""
-        backend, plan = self.wrapped_backend, await self._aplanned()
-        jobs = [Job(self.policy, backend, *pair, fields).begin(plan) for pair in pairs]
+        backend, timeouts = self.wrapped_backend, self._timeouts()
+        plan = await self._aplanned(timeouts)
+        jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in pairs]
         for _ in range(self.policy.rounds):
             if waiting := open_jobs(jobs):
-                judge(waiting, await backend.ascore(self._requests(waiting)) if waiting[0].plan.wants_score else None)
+                for job, score in zip(waiting, await self._ascores(waiting, backend), strict=True):
+                    await job.ajudge(score)
             if waiting := open_jobs(jobs):
-                take(waiting, await backend.acomplete(self._requests(waiting)))
-        if self.policy.repair is not None:
-            for job in changed_jobs(jobs):
-                await asyncio.to_thread(job.mend)
+                results = await backend.acomplete([job.request() for job in waiting])
+                for job, result in zip(waiting, results, strict=True):
+                    job.take(result)
+        for job in changed_jobs(jobs):
+            await job.amend()
         for job in changed_jobs(jobs):
             await job.acheck()
-        return self._results(jobs, return_exceptions)
+        return _results([await self._asettled(job) for job in jobs], return_exceptions)
 
     # As it is written -----------------------------------------------------------------------------------------------
 
@@ -290,22 +310,24 @@ class Aligner:
             correction = self.correct(question, answer, **fields)
             yield correction.text
             return correction
-        backend = self.wrapped_backend
-        job = Job(self.policy, backend, question, answer, fields).begin(self._planned())
+        backend, timeouts = self.wrapped_backend, self._timeouts()
+        job = Job(self.policy, backend, question, answer, fields, timeouts).begin(self._planned(timeouts))
         live = LiveText(job)
         if live.judges_first:
-            judge([job], backend.score(self._requests([job])) if job.plan.wants_score else None)
+            job.judge(*self._scores([job], backend))
         if not job.done:
-            (request,) = self._requests([job])
+            pieces = (
+                backend.stream(job.request()) if job.keep is None else backend.stream_unless(job.request(), job.keep)
+            )
             try:
-                for piece in backend.stream(request) if job.keep is None else backend.stream_unless(request, job.keep):
+                for piece in pieces:
                     if shown := live.feed(piece):
                         yield shown
                 if rest := live.end():
                     yield rest
             except ONE_CORRECTION as error:
                 live.fail(error)
-        correction = self._result(job)
+        (correction,) = _results([self._settled(job)])
         if not live.started:
             yield correction.text
         return correction
@@ -318,14 +340,14 @@ class Aligner:
             yield correction.text
             yield correction
             return
-        backend, plan = self.wrapped_backend, await self._aplanned()
-        job = Job(self.policy, backend, question, answer, fields).begin(plan)
+        backend, timeouts = self.wrapped_backend, self._timeouts()
+        job = Job(self.policy, backend, question, answer, fields, timeouts).begin(await self._aplanned(timeouts))
         live = LiveText(job)
         if live.judges_first:
-            judge([job], await backend.ascore(self._requests([job])) if job.plan.wants_score else None)
+            await job.ajudge(*await self._ascores([job], backend))
         if not job.done:
-            (request,) = self._requests([job])
-            pieces = backend.astream(request) if job.keep is None else backend.astream_unless(request, job.keep)
+            request, keep = job.request(), job.keep
+            pieces = backend.astream(request) if keep is None else backend.astream_unless(request, keep)
             try:
                 async with closing_at_end(pieces):
                     async for piece in pieces:
@@ -335,7 +357,7 @@ class Aligner:
                     yield rest
             except ONE_CORRECTION as error:
                 live.fail(error)
-        correction = self._result(job)
+        (correction,) = _results([await self._asettled(job)])
         if not live.started:
             yield correction.text
         yield correction
@@ -370,15 +392,17 @@ class Aligner:
             ConfigurationError: This backend has no scores.
             AlignerError: The answer cannot be used, or the backend failed.
         """
-        self._require_score()
-        request = self._scorable(question, answer, fields, self._planned())
+        timeouts = self._timeouts()
+        request = self._scorable(question, answer, fields, timeouts, self._planned(timeouts))
+        threads.run(self._require_score, Deadline(timeouts.deadline).left)
         return _unwrap(self.wrapped_backend.score([request])[0])
 
     async def ascore(self, question: str, answer: str, **fields: str) -> Score:
         """`score` without blocking the event loop."""
-        await asyncio.to_thread(self._require_score)
-        plan = await self._aplanned()
-        return _unwrap((await self.wrapped_backend.ascore([self._scorable(question, answer, fields, plan)]))[0])
+        timeouts = self._timeouts()
+        request = self._scorable(question, answer, fields, timeouts, await self._aplanned(timeouts))
+        await threads.arun(self._require_score, Deadline(timeouts.deadline).left)
+        return _unwrap((await self.wrapped_backend.ascore([request]))[0])
 
     def _require_score(self) -> None:
         if self.backend.can_score is False:
@@ -386,58 +410,102 @@ class Aligner:
                 f"A score needs the aligner's probabilities, which {type(self.backend).__name__} has not."
             )
 
-    def _scorable(self, question: str, answer: str, fields: dict[str, str], plan: Plan | BackendError) -> Request:
-        job = Job(self.policy, self.backend, question, answer, fields).begin(plan)
+    def _scorable(
+        self, question: str, answer: str, fields: dict[str, str], timeouts: Timeouts, plan: Plan | BackendError
+    ) -> Request:
+        job = Job(self.policy, self.backend, question, answer, fields, timeouts).begin(plan)
         if job.error:
             raise job.error
-        return self._requests([job])[0]
+        return job.request()
 
-    # Steps shared by the synchronous and asynchronous paths -----------------------------------------------------------
+    def _scores(self, jobs: list[Job], backend: Backend) -> Sequence[Score | AlignerError | None]:
+        """What the gate judges by, for jobs of one call."""
+        if not jobs[0].plan.wants_score:
+            return [None] * len(jobs)
+        return backend.score([job.request() for job in jobs])
 
-    def _planned(self) -> Plan | BackendError:
-        return self._plan or self._look_up()
+    async def _ascores(self, jobs: list[Job], backend: Backend) -> Sequence[Score | AlignerError | None]:
+        if not jobs[0].plan.wants_score:
+            return [None] * len(jobs)
+        return await backend.ascore([job.request() for job in jobs])
 
-    async def _aplanned(self) -> Plan | BackendError:
-        # Once it is known, no thread is asked: with hundreds of corrections at a time that would be most of their cost.
-        return self._plan if self._plan is not None else await asyncio.to_thread(self._look_up)
+    # What is known before -------------------------------------------------------------------------------------------
 
-    def _look_up(self) -> Plan | BackendError:
-        """Learn what a correction needs to know, which may mean to read a file, or to ask the Hub or a server.
+    def _timeouts(self) -> Timeouts:
+        """One deadline for everything that is done for a correction."""
+        return Timeouts() if self.resilience is None else self.resilience.timeouts(time.monotonic())
 
-        The error is that of a server that is down; each correction meets it, and `on_error` answers.
-        """
+    def _planned(self, timeouts: Timeouts) -> Plan | BackendError:
         try:
-            plan = self.policy.plan(self.template, self.backend)
-        except BackendError as error:
-            return error
+            return self._plan or threads.wait(self._looking.begin(), Deadline(timeouts.deadline).left)
+        except (TimeoutError, BackendError) as error:
+            return _not_found_out(error)
+
+    async def _aplanned(self, timeouts: Timeouts) -> Plan | BackendError:
+        # Once it is known, no thread is asked: with hundreds of corrections at a time that would be most of their cost.
+        if self._plan is not None:
+            return self._plan
+        try:
+            return await threads.await_result(self._looking.begin(), Deadline(timeouts.deadline).left)
+        except (TimeoutError, BackendError) as error:
+            return _not_found_out(error)
+
+    def _look_up(self) -> Plan:
+        """Learn what a correction needs to know, which may mean to read a file, or to ask the Hub or a server."""
+        plan = self.policy.plan(self.template, self.backend)
         if plan.final:
             self._plan = plan
         return plan
 
-    def _requests(self, jobs: Iterable[Job]) -> list[Request]:
-        # One deadline for everything that is done for a correction.
-        rules = self.resilience
-        return [job.request(Timeouts() if rules is None else rules.timeouts(job.started)) for job in jobs]
+    # What becomes of it ---------------------------------------------------------------------------------------------
 
-    def _result(self, job: Job) -> Correction:
-        correction = job.result()
+    def _settled(self, job: Job) -> Correction | AlignerError:
+        """Return the correction, once it is recorded, or the error that is raised in its place."""
+        try:
+            correction = job.result()
+        except AlignerError as error:
+            return error
         if self.record is not None:
-            self.record(correction)
+            try:
+                threads.run(partial(self.record, correction), job.deadline.left)
+            except Exception as error:  # noqa: BLE001 - the correction is made, whatever a recorder comes to
+                _not_recorded(error)
         return correction
 
-    def _results(self, jobs: list[Job], return_exceptions: bool) -> list[Correction]:
-        # With return_exceptions the list holds errors, too, as that of asyncio.gather does.
-        results: list[Any] = []
-        first: AlignerError | None = None
-        for job in jobs:
+    async def _asettled(self, job: Job) -> Correction | AlignerError:
+        try:
+            correction = job.result()
+        except AlignerError as error:
+            return error
+        if self.record is not None:
             try:
-                results.append(self._result(job))
-            except AlignerError as error:
-                first = first or error
-                results.append(error)
-        if first is not None and not return_exceptions:
-            raise first
-        return results
+                await threads.arun(partial(self.record, correction), job.deadline.left)
+            except Exception as error:  # noqa: BLE001 - as above
+                _not_recorded(error)
+        return correction
+
+
+def _results(settled: list[Correction | AlignerError], return_exceptions: bool = False) -> list[Correction]:
+    """Raise the first error, unless the list may hold errors, as that of asyncio.gather does."""
+    first = next((one for one in settled if isinstance(one, AlignerError)), None)
+    if first is not None and not return_exceptions:
+        raise first
+    return cast("list[Correction]", settled)
+
+
+def _not_found_out(error: TimeoutError | BackendError) -> BackendError:
+    """The error that each correction meets, and `on_error` answers."""
+    if isinstance(error, BackendError):
+        return error
+    return BackendError(
+        "What the aligner needs (template, gate) was not found out before the deadline.", retryable=True
+    )
+
+
+def _not_recorded(error: Exception) -> None:
+    # Its type alone, or what the system says of a file: other messages may quote the text.
+    what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    logger.error("record failed for one correction, which is shown all the same: %s", what)
 
 
 def _taken(backend: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from aligner_integrations import telemetry
+from aligner_integrations import telemetry, threads
 from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, Timeouts
+from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.correction import Correction, Outcome, Usage
 from aligner_integrations.edits import keep_unmarked
 from aligner_integrations.errors import (
@@ -172,7 +172,8 @@ class Job:
     Attributes:
         policy: What decides.
         backend: What is asked.
-        plan: What is known of it, from `begin` on.
+        timeouts: How long all of it may take together.
+        plan: What is known of the backend, from `begin` on.
         text: The text as far as the correction has come; at first the answer.
         score: How the aligner judges `text`.
         reason: Why it is as it is; see `Correction`.
@@ -184,6 +185,7 @@ class Job:
     question: Any
     answer: Any
     fields: dict[str, str] = field(default_factory=dict)
+    timeouts: Timeouts = Timeouts()
     plan: Plan = field(init=False)
     text: Any = field(init=False)
     started: float = field(default_factory=time.monotonic)
@@ -241,31 +243,47 @@ class Job:
 
     # The steps, in their order ------------------------------------------------------------------------------------------
 
-    def request(self, timeouts: Timeouts) -> Request:
+    def request(self) -> Request:
         """Return what the backend is asked for in the next round."""
-        template = self.plan.template
+        template, limit = self.plan.template, self.policy.max_new_tokens
         prompt = template.render(self.question, self.text, **self.fields)
-        return Request(
-            self.question, self.text, prompt, template.completion_prefix, self.policy.max_new_tokens, timeouts
-        )
+        return Request(self.question, self.text, prompt, template.completion_prefix, limit, self.timeouts)
 
     def judge(self, score: Score | AlignerError | None) -> None:
         """Apply the gate; None: there is no score."""
+        if self._scored(score):
+            gate = self.policy.gate
+            self._gated(
+                self._ask("gate", gate, self.question, self.text, self.score) if callable(gate) else self._by_number()
+            )
+
+    async def ajudge(self, score: Score | AlignerError | None) -> None:
+        """`judge` without blocking the event loop."""
+        if self._scored(score):
+            gate = self.policy.gate
+            self._gated(
+                await self._aask("gate", gate, self.question, self.text, self.score)
+                if callable(gate)
+                else self._by_number()
+            )
+
+    def _scored(self, score: Score | AlignerError | None) -> bool:
+        """Take a score; False if there is nothing to judge by."""
         if isinstance(score, AlignerError):
             if not (self.backend.may_fall_back and isinstance(score, OUTAGE)):
                 self.fail(score)
-                return
+                return False
             score = None  # nobody can judge it, but a fallback can still correct it
         self.score = score
-        if callable(self.policy.gate):
-            try:
-                keep = bool(self.policy.gate(self.question, self.text, score))
-            except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
-                self.fail(_raised("gate", error))
-                return
-        else:
-            keep = score is not None and self.keep is not None and bool(self.keep(score, True))
-        if keep:
+        return True
+
+    def _by_number(self) -> bool:
+        return self.score is not None and self.keep is not None and bool(self.keep(self.score, True))
+
+    def _gated(self, verdict: Any) -> None:
+        if isinstance(verdict, AlignerError):
+            self.fail(verdict)
+        elif verdict:
             self.stop("gate")
 
     @property
@@ -310,19 +328,22 @@ class Job:
 
     def mend(self) -> None:
         """Put right what a correction must not touch."""
-        if self.policy.repair is None:
-            return
-        try:
-            text = self.policy.repair(self.answer, self.text).strip()
-        except RejectedCorrectionError as error:
-            self.reason = "repair"
-            self.fail(error)
-        except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
-            self.fail(error if isinstance(error, AlignerError) else _raised("repair", error))
+        if self.policy.repair is not None:
+            self._mended(self._ask("repair", self.policy.repair, self.answer, self.text))
+
+    async def amend(self) -> None:
+        """`mend` without blocking the event loop."""
+        if self.policy.repair is not None:
+            self._mended(await self._aask("repair", self.policy.repair, self.answer, self.text))
+
+    def _mended(self, text: Any) -> None:
+        if isinstance(text, AlignerError):
+            self.reason = "repair" if isinstance(text, RejectedCorrectionError) else self.reason
+            self.fail(text)
+        elif not text.strip():
+            self.fail(EmptyCorrectionError("Nothing was left of the correction after repair."))
         else:
-            if not text:
-                self.fail(EmptyCorrectionError("Nothing was left of the correction after repair."))
-            self._set(text)
+            self._set(text.strip())
 
     def _set(self, text: str) -> None:
         # It may come back to where it all began, and outer white space is no part of a correction.
@@ -336,11 +357,7 @@ class Job:
         """
         if (accept := self._accept()) is None:
             return
-        verdict: Any
-        try:
-            verdict = accept(self.question, self.answer, self.text)
-        except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
-            verdict = error
+        verdict = self._ask("accept", accept, self.question, self.answer, self.text)
         if inspect.isawaitable(verdict):  # true whatever it will say, so nothing would ever be refused
             if inspect.iscoroutine(verdict):
                 verdict.close()
@@ -349,18 +366,8 @@ class Job:
 
     async def acheck(self) -> None:
         """`check` for an `accept` that may be slow or a coroutine function; neither blocks the event loop."""
-        if (accept := self._accept()) is None:
-            return
-        verdict: Any
-        try:
-            if inspect.iscoroutinefunction(accept):
-                verdict = await accept(self.question, self.answer, self.text)
-            else:
-                verdict = await asyncio.to_thread(accept, self.question, self.answer, self.text)
-                verdict = await verdict if inspect.isawaitable(verdict) else verdict
-        except Exception as error:  # noqa: BLE001 - as above
-            verdict = error
-        self._accepted(verdict)
+        if (accept := self._accept()) is not None:
+            self._accepted(await self._aask("accept", accept, self.question, self.answer, self.text))
 
     def _accept(self) -> Accept | None:
         accept = self.policy.accept
@@ -372,12 +379,49 @@ class Job:
         )
 
     def _accepted(self, verdict: Any) -> None:
-        if isinstance(verdict, Exception):
+        if isinstance(verdict, AlignerError):
             self.reason = None
-            self.fail(verdict if isinstance(verdict, AlignerError) else _raised("accept", verdict))
+            self.fail(verdict)
         elif not verdict:
             self.reason = None
             self.fail(RejectedCorrectionError("accept refused the correction. Set on_reject to keep or block instead."))
+
+    # A caller's functions, which may hang or raise: in time, and off the event loop ---------------------------------------
+
+    def _ask(self, what: str, function: Callable[..., Any], *values: Any) -> Any:
+        """What a function returns, or the error that stands for what it raised."""
+        try:
+            return threads.run(lambda: function(*values), self.deadline.left)
+        except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
+            return self._raised(what, error)
+
+    async def _aask(self, what: str, function: Callable[..., Any], *values: Any) -> Any:
+        try:
+            if inspect.iscoroutinefunction(function):
+                result = function(*values)
+            else:
+                result = await threads.arun(lambda: function(*values), self.deadline.left)
+            async with asyncio.timeout(self.deadline.left):
+                return await result if inspect.isawaitable(result) else result
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._raised(what, error)
+
+    def _raised(self, what: str, error: Exception) -> AlignerError:
+        if isinstance(error, AlignerError):
+            return error
+        late = isinstance(error, TimeoutError) and self.deadline.passed
+        failure = BackendError(
+            f"{what} had not returned at the deadline of the correction; it was left to itself."
+            if late
+            else f"{what} raised {type(error).__name__}: {error}"
+        )
+        failure.__cause__ = None if late else error
+        return failure
+
+    @property
+    def deadline(self) -> Deadline:
+        """When the correction is given up."""
+        return Deadline(self.timeouts.deadline)
 
     def result(self) -> Correction:
         """Turn the finished job into its `Correction`, or raise, as the policy says."""
@@ -404,18 +448,6 @@ class Job:
         return correction
 
 
-def judge(jobs: Sequence[Job], scores: Sequence[Score | AlignerError] | None) -> None:
-    """Apply the gate to each; None: there are no scores."""
-    for job, score in zip(jobs, scores or repeat(None, len(jobs)), strict=True):
-        job.judge(score)
-
-
-def take(jobs: Sequence[Job], results: Sequence[Completion | AlignerError]) -> None:
-    """Take the completions of one round."""
-    for job, result in zip(jobs, results, strict=True):
-        job.take(result)
-
-
 def open_jobs(jobs: list[Job]) -> list[Job]:
     """Return those that go on."""
     return [job for job in jobs if not job.done]
@@ -424,10 +456,3 @@ def open_jobs(jobs: list[Job]) -> list[Job]:
 def changed_jobs(jobs: list[Job]) -> list[Job]:
     """Return those with a correction to show."""
     return [job for job in jobs if job.error is None and job.text != job.answer]
-
-
-def _raised(what: str, error: Exception) -> BackendError:
-    """The error that stands for what a caller's function raised."""
-    failure = BackendError(f"{what} raised {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure

@@ -17,8 +17,8 @@ CONTRIBUTING = ROOT.parent / "CONTRIBUTING.md"
 
 # From the bottom. A room is a module or a folder; it may use the floors below it, and nothing beside it.
 FLOORS = [
-    ["_lazy", "_version", "errors"],
-    ["correction", "fingerprint", "hub", "jsonl", "structured", "templates", "thought"],
+    ["_lazy", "_version", "errors", "forking"],
+    ["correction", "fingerprint", "hub", "jsonl", "structured", "templates", "thought", "threads"],
     ["backends/base", "models", "telemetry"],
     ["backends/deadline", "backends/encoding", "backends/prefill", "backends/semaphore", "edits"],
     ["backends/local", "backends/remote", "backends/wrappers", "policy"],

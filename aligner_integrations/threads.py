@@ -1,0 +1,151 @@
+"""Threads for what blocks: look-ups, files, and functions of users, in time, and never on an event loop.
+
+A pool that grows as far as it must: with a fixed number of threads, whoever waits for somebody else's work could take the
+last one from it. (The default executor of an event loop has such a number, and belongs to the application.) They are
+daemons, so that a function that hangs keeps no interpreter from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from aligner_integrations.errors import OverloadedError
+from aligner_integrations.forking import survives_fork
+
+_T = TypeVar("_T")
+
+_IDLE = 10.0
+"""Seconds after which a thread with nothing to do ends."""
+
+
+class _Threads:
+    def __init__(self) -> None:
+        self.begin_anew()
+        survives_fork(self)
+
+    def begin_anew(self) -> None:
+        self._guard = threading.Lock()
+        self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
+
+    def submit(self, work: Callable[[], _T]) -> Future[_T]:
+        future: Future[_T] = Future()
+        future.set_running_or_notify_cancel()  # whoever gives up waiting must not cancel what others wait for
+        context = contextvars.copy_context()
+
+        def run() -> None:
+            try:
+                result = context.run(work)
+            except BaseException as error:  # noqa: BLE001 - raised where the result is taken
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        with self._guard:
+            inbox = self._idle.pop() if self._idle else None
+        if inbox is None:
+            inbox = queue.SimpleQueue()
+            try:
+                threading.Thread(target=self._work, args=(inbox,), daemon=True, name="aligner").start()
+            except RuntimeError as error:
+                raise OverloadedError(f"No thread can be started at the moment: {error}.", retryable=True) from None
+        inbox.put(run)
+        return future
+
+    def _work(self, inbox: queue.SimpleQueue[Callable[[], None]]) -> None:
+        while True:
+            try:
+                work = inbox.get(timeout=_IDLE)
+            except queue.Empty:
+                with self._guard:
+                    if inbox in self._idle:
+                        self._idle.remove(inbox)
+                        return
+                continue  # somebody has taken it just now, and puts work in
+            work()
+            del work  # or it would keep alive what it has worked with
+            with self._guard:
+                self._idle.append(inbox)
+
+
+_threads = _Threads()
+
+
+def submit(work: Callable[[], _T]) -> Future[_T]:
+    """Begin some work on another thread, in the caller's context.
+
+    Raises:
+        OverloadedError: No thread can be started.
+    """
+    return _threads.submit(work)
+
+
+def run(work: Callable[[], _T], seconds: float | None) -> _T:
+    """Return `work()`, or stop waiting for it: what nothing can interrupt goes on by itself.
+
+    Args:
+        work: What to do.
+        seconds: How long it may take; None: as long as it takes, and then it is done on this very thread.
+
+    Raises:
+        TimeoutError: It took too long.
+        OverloadedError: No thread can be started.
+    """
+    return work() if seconds is None else wait(submit(work), seconds)
+
+
+async def arun(work: Callable[[], _T], seconds: float | None) -> _T:
+    """`run` for event loops: always on another thread. Cancelling it stops the waiting."""
+    return await await_result(submit(work), seconds)
+
+
+def wait(future: Future[_T], seconds: float | None) -> _T:
+    """Return what becomes of some work.
+
+    Raises:
+        TimeoutError: It was not done in time.
+    """
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        if future.done():  # done at the last moment, or it is the work's own
+            return future.result()
+        raise
+
+
+async def await_result(future: Future[_T], seconds: float | None) -> _T:
+    """`wait` without blocking the event loop."""
+    async with asyncio.timeout(seconds):
+        return await asyncio.wrap_future(future)
+
+
+class Shared(Generic[_T]):
+    """Some work that is done once for all who wait for it at the same time.
+
+    It runs on a thread of its own, so whoever stops waiting takes it from nobody.
+
+    Args:
+        work: What to do.
+    """
+
+    def __init__(self, work: Callable[[], _T]) -> None:
+        self._work = work
+        self.begin_anew()
+        survives_fork(self)
+
+    def begin_anew(self) -> None:
+        """In a forked child nobody does it."""
+        self._guard = threading.Lock()
+        self._begun: Future[_T] | None = None
+
+    def begin(self) -> Future[_T]:
+        """Return what becomes of it: of what somebody has begun, if that is not done yet."""
+        with self._guard:
+            if self._begun is None or self._begun.done():
+                self._begun = submit(self._work)
+            return self._begun
