@@ -200,6 +200,11 @@ class Aligner:
         """Load the weights now instead of at the first correction."""
         self.backend.load()
 
+    @property
+    def rules(self) -> Resilience | None:
+        """How its backend is called, for those whose fallback it is."""
+        return self.resilience
+
     def redirect(self, requests: Sequence[Request]) -> tuple[Backend, list[Request]]:
         """Return what is asked if this aligner is another one's fallback: its backend, in the words of its own template."""
         template = self.template

@@ -220,6 +220,11 @@ class Backend(ABC):
         """
         return None
 
+    @property
+    def rules(self) -> Any:
+        """The rules of `Resilience` under which it is called, if it is a fallback; None: as it is."""
+        return None
+
     def redirect(self, requests: Sequence[Request]) -> tuple[Backend, list[Request]]:
         """Return what is asked if this is another backend's fallback: itself, in the words of its own template."""
         template = self.template

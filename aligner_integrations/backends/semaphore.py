@@ -11,8 +11,10 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from types import TracebackType
 
+from aligner_integrations.forking import survives_fork
 
-class Slots:
+
+class Semaphore:
     """A fair semaphore. One slot makes a fair lock.
 
     Args:
@@ -21,7 +23,12 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._free = count
+        self.begin_anew()
+        survives_fork(self)
+
+    def begin_anew(self) -> None:
+        """In a forked child nobody holds a slot, and nobody waits for one."""
+        self._free = self.count
         self._waiting: OrderedDict[Future[None], None] = OrderedDict()
         self._guard = threading.Lock()
 
@@ -72,7 +79,7 @@ class Slots:
                 if place.set_running_or_notify_cancel():
                     place.set_result(None)
                     return
-            self._free += 1
+            self._free = min(self.count, self._free + 1)  # a fork may have freed it already
 
     def _queue_up(self) -> Future[None]:
         place: Future[None] = Future()

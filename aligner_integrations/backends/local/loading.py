@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aligner_integrations.backends.local.batching import Batcher
-from aligner_integrations.backends.semaphore import Slots
+from aligner_integrations.backends.semaphore import Semaphore
 from aligner_integrations.errors import MissingDependencyError, ModelLoadError
 from aligner_integrations.models import SMOLLM2, ModelFiles, fingerprint_of, locate, locate_base
 
@@ -67,7 +67,7 @@ class Weights:
     stop_ids: list[int]
     drafts: DraftSupport | None = None
     prefixes: Prefixes = field(default_factory=Prefixes)
-    lock: Slots = field(default_factory=lambda: Slots(1))
+    lock: Semaphore = field(default_factory=lambda: Semaphore(1))
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
     batchers: dict[Any, Batcher[Any, Any]] = field(default_factory=dict)
 

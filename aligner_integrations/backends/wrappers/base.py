@@ -48,6 +48,11 @@ class Wrapper(Backend):
         return self.inner.may_fall_back
 
     @property
+    def rules(self) -> Any:
+        """The rules under which the inner backend is called."""
+        return self.inner.rules
+
+    @property
     def fingerprint(self) -> list[Any] | None:
         """What decides the inner backend's texts."""
         return self.inner.fingerprint

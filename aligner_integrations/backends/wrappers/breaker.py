@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal
 
 from aligner_integrations.errors import CircuitOpenError, ConfigurationError
+from aligner_integrations.forking import survives_fork
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ class Watch:
 class Breaker:
     """Opens when too many calls fail, lets one call try after a pause, and closes when that one succeeds.
 
-    Safe to share between threads, event loops and aligners.
+    Safe to share between threads, event loops and aligners. The rate is high on purpose: of a backend that fails half of
+    the time, retries get nearly every correction, and leaving it alone would get none.
 
     Args:
         rate: Share of failed calls, from 0 to 1, at which it opens.
@@ -44,7 +46,7 @@ class Breaker:
         ConfigurationError: A number that makes no sense.
     """
 
-    def __init__(self, *, rate: float = 0.5, calls: int = 20, window: float = 60.0, pause: float = 30.0) -> None:
+    def __init__(self, *, rate: float = 0.9, calls: int = 20, window: float = 60.0, pause: float = 30.0) -> None:
         if not 0 < rate <= 1 or calls < 1 or window <= 0 or pause <= 0:
             raise ConfigurationError(
                 f"A breaker takes a rate above 0 and up to 1, at least 1 call, and seconds above 0; it got rate={rate}, "
@@ -54,10 +56,15 @@ class Breaker:
         self.calls = calls
         self.window = window
         self.pause = pause
-        self._guard = threading.Lock()
+        self.begin_anew()
+        survives_fork(self)
         self._seen: deque[tuple[float, bool]] = deque()  # (when, failed), oldest first
         self._failures = 0
         self._opened: float | None = None
+
+    def begin_anew(self) -> None:
+        """In a forked child nobody holds the lock, and nobody is trying."""
+        self._guard = threading.Lock()
         self._trying = False
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:

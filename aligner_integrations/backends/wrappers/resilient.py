@@ -14,12 +14,14 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
+from aligner_integrations import threads
 from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, Timeouts, closing_at_end
 from aligner_integrations.backends.deadline import Deadline
-from aligner_integrations.backends.semaphore import Slots
+from aligner_integrations.backends.semaphore import Semaphore
 from aligner_integrations.backends.wrappers.base import Wrapper
 from aligner_integrations.backends.wrappers.breaker import Breaker, Watch
-from aligner_integrations.backends.wrappers.retry import Attempt, Call, Fallback
+from aligner_integrations.backends.wrappers.budget import Budget
+from aligner_integrations.backends.wrappers.retry import Attempt, Call, Fallback, refuse_circles
 from aligner_integrations.errors import (
     OUTAGE,
     AlignerError,
@@ -32,6 +34,9 @@ from aligner_integrations.errors import (
 _Result = TypeVar("_Result", Completion, Score)
 _Ask = Callable[[Sequence[Request]], list[_Result | AlignerError]]
 _AsyncAsk = Callable[[Sequence[Request]], Awaitable[list[_Result | AlignerError]]]
+
+# Seconds; clocks and locks can wait for no more than some centuries.
+_LONGEST = 1e8
 
 
 class Resilience:
@@ -48,7 +53,9 @@ class Resilience:
         max_backoff: Seconds that a wait takes at most, unless a server asks for more.
         concurrency: Most calls of the backend at once, from threads and event loops together; None: no limit. Who waits
             for a turn has only the deadline to watch, so let no more in than the backend takes.
-        breaker: When a failing backend is left alone. None: when half of at least 20 calls failed. False: never.
+        breaker: When a failing backend is left alone. None: when nine in ten of at least 20 calls failed. False: never.
+        budget: How many requests may be tried again at all. None: one for each that succeeds, see `Budget`. False: as many
+            as `retries` says, whatever state the backend is in.
         fallbacks: Aligners or backends that are asked, in this order, for what the backend could not do. An aligner is
             asked with its own template, which takes no fields besides question and answer; a backend with its own
             template, or with the same prompt if it knows none. Each gets an equal share of the time that is left.
@@ -69,6 +76,7 @@ class Resilience:
         max_backoff: float = 8.0,
         concurrency: int | None = 64,
         breaker: Breaker | Literal[False] | None = None,
+        budget: Budget | Literal[False] | None = None,
         fallbacks: Sequence[Fallback] = (),
     ) -> None:
         if retries < 0:
@@ -84,8 +92,10 @@ class Resilience:
             "max_backoff": max_backoff,
         }
         for name, seconds in limits.items():
-            if seconds is not None and not seconds > 0:
-                raise ConfigurationError(f"{name} is {seconds}; it takes seconds above 0.")
+            if seconds is not None and not 0 < seconds <= _LONGEST:
+                raise ConfigurationError(
+                    f"{name} is {seconds}; it takes seconds above 0 and up to {_LONGEST:,.0f}, or None for no limit."
+                )
         self.retries = retries
         self.deadline = deadline
         self.timeout = timeout
@@ -95,16 +105,22 @@ class Resilience:
         self.max_backoff = max_backoff
         self.concurrency = concurrency
         self.breaker = Breaker() if breaker is None else breaker or None
+        self.budget = Budget() if budget is None else budget or None
         self.fallbacks: Sequence[Fallback] = tuple(fallbacks)
-        self.slots = None if concurrency is None else Slots(concurrency)
+        self.slots = None if concurrency is None else Semaphore(concurrency)
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """Copies and pickles have the same settings, and a breaker and a limit of their own."""
         settings = {name: value for name, value in vars(self).items() if name != "slots"}
-        return partial(Resilience, **{**settings, "breaker": self.breaker or False}), ()
+        return partial(Resilience, **{**settings, "breaker": self.breaker or False, "budget": self.budget or False}), ()
 
     def wrap(self, backend: Backend) -> ResilientBackend:
-        """Return the backend under these rules."""
+        """Return the backend under these rules.
+
+        Raises:
+            ConfigurationError: The fallbacks ask each other.
+        """
+        refuse_circles(self)
         return ResilientBackend(backend, self)
 
     def timeouts(self, started: float) -> Timeouts:
@@ -164,6 +180,11 @@ class ResilientBackend(Wrapper):
         self.resilience = resilience
 
     @property
+    def rules(self) -> Resilience:
+        """How the inner backend is called."""
+        return self.resilience
+
+    @property
     def may_fall_back(self) -> bool:
         """Whether a text may come from another aligner."""
         return bool(self.resilience.fallbacks)
@@ -188,7 +209,7 @@ class ResilientBackend(Wrapper):
         await self._atry(call, self.inner.acomplete)
         for fallback, parts in call.fallbacks():
             try:
-                backend, parts = await asyncio.to_thread(fallback.redirect, parts)
+                backend, parts = await _redirected(fallback, parts)
                 call.helped(await _in_time(backend.acomplete, parts))
             except AlignerError as error:
                 call.helped([error] * len(parts))
@@ -310,7 +331,7 @@ class ResilientBackend(Wrapper):
         for fallback, parts in call.fallbacks():
             attempt = Attempt()
             try:
-                backend, parts = await asyncio.to_thread(fallback.redirect, parts)
+                backend, parts = await _redirected(fallback, parts)
                 async with closing_at_end(backend.astream(*parts)) as pieces:
                     async for piece in pieces:
                         if shown := attempt.feed(piece):
@@ -321,6 +342,14 @@ class ResilientBackend(Wrapper):
                 if attempt.shown:
                     raise
         call.end()
+
+
+async def _redirected(fallback: Fallback, parts: Sequence[Request]) -> tuple[Backend, list[Request]]:
+    """Ask a fallback for its backend and its words, off the event loop: it may have to ask a server."""
+    try:
+        return await threads.arun(partial(fallback.redirect, parts), Deadline.latest(p.timeouts for p in parts).left)
+    except TimeoutError:
+        raise BackendError("The fallback was not ready in time.", retryable=True) from None
 
 
 async def _in_time(ask: _AsyncAsk[_Result], parts: Sequence[Request]) -> list[_Result | AlignerError]:

@@ -16,15 +16,23 @@ from typing import Any, Generic, Protocol, TypeVar
 from aligner_integrations import telemetry
 from aligner_integrations.backends.base import Backend, Completion, Request, Score, Timeouts
 from aligner_integrations.backends.deadline import Deadline
-from aligner_integrations.errors import OUTAGE, AlignerError, BackendError, ModelError
+from aligner_integrations.backends.wrappers.budget import Budget
+from aligner_integrations.errors import OUTAGE, AlignerError, BackendError, ConfigurationError, ModelError
 
 logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
+# A server that wants to be left alone for longer, in seconds, is: the correction fails, and the error says for how long.
+_LONGEST_WAIT = 60.0
+
 
 class Fallback(Protocol):
     """Who is asked instead: an aligner, or a backend."""
+
+    @property
+    def rules(self) -> Rules | None:
+        """The rules under which it is itself called."""
 
     def redirect(self, requests: Sequence[Request]) -> tuple[Backend, list[Request]]:
         """Return the backend to ask, and the requests in its own words. May look at files or ask a server."""
@@ -40,7 +48,19 @@ class Rules(Protocol):
     first_token_timeout: float | None
     backoff: float
     max_backoff: float
+    budget: Budget | None
     fallbacks: Sequence[Fallback]
+
+
+def refuse_circles(rules: Rules, around: tuple[Rules, ...] = ()) -> None:
+    """Raise a ConfigurationError if fallbacks would ask each other for ever."""
+    if any(rules is other for other in around):
+        raise ConfigurationError(
+            "These fallbacks go round in a circle: each asks the next. Leave one out of the last's."
+        )
+    for fallback in rules.fallbacks:
+        if fallback.rules is not None:
+            refuse_circles(fallback.rules, (*around, rules))
 
 
 class Call(Generic[_Result]):
@@ -109,19 +129,23 @@ class Call(Generic[_Result]):
         self._attempts += 1
         for i, result in zip(self._open, results, strict=True):
             self._results[i] = result
-        asked, self._open = self._open, [i for i in self._open if _try_again(self._results[i])]
-        waits = [getattr(self._results[i], "retry_after", None) or 0.0 for i in self._open]
-        self._retry_after = max(waits, default=0.0)
-        if self._open:
-            kinds = sorted({type(self._results[i]).__name__ for i in self._open})
+        asked, failed = self._open, [i for i in self._open if _try_again(self._results[i])]
+        self._open = [i for i in failed if _wait_asked(self._results[i]) <= _LONGEST_WAIT]
+        if self._rules.budget is not None and self._attempts <= self._rules.retries:
+            done = sum(not isinstance(self._results[i], AlignerError) and i not in failed for i in asked)
+            self._open = self._open[: self._rules.budget.spend(len(self._open), done)]
+        self._retry_after = max((_wait_asked(self._results[i]) for i in self._open), default=0.0)
+        if failed:
+            kinds = sorted({type(self._results[i]).__name__ for i in failed})
             logger.info(
-                "Attempt %d failed for %d of %d corrections: %s.",
+                "Attempt %d failed for %d of %d corrections, of which %d may be tried again: %s.",
                 self._attempts,
-                len(self._open),
+                len(failed),
                 len(asked),
+                len(self._open),
                 ", ".join(kinds),
             )
-        return 2 * len(self._open) >= len(asked)
+        return 2 * len(failed) >= len(asked)
 
     def stop(self, error: Exception) -> None:
         """Try no more: what is not done has failed, with its own error if it has one."""
@@ -208,6 +232,11 @@ class Attempt:
     def result(self) -> Completion | Score:
         """What came of it: the text, or the score of an answer that was kept."""
         return self._score or Completion(self._text, "stop")
+
+
+def _wait_asked(result: Any) -> float:
+    """Seconds for which a server wants to be left alone."""
+    return getattr(result, "retry_after", None) or 0.0
 
 
 def _try_again(result: Any) -> bool:

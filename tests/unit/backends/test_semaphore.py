@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from aligner_integrations.backends.semaphore import Slots
+from aligner_integrations.backends.semaphore import Semaphore
 
 
 def test_first_come_first_served():
-    slots, order = Slots(1), []
+    slots, order = Semaphore(1), []
     slots.acquire()
 
     def work(i):
@@ -31,7 +31,7 @@ def test_first_come_first_served():
 
 
 def test_whoever_gives_a_lock_back_does_not_get_it_before_those_who_wait():
-    lock, got = Slots(1), threading.Event()
+    lock, got = Semaphore(1), threading.Event()
 
     def other():
         with lock:
@@ -49,7 +49,7 @@ def test_whoever_gives_a_lock_back_does_not_get_it_before_those_who_wait():
 
 
 async def test_no_slot_in_time():
-    slots = Slots(1)
+    slots = Semaphore(1)
     assert slots.acquire(timeout=0.01)
     assert not slots.acquire(timeout=0.01)
     assert not await slots.aacquire(timeout=0.01)
@@ -61,7 +61,7 @@ async def test_no_slot_in_time():
 
 async def test_a_task_is_cancelled_as_its_turn_comes():
     """The slot was given to it, so it must be passed on."""
-    slots = Slots(1)
+    slots = Semaphore(1)
     slots.acquire()
     first, second = (asyncio.create_task(slots.aacquire()) for _ in range(2))
     while slots.waiting < 2:
@@ -76,7 +76,7 @@ async def test_a_task_is_cancelled_as_its_turn_comes():
 
 
 async def test_many_come_and_go():
-    slots, running, most = Slots(4), 0, 0
+    slots, running, most = Semaphore(4), 0, 0
     guard = threading.Lock()
 
     def step(change):

@@ -533,3 +533,33 @@ def test_logs_hold_no_text(caplog):
     aligner.correct("my secret question", "my secret answer")
     assert "Attempt 1 failed" in caplog.text and "opens" in caplog.text
     assert "secret" not in caplog.text
+
+
+# What may not be waited for ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [61.0, 1e30])
+async def test_a_server_that_wants_to_be_left_alone_for_long_is(verb, asked):
+    busy = BackendError("busy", retryable=True, retry_after=asked)
+    aligner, backend = flaky(busy, deadline=None)
+    with pytest.raises(BackendError, match="busy"):
+        await verb(aligner)
+    assert backend.calls == 1
+
+
+@pytest.mark.parametrize("name", ["deadline", "timeout", "connect_timeout", "first_token_timeout", "backoff"])
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e10, 0, -1])
+def test_seconds_that_nobody_can_wait(name, seconds):
+    with pytest.raises(ConfigurationError, match=f"{name} is"):
+        Resilience(**{name: seconds})
+
+
+async def test_fallbacks_that_ask_each_other_are_refused(verb):
+    one, other = (Aligner(backend=FlakyBackend(REFUSED), template=TEMPLATE) for _ in range(2))
+    one.resilience = Resilience(fallbacks=[other])
+    other.resilience = Resilience(fallbacks=[FakeBackend(fixed("x")), one])
+    for aligner in (one, other):
+        with pytest.raises(ConfigurationError, match="round in a circle"):
+            await verb(aligner)
+    other.resilience = Resilience(fallbacks=[FakeBackend(fixed("x"))])
+    assert (await verb(one)).text == "x"
