@@ -125,7 +125,7 @@ class Call(Generic[_Result]):
         return replace(self._requests[i], timeouts=limits)
 
     def take(self, results: Sequence[_Result | AlignerError]) -> bool:
-        """Take what an attempt gave; return whether the backend failed in it."""
+        """Take what an attempt gave; return whether the backend failed in it: a batch of which something was done has not."""
         self._attempts += 1
         for i, result in zip(self._open, results, strict=True):
             self._results[i] = result
@@ -145,7 +145,7 @@ class Call(Generic[_Result]):
                 len(self._open),
                 ", ".join(kinds),
             )
-        return 2 * len(failed) >= len(asked)
+        return len(failed) == len(asked)
 
     def stop(self, error: Exception) -> None:
         """Try no more: what is not done has failed, with its own error if it has one."""
