@@ -1,40 +1,28 @@
 """Corrections that have been made before: kept in memory or in an SQLite file, for threads, tasks and processes.
 
 `Cache` is what users make and share; `CachedBackend` is one backend behind it. Only what an aligner finished is kept:
-nothing empty, cut, failed or written by a fallback. What lives elsewhere: the file (`store.py`).
+nothing empty, cut, failed or written by a fallback. What lives elsewhere: how one call goes (`search.py`), the file (`store.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
 import os
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from aligner_integrations import telemetry
-from aligner_integrations._version import __version__
-from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, TokenScore, closing_at_end
+from aligner_integrations import threads
+from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, closing_at_end
 from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.wrappers.base import Wrapper
+from aligner_integrations.backends.wrappers.search import Flights, Kind, Search, keys
 from aligner_integrations.backends.wrappers.store import Store
-from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError
-from aligner_integrations.fingerprint import serial
 
 _Result = TypeVar("_Result")
 _Ask = Callable[[Sequence[Request]], list[_Result | AlignerError]]
 _AsyncAsk = Callable[[Sequence[Request]], Awaitable[list[_Result | AlignerError]]]
-_Kind = Literal["completion", "score"]
-
-# In every key: what is stored means something else once this changes.
-_FORMAT = 1
 
 
 class Cache:
@@ -88,148 +76,6 @@ class Cache:
         self.store.close()
 
 
-class Flights:
-    """Which requests are being run at the moment, and who waits for them."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._running: dict[bytes, Flight] = {}
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._running)
-
-    def join(self, key: bytes) -> tuple[Flight, bool]:
-        """Return what the request will come to, and whether it is up to the caller to run it and `land` it."""
-        with self._guard:
-            if key in self._running:
-                return self._running[key], False
-            flight = self._running[key] = Flight()
-            return flight, True
-
-    def land(self, key: bytes, flight: Flight, result: Any) -> None:
-        """Give those who wait the result; None: they have to run it themselves."""
-        with self._guard:
-            del self._running[key]
-        flight.set_result(result)
-
-
-class Flight(Future[Any]):
-    """What a request will come to; `thread` is the one that began it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.thread = threading.get_ident()
-        self.set_running_or_notify_cancel()  # so that one who waits and is cancelled does not cancel it
-
-
-class _Search(Generic[_Result]):
-    """One call on its way through a cache; lives for that call only.
-
-    Args:
-        cache: The cache.
-        backend: The backend behind it.
-        kind: What is asked for.
-        requests: The requests.
-    """
-
-    def __init__(self, cache: Cache, backend: Backend, kind: _Kind, requests: Sequence[Request]) -> None:
-        self._cache = cache
-        self._backend = backend
-        self._kind = kind
-        self._requests = list(requests)
-        self._keys: list[bytes] = []
-        self._flights: dict[int, Flight] = {}  # those begun here
-        self._results: list[Any] = [None] * len(self._requests)
-        self.others: dict[int, Flight] = {}
-        """Those that somebody else has begun, by their places."""
-
-    def name(self) -> bool:
-        """Find the keys of the requests; False if the backend cannot say who it is at the moment. May read files."""
-        try:
-            self._keys = keys(self._backend, self._kind, self._requests)
-        except BackendError:  # a server that is down; asking it for more than its name will say so
-            return False
-        return True
-
-    def open(self) -> tuple[bool, bool]:
-        """Do `name`, and look whether the store has everything, so that nothing has to be begun. May read files."""
-        if not self.name():
-            return False, False
-        found = self._cache.store.get(self._keys)
-        results = [_decode(self._kind, found[key]) for key in self._keys if key in found]
-        if len(results) < len(self._keys) or None in results:
-            return True, False  # `find` looks again: somebody may have landed meanwhile
-        self._results = results
-        telemetry.count("aligner.cache.lookups", len(found), {"aligner.cache.hit": True})
-        return True, True
-
-    def join(self) -> None:
-        """Begin what nobody has begun; what comes twice in a batch is begun once. `land` has to follow."""
-        for i, key in enumerate(self._keys):
-            flight, own = self._cache.flights.join(key)
-            (self._flights if own else self.others)[i] = flight
-
-    def find(self) -> None:
-        """Look in the store. May read a file."""
-        found = self._cache.store.get([self._keys[i] for i in self._flights])
-        for i in self._flights:
-            if (text := found.get(self._keys[i])) is not None:
-                self._results[i] = _decode(self._kind, text)
-        telemetry.count("aligner.cache.lookups", len(found), {"aligner.cache.hit": True})
-        telemetry.count("aligner.cache.lookups", len(self._flights) - len(found), {"aligner.cache.hit": False})
-
-    @property
-    def missing(self) -> list[int]:
-        """Places of requests that have to be run here."""
-        return [i for i in range(len(self._requests)) if self._results[i] is None and i not in self.others]
-
-    def parts(self) -> list[Request]:
-        """Requests that have to be run here."""
-        return [self._requests[i] for i in self.missing]
-
-    def known(self) -> str | None:
-        """The text of the only request, if it is in the store."""
-        if self.name():
-            text = self._cache.store.get(self._keys).get(self._keys[0])
-            telemetry.count("aligner.cache.lookups", 1, {"aligner.cache.hit": text is not None})
-            return text
-        return None
-
-    def take(self, results: Sequence[_Result | AlignerError]) -> None:
-        """Take what came of them, and keep what is good. May write a file."""
-        good: dict[int, str] = {}
-        for i, result in zip(self.missing, results, strict=True):
-            self._results[i] = result
-            if self._keys and (text := _encode(result)) is not None:
-                good[i] = text
-        # Weights that were loaded only now may be newer than those that were asked for.
-        if good and keys(self._backend, self._kind, [self._requests[i] for i in good]) == [self._keys[i] for i in good]:
-            self._cache.store.put({self._keys[i]: text for i, text in good.items()})
-
-    def land(self) -> None:
-        """Give what was begun here to those who wait for it."""
-        while self._flights:
-            i, flight = self._flights.popitem()
-            result = self._results[i]
-            self._cache.flights.land(self._keys[i], flight, None if isinstance(result, AlignerError) else result)
-
-    def left(self, i: int) -> float | None:
-        """Seconds until the deadline of a request."""
-        return Deadline(self._requests[i].timeouts.deadline).left
-
-    def settle(self, i: int, result: Any) -> None:
-        """Take what somebody else's run came to; None: it has to be run here."""
-        self.others.pop(i)
-        if isinstance(result, Completion):
-            result = replace(result, usage=Usage())  # its tokens are counted where it was run
-        self._results[i] = result
-
-    def done(self) -> list[_Result | AlignerError]:
-        """One result a request, in order."""
-        return self._results
-
-
 class CachedBackend(Wrapper):
     """A backend whose finished work is looked up before it is done again."""
 
@@ -253,56 +99,52 @@ class CachedBackend(Wrapper):
         """`score` without blocking the event loop."""
         return await self._athrough("score", requests, self.inner.ascore)
 
-    def _through(self, kind: _Kind, requests: Sequence[Request], run: _Ask[_Result]) -> list[_Result | AlignerError]:
-        search = _Search[_Result](self.cache, self.inner, kind, requests)
-        if not search.name():
-            return run(requests)
+    def _through(self, kind: Kind, requests: Sequence[Request], run: _Ask[_Result]) -> list[_Result | AlignerError]:
+        search = Search[_Result](self.cache.store, self.cache.flights, self.inner, kind, requests)
         try:
-            search.join()
-            search.find()
-            if parts := search.parts():
-                search.take(run(parts))
-        finally:
-            search.land()
-        for i, flight in list(search.others.items()):
-            # Somebody this very thread has interrupted would never go on while it waits here.
-            result = None
-            if flight.thread != threading.get_ident() or flight.done():
-                try:
-                    result = flight.result(search.left(i))
-                except TimeoutError:
-                    result = _late()
-            search.settle(i, result)
-        if parts := search.parts():
-            search.take(run(parts))
+            if not threads.run(search.name, search.deadline.left):
+                return run(requests)
+        except TimeoutError:
+            return search.late()
+        while search.missing:
+            failure: Exception | None = None
+            try:
+                search.join()
+                search.find()
+                if parts := search.parts():
+                    search.take(run(parts))
+            except Exception as error:
+                failure = error
+                raise
+            finally:
+                search.land(failure)
+            search.wait()
         return search.done()
 
     async def _athrough(
-        self, kind: _Kind, requests: Sequence[Request], run: _AsyncAsk[_Result]
+        self, kind: Kind, requests: Sequence[Request], run: _AsyncAsk[_Result]
     ) -> list[_Result | AlignerError]:
-        search = _Search[_Result](self.cache, self.inner, kind, requests)
-        # One thread for a hit: each costs as much as the look-up itself.
-        named, found = await asyncio.to_thread(search.open)
-        if not named:
-            return await run(requests)
-        if found:
-            return search.done()
+        search = Search[_Result](self.cache.store, self.cache.flights, self.inner, kind, requests)
         try:
-            search.join()
-            await asyncio.to_thread(search.find)
-            if parts := search.parts():
-                await asyncio.to_thread(search.take, await run(parts))
-        finally:
-            search.land()
-        for i, flight in list(search.others.items()):
+            # One thread for a hit: each costs as much as the look-up itself.
+            if not await threads.arun(search.open, search.deadline.left):
+                return await run(requests)
+        except TimeoutError:
+            return search.late()
+        while search.missing:
+            failure: Exception | None = None
             try:
-                async with asyncio.timeout(search.left(i)):
-                    result = await asyncio.wrap_future(flight)
-            except TimeoutError:
-                result = _late()
-            search.settle(i, result)
-        if parts := search.parts():
-            await asyncio.to_thread(search.take, await run(parts))
+                search.join()
+                await threads.arun(search.find, None)
+                if parts := search.parts():
+                    results = await run(parts)
+                    await threads.arun(partial(search.take, results), None)
+            except Exception as error:
+                failure = error
+                raise
+            finally:
+                search.land(failure)
+            await search.await_others()
         return search.done()
 
     def stream(self, request: Request) -> Iterator[str]:
@@ -320,7 +162,7 @@ class CachedBackend(Wrapper):
     async def astream(self, request: Request) -> AsyncIterator[str]:
         """`stream` without blocking the event loop; closing it stops the work."""
         search = self._search("completion", request)
-        if (text := await asyncio.to_thread(search.known)) is not None:
+        if (text := await threads.arun(search.known, search.deadline.left)) is not None:
             yield text
             return
         written = []
@@ -328,7 +170,7 @@ class CachedBackend(Wrapper):
             async for piece in pieces:
                 written.append(piece)
                 yield piece
-        await asyncio.to_thread(self._keep_text, search, written)
+        await threads.arun(partial(self._keep_text, search, written), None)
 
     def stream_unless(self, request: Request, keep: Keep) -> Iterator[str | Score]:
         """`stream`, unless the answer is kept. What is known of the answer is never judged or written again."""
@@ -343,7 +185,9 @@ class CachedBackend(Wrapper):
 
     async def astream_unless(self, request: Request, keep: Keep) -> AsyncIterator[str | Score]:
         """`stream_unless` without blocking the event loop; closing it stops the work."""
-        if not self.judges_streams or await asyncio.to_thread(self._knows, request):
+        if not self.judges_streams or await threads.arun(
+            partial(self._knows, request), Deadline(request.timeouts.deadline).left
+        ):
             async with closing_at_end(super().astream_unless(request, keep)) as known:
                 async for item in known:
                     yield item
@@ -353,15 +197,15 @@ class CachedBackend(Wrapper):
             async for item in pieces:
                 items.append(item)
                 yield item
-        await asyncio.to_thread(self._keep_items, request, items)
+        await threads.arun(partial(self._keep_items, request, items), None)
 
-    def _search(self, kind: _Kind, request: Request) -> _Search[Any]:
-        return _Search(self.cache, self.inner, kind, [request])
+    def _search(self, kind: Kind, request: Request) -> Search[Any]:
+        return Search(self.cache.store, self.cache.flights, self.inner, kind, [request])
 
     def _knows(self, request: Request) -> bool:
         """Whether there is a score or a text, so that judging before is as quick as judging while it streams."""
         try:
-            wanted = [key for kind in get_args(_Kind) for key in keys(self.inner, kind, [request])]
+            wanted = [key for kind in get_args(Kind) for key in keys(self.inner, kind, [request])]
         except BackendError:  # a server that is down; asking it for more than its name will say so
             return False
         return bool(self.cache.store.get(wanted))
@@ -377,58 +221,7 @@ class CachedBackend(Wrapper):
             if search.name():
                 self._keep_text(search, items)
 
-    def _keep_text(self, search: _Search[Any], written: Sequence[str | Score]) -> None:
+    def _keep_text(self, search: Search[Any], written: Sequence[str | Score]) -> None:
         # A stream does not say whether it is a fallback's.
         if not self.inner.may_fall_back:
             search.take([Completion("".join(map(str, written)), "stop")])
-
-
-def keys(backend: Backend, kind: _Kind, requests: Sequence[Request]) -> list[bytes]:
-    """Return what tells the requests from all that could come to another text."""
-    name = backend.fingerprint
-    while isinstance(backend, Wrapper):
-        backend = backend.inner
-    head = [_FORMAT, __version__, kind, serial(backend) if name is None else name]
-    return [
-        hashlib.sha256(
-            json.dumps(
-                [*head, r.prompt, r.completion_prefix, r.max_new_tokens, r.question, r.answer], default=repr
-            ).encode()
-        ).digest()
-        for r in requests
-    ]
-
-
-def _encode(result: Any) -> str | None:
-    """What is kept of a result; None: nothing."""
-    if isinstance(result, Completion):
-        good = result.finish_reason == "stop" and result.text.strip() and not result.by_fallback
-        return result.text if good and _is_text(result.text) else None
-    if isinstance(result, Score):
-        tokens = [[t.text, t.start, t.end, t.logprob, t.gap, t.mark] for t in result.tokens]
-        return json.dumps([tokens, result.total, result.mean, result.minimum, result.max_gap, result.gate])
-    return None
-
-
-def _is_text(text: str) -> bool:
-    """False with half of a surrogate pair in it, which JSON can carry and UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _decode(kind: _Kind, text: str) -> Completion | Score | None:
-    """The result that was kept; it takes no tokens. None: somebody else has written into the file."""
-    if kind == "completion":
-        return Completion(text, "stop")
-    try:
-        tokens, *numbers = json.loads(text)
-        return Score(tuple(TokenScore(*token) for token in tokens), *numbers)
-    except (ValueError, TypeError):
-        return None
-
-
-def _late() -> BackendError:
-    return BackendError("The deadline passed while an equal request was being run.", retryable=True)

@@ -7,6 +7,7 @@ was. Trouble with the file is logged, and is never the trouble of a correction. 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import sqlite3
@@ -23,7 +24,16 @@ _APPLICATION = 0x416C6E72  # "Alnr": marks the file as ours
 _BUSY = 5.0  # seconds to wait for another process that writes
 _KEYS_AT_ONCE = 500
 _opening = threading.Lock()
-_TABLE = "CREATE TABLE IF NOT EXISTS kept (key BLOB NOT NULL UNIQUE, written REAL NOT NULL, text TEXT NOT NULL)"
+_TABLE = """
+CREATE TABLE IF NOT EXISTS kept
+(key BLOB NOT NULL UNIQUE, written REAL NOT NULL, text TEXT NOT NULL, checksum BLOB NOT NULL)
+"""
+# What a damaged file makes SQLite and its Python side raise.
+_TROUBLE = (sqlite3.Error, ValueError, OverflowError)
+
+
+def _checksum(key: bytes, text: str) -> bytes:
+    return hashlib.blake2b(key + text.encode(), digest_size=8).digest()
 
 
 class Store:
@@ -50,7 +60,7 @@ class Store:
         try:
             self._writer = self._open()
             self._reader = self._writer if path is None else self._open()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *_TROUBLE) as error:
             raise ConfigurationError(
                 f"{path} cannot be used as a cache: {error}. Name a file that can be written, or one that does not exist."
             ) from error
@@ -67,9 +77,12 @@ class Store:
                 for start in range(0, len(keys), _KEYS_AT_ONCE):
                     part = keys[start : start + _KEYS_AT_ONCE]
                     marks = ",".join("?" * len(part))
-                    query = f"SELECT key, text FROM kept WHERE key IN ({marks}) AND written > ?"  # noqa: S608 - marks only
-                    found.update(self._reader.execute(query, (*part, oldest)))
-        except sqlite3.Error as error:
+                    query = f"SELECT key, text, checksum FROM kept WHERE key IN ({marks}) AND written > ?"  # noqa: S608 - marks only
+                    for key, text, checksum in self._reader.execute(query, (*part, oldest)):
+                        # A disk may turn a bit, and a wrong text is worse than none.
+                        if isinstance(text, str) and checksum == _checksum(key, text):
+                            found[key] = text
+        except _TROUBLE as error:
             self._complain("read", error)
         return found
 
@@ -80,11 +93,12 @@ class Store:
             with self._write_lock, self._writer as transaction:
                 transaction.execute("BEGIN IMMEDIATE")
                 transaction.executemany(
-                    "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", [(key, now, text) for key, text in texts.items()]
+                    "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)",
+                    [(key, now, text, _checksum(key, text)) for key, text in texts.items()],
                 )
                 self._prune(transaction, now)
             self._fine = True
-        except sqlite3.Error as error:
+        except _TROUBLE as error:
             self._complain("written", error)
 
     def clear(self) -> None:
@@ -138,8 +152,13 @@ class Store:
             if self.path is not None:
                 # Corrections are private; SQLite gives the files beside it the same permissions. Never open a file that
                 # is there: closing it again would drop all locks this process has on it, and the file would break.
-                with contextlib.suppress(FileExistsError):
+                try:
                     os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+                except FileExistsError:
+                    for path in (self.path, *(Path(f"{self.path}-{beside}") for beside in ("wal", "shm"))):
+                        with contextlib.suppress(FileNotFoundError):
+                            if path.stat().st_mode & 0o077:
+                                path.chmod(0o600)
             connection = sqlite3.connect(
                 self.path or ":memory:", timeout=_BUSY, isolation_level=None, check_same_thread=False
             )
@@ -167,9 +186,12 @@ class Store:
             if owner != _APPLICATION and (owner or tables):
                 raise sqlite3.DatabaseError("it is a database of something else")
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(kept)")]
+            if columns and "checksum" not in columns:  # an older version's
+                connection.execute("DROP TABLE kept")
             connection.execute(_TABLE)
 
-    def _complain(self, what: str, error: sqlite3.Error) -> None:
+    def _complain(self, what: str, error: Exception) -> None:
         if self._fine:
             logger.warning("The cache %s cannot be %s (%s); corrections go on without it.", self.path, what, error)
         self._fine = False

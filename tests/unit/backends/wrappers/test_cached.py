@@ -4,6 +4,7 @@ import asyncio
 import copy
 import os
 import pickle
+import random
 import sqlite3
 import stat
 import statistics
@@ -15,8 +16,9 @@ import pytest
 
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import Backend, Completion, FakeBackend, Request
-from aligner_integrations.backends.wrappers.cached import Cache, keys
+from aligner_integrations.backends.wrappers.cached import Cache
 from aligner_integrations.backends.wrappers.resilient import Resilience
+from aligner_integrations.backends.wrappers.search import keys
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import (
     BackendError,
@@ -264,12 +266,57 @@ async def test_equal_requests_at_the_same_time_are_run_once(cache):
     assert backend.calls == 1 and len(cache.flights) == 0
 
 
-async def test_if_the_one_fails_the_others_try_for_themselves(cache):
+async def test_if_the_one_fails_those_who_wait_fail_with_it(cache):
     backend = Named(OUTAGE, seconds=0.05)
     aligner = aligner_of(backend, cache, on_error="keep")
     done = await asyncio.gather(*(aligner.acorrect("q", "It is bad.") for _ in range(5)))
-    assert sorted(c.outcome for c in done) == ["corrected"] * 4 + ["failed"]
-    assert backend.calls == 5
+    assert [c.outcome for c in done] == ["failed"] * 5 and backend.calls == 1
+    assert (await aligner.acorrect("q", "It is bad.")).outcome == "corrected"  # whoever comes later tries anew
+
+
+async def test_what_is_raised_for_all_is_raised_for_those_who_wait(cache):
+    backend = Named(ModelLoadError("gone"), seconds=0.05)
+    backend._results = raise_first(backend._results)
+    aligner = aligner_of(backend, cache)
+    done = await asyncio.gather(*(aligner.acorrect("q", "It is bad.") for _ in range(5)), return_exceptions=True)
+    assert [type(error) for error in done] == [ModelLoadError] * 5 and backend.calls == 1
+
+
+def raise_first(results):
+    """As backends raise what is wrong with the model itself."""
+
+    def raising(step, requests):
+        if isinstance(step, ModelLoadError):
+            raise step
+        return results(step, requests)
+
+    return raising
+
+
+async def test_if_the_one_is_cancelled_another_one_takes_its_place(cache):
+    backend = Named(60.0, seconds=0.05)
+    aligner = aligner_of(backend, cache)
+    leader = asyncio.create_task(aligner.acorrect("q", "It is bad."))
+    while not backend.calls:
+        await asyncio.sleep(0.001)
+    tasks = [leader, *(asyncio.create_task(aligner.acorrect("q", "It is bad.")) for _ in range(49))]
+    await asyncio.sleep(0.1)
+    leader.cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(isinstance(one, asyncio.CancelledError) for one in done) == 1
+    assert sum(getattr(one, "text", None) == "It is good." for one in done) == 49
+    assert backend.calls == 2 and len(cache.flights) == 0
+
+
+async def test_threads_that_wait_take_no_thread_from_the_one_they_wait_for(cache):
+    backend = Named(seconds=0.2)
+    aligner = aligner_of(backend, cache)
+    first = asyncio.create_task(aligner.acorrect("q", "It is bad."))
+    while not backend.calls:
+        await asyncio.sleep(0.001)
+    others = [asyncio.create_task(asyncio.to_thread(aligner.correct, "q", "It is bad.")) for _ in range(40)]
+    done = await asyncio.gather(first, *others)
+    assert {c.text for c in done} == {"It is good."} and backend.calls == 1
 
 
 @pytest.mark.parametrize("doomed", [0, 1])
@@ -387,6 +434,99 @@ def test_the_file_is_private_and_holds_no_question(tmp_path):
     assert path in files and all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
     content = b"".join(file.read_bytes() for file in files)
     assert b"secret question" not in content and b"It is bad" not in content and b"It is good" in content
+
+
+def test_a_score_that_is_kept_holds_no_word_of_the_answer(tmp_path):
+    path = tmp_path / "cache.db"
+
+    def score(answer):
+        return score_of(answer, gap=9.0)
+
+    cache = Cache(path)
+    backend = ScoringBackend(score, fixed("A polite text."), gate=0.5)
+    backend.fingerprint = ["a name"]
+    aligner = aligner_of(backend, cache)
+    answer = "The canary number is 4929-1234, and I hate Bob."
+    first = aligner.score("q", answer)
+    assert aligner.correct("q", answer).text == "A polite text."
+    assert aligner.score("q", answer) == first and backend.scored == [answer]  # with its words, and from the file
+    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert not [word for word in answer.split() if len(word) > 3 and word.encode() in content]
+    cache.close()
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(tmp_path):
+    path = tmp_path / "cache.db"
+    path.touch(0o644)
+    path.chmod(0o644)
+    cache = Cache(path)
+    aligner_of(Named(), cache).correct("q", "It is bad.")
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+    cache.close()
+
+
+def test_a_file_of_an_older_version_begins_anew(tmp_path):
+    path = tmp_path / "cache.db"
+    Cache(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE kept")
+        database.execute("CREATE TABLE kept (key BLOB NOT NULL UNIQUE, written REAL NOT NULL, text TEXT NOT NULL)")
+    database.close()
+    cache, backend = Cache(path), Named()
+    for _ in range(2):
+        assert aligner_of(backend, cache).correct("q", "It is bad.").text == "It is good."
+    assert backend.calls == 1
+    cache.close()
+
+
+def damaged(content, rng):
+    """A file after a disk has had its way with it."""
+    data, many = bytearray(content), rng.choice([1, 1, 1, 5, 50, 500])
+    how = rng.choice(["flip", "flip", "zero", "cut", "double"])
+    if how == "flip":
+        for _ in range(many):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif how == "zero":
+        start = rng.randrange(len(data))
+        data[start : start + many * 16] = bytes(len(data[start : start + many * 16]))
+    elif how == "cut":
+        del data[rng.randrange(len(data)) :]
+    else:
+        one, other = (4096 * rng.randrange(len(data) // 4096) for _ in range(2))
+        data[one : one + 4096] = data[other : other + 4096]
+    return bytes(data)
+
+
+def test_a_damaged_file_gives_no_wrong_text(tmp_path):
+    path = tmp_path / "cache.db"
+    pairs = [(f"q{i}", f"bad {i}") for i in range(200)]
+    cache = Cache(path)
+    aligner_of(Named(), cache).correct_many(pairs)
+    cache.close()
+    content, rng, opened = path.read_bytes(), random.Random(5), 0
+    for n in range(60):
+        other = tmp_path / f"{n}.db"
+        other.write_bytes(damaged(content, rng))
+        try:
+            cache = Cache(other)
+        except ConfigurationError:
+            continue
+        opened += 1
+        done = aligner_of(Named(), cache).correct_many(pairs)
+        assert [c.text for c in done] == [f"good {i}" for i in range(200)]
+        cache.close()
+    assert opened > 10
+
+
+def test_what_is_no_text_in_the_file_is_made_again(tmp_path):
+    path = tmp_path / "cache.db"
+    cache, backend = Cache(path), Named()
+    aligner_of(backend, cache).correct("q", "It is bad.")
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE kept SET text = x'ff00'")
+    database.close()
+    assert aligner_of(backend, cache).correct("q", "It is bad.").text == "It is good." and backend.calls == 2
+    cache.close()
 
 
 @pytest.mark.parametrize("fault", ["text", "foreign", "folder", "missing"])
