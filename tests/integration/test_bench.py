@@ -10,9 +10,8 @@ from aligner_integrations import Aligner
 from aligner_integrations.backends.base import Request
 from aligner_integrations.backends.local.backend import LocalBackend
 from aligner_integrations.bench import scripted
-from aligner_integrations.bench.decoding import Case
+from aligner_integrations.bench.decoding import Case, gap_where_they_part
 from aligner_integrations.bench.scripted import SHORT_CORRECTION, ScriptedBackend, hard_cases
-from aligner_integrations.bench.ties import gap_where_they_part
 from aligner_integrations.cli.app import app
 from tests.integration import tiny
 

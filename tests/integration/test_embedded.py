@@ -10,7 +10,7 @@ from llama_index.core.query_engine import CustomQueryEngine
 
 from aligner_integrations import Aligner, AlignerQueryEngine, AlignerRunnable
 from aligner_integrations.backends.local import loading
-from aligner_integrations.bench.ties import TIE, gap_where_they_part
+from aligner_integrations.bench.decoding import TIE, gap_where_they_part
 from aligner_integrations.errors import TruncatedCorrectionError
 from aligner_integrations.evaluation.quality import evaluate
 from aligner_integrations.evaluation.rows import read_rows

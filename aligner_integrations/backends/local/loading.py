@@ -29,8 +29,7 @@ except ImportError as error:
     ) from error
 
 from aligner_integrations.backends.local import converted
-from aligner_integrations.backends.local.attention import share_heads
-from aligner_integrations.backends.local.cpu import pack
+from aligner_integrations.backends.local.cpu import pack, share_heads
 from aligner_integrations.backends.local.prefix_cache import Prefixes
 from aligner_integrations.backends.local.probe import GateProbe
 from aligner_integrations.backends.local.speculative import DraftSupport, find_support
