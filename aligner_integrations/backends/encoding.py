@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligner_integrations.errors import MissingDependencyError, ModelLoadError
+from aligner_integrations.errors import ModelLoadError, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,13 +41,9 @@ def load_tokenizer(source: str | Path) -> Any:
         MissingDependencyError: transformers is not installed.
         ModelLoadError: There is none, or it is broken.
     """
-    try:
+    what = "Without tokenizer= the prompt goes to the server as text. A tokenizer needs transformers"
+    with require("local", what, "transformers"):
         from transformers import AutoTokenizer
-    except ImportError as error:
-        raise MissingDependencyError(
-            "A tokenizer needs transformers: pip install 'aligner-integrations[local]'. Without tokenizer= the prompt goes "
-            "to the server as text."
-        ) from error
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, clean_up_tokenization_spaces=False)
     except Exception as error:  # broken files fail in any way

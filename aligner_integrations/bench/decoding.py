@@ -20,7 +20,7 @@ import torch
 
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
 from aligner_integrations.backends.local.backend import LocalBackend
-from aligner_integrations.errors import ConfigurationError, MissingDependencyError
+from aligner_integrations.errors import ConfigurationError, require
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
@@ -121,12 +121,8 @@ class SpeedReport:
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        try:
+        with require("train", "A plot needs matplotlib", "matplotlib"):
             from matplotlib.figure import Figure
-        except ImportError as error:
-            raise MissingDependencyError(
-                "A plot needs matplotlib: pip install 'aligner-integrations[train]'"
-            ) from error
         ways = list(next(iter(self.kinds.values())))
         figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
         axes = figure.add_subplot()

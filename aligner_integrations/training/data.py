@@ -1,6 +1,6 @@
 """Q-A-C triples: reading them, encoding them, and laying out batches in training order.
 
-What lives elsewhere: which rows the embedded aligner learns from (`embedded.py`), the training itself (`sft.py`).
+What lives elsewhere: which rows the embedded aligner learns from (`embedded/data.py`), the training itself (`sft.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
-from aligner_integrations.errors import ConfigurationError, InvalidTextError, MissingDependencyError
+from aligner_integrations.errors import ConfigurationError, InvalidTextError, require
 from aligner_integrations.jsonl import read_jsonl
 
 if TYPE_CHECKING:
@@ -90,11 +90,9 @@ def _file_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
+    with require("train", "Reading Parquet needs", "pyarrow.parquet"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError("Reading Parquet needs: pip install 'aligner-integrations[train]'") from error
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
@@ -107,12 +105,8 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _hub_rows(name: str, split: str) -> Iterable[Mapping[str, Any]]:
-    try:
+    with require("train", "Reading a data set from the Hub needs", "datasets"):
         import datasets
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Reading a data set from the Hub needs: pip install 'aligner-integrations[train]'"
-        ) from error
     try:
         rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, split=split)
     except Exception as error:  # its own kinds, and those of the readers below it

@@ -15,18 +15,19 @@ from typing import Any
 
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.backends.semaphore import Slots
-from aligner_integrations.errors import MissingDependencyError, ModelLoadError
+from aligner_integrations.errors import ModelLoadError, require
 from aligner_integrations.models import SMOLLM2, ModelFiles, fingerprint_of, locate, locate_base
 
-try:
+with require(
+    "local",
+    "Running an aligner on this machine needs torch, transformers and peft ({missing} is missing)",
+    "safetensors",
+    "torch",
+    "transformers",
+):
     import torch
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-except ImportError as error:
-    raise MissingDependencyError(
-        f"Running an aligner on this machine needs torch, transformers and peft ({error.name} is missing): "
-        "pip install 'aligner-integrations[local]'"
-    ) from error
 
 from aligner_integrations.backends.local import converted
 from aligner_integrations.backends.local.cpu import pack, share_heads
@@ -259,12 +260,10 @@ def _read_tokenizer(folder: Path, gguf_file: str | None) -> Any:
 
 
 def _add_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
-    try:  # here, because importing it takes a second, and merged weights from the cache do without
+    # Here, because importing it takes a second, and merged weights from the cache do without.
+    with require("local", f"The adapter in {folder} needs peft", "peft"):
         from peft import PeftModel, get_peft_model_state_dict
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"The adapter in {folder} needs peft: pip install 'aligner-integrations[local]'"
-        ) from error
+
     path = folder / "adapter_model.safetensors"
     try:
         with safe_open(path, "pt") as file:
