@@ -24,7 +24,7 @@
             └── OverloadedError              too many corrections are on their way at once
 
 `retryable` says whether the same call may succeed later. What else lives here: `require`, through which every optional
-package is imported.
+package is imported, and `first_line`, which quotes the errors of others.
 """
 
 from __future__ import annotations
@@ -157,3 +157,8 @@ def require(extra: str, what: str, *modules: str) -> Iterator[None]:
             raise
         sentence = f"{what}: pip install 'aligner-integrations[{extra}]'".replace("{missing}", str(error.name))
         raise MissingDependencyError(sentence, name=error.name) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of others says, short enough for a sentence of ours."""
+    return (str(error).strip().splitlines() or ["no details"])[0][:300]

@@ -216,6 +216,19 @@ def forget(aligner: Aligner) -> None:
         aligner.backend.forget()
 
 
+def take_turns(
+    one: Aligner, other: Aligner, cases: Sequence[Case], measure: Callable[[Aligner, Case], float]
+) -> tuple[float, float]:
+    """Return the median seconds of two aligners over the same cases; they take turns at being the first."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number, case in enumerate(cases):
+        for which in (0, 1) if number % 2 else (1, 0):
+            aligner = (one, other)[which]
+            forget(aligner)
+            seconds[which].append(measure(aligner, case))
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
 def gap_where_they_part(aligner: Aligner, question: str, answer: str, first: str, second: str) -> float | None:
     """Return how far apart the model's logits are for the two tokens with which two corrections part.
 

@@ -6,10 +6,10 @@ What lives elsewhere: which rows the embedded aligner learns from (`embedded/dat
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
 from aligner_integrations.errors import ConfigurationError, InvalidTextError, require
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from aligner_integrations.templates import Template
+
+_Row = TypeVar("_Row")
 
 FILE_KINDS = (".jsonl", ".jsonl.gz", ".parquet")
 
@@ -186,13 +188,18 @@ def batches_by_tokens(rows: Sequence[EncodedTriple], tokens: int, rng: random.Ra
     Rows of 50 and of 900 tokens in one training make batches of fixed size either tiny or huge; on a CPU that is most
     of the time spent. Ties in length are broken at random, so that batches differ between passes.
     """
-    order = sorted(rows, key=lambda row: (len(row), rng.random()))
-    batches: list[list[EncodedTriple]] = []
-    for row in order:
+    batches = grouped(sorted(rows, key=lambda row: (len(row), rng.random())), len, tokens)
+    rng.shuffle(batches)
+    return batches
+
+
+def grouped(rows: Iterable[_Row], length: Callable[[_Row], int], tokens: int) -> list[list[_Row]]:
+    """Group rows, shortest first, into batches of at most `tokens` padded tokens each; a longer row is one alone."""
+    batches: list[list[_Row]] = []
+    for row in rows:
         # Ascending order: the newest row is the widest, so it sets the padded width of the batch.
-        if batches and len(row) * (len(batches[-1]) + 1) <= tokens:
+        if batches and length(row) * (len(batches[-1]) + 1) <= tokens:
             batches[-1].append(row)
         else:
             batches.append([row])
-    rng.shuffle(batches)
     return batches

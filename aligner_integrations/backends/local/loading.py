@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.backends.semaphore import Slots
-from aligner_integrations.errors import ModelLoadError, require
+from aligner_integrations.errors import ModelLoadError, first_line, require
 from aligner_integrations.models import SMOLLM2, ModelFiles, fingerprint_of, locate, locate_base
 
 with require(
@@ -70,6 +71,13 @@ class Weights:
     lock: Slots = field(default_factory=lambda: Slots(1))
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
     batchers: dict[Any, Batcher[Any, Any]] = field(default_factory=dict)
+
+    def padded(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return rows of token ids as a rectangle, padded on the left, and its attention mask, both (rows, longest)."""
+        width, pad, device = max(map(len, rows)), self.tokenizer.pad_token_id, self.model.device
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        return ids, mask
 
 
 _loaded: dict[tuple[Any, ...], Weights] = {}
@@ -230,7 +238,7 @@ def _read_model(folder: Path, gguf_file: str | None, dtype: Any, options: dict[s
         )
     except Exception as error:  # broken files fail in any way, also with a plain Exception
         raise ModelLoadError(
-            f"The weights in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}. If a download was cut, "
+            f"The weights in {folder} cannot be loaded: {type(error).__name__}: {first_line(error)}. If a download was cut, "
             "delete the folder and fetch again; if a library is missing, install it."
         ) from error
     if found["missing_keys"]:
@@ -255,7 +263,7 @@ def _read_tokenizer(folder: Path, gguf_file: str | None) -> Any:
         )
     except Exception as error:  # as above
         raise ModelLoadError(
-            f"The tokenizer in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}."
+            f"The tokenizer in {folder} cannot be loaded: {type(error).__name__}: {first_line(error)}."
         ) from error
 
 
@@ -272,16 +280,12 @@ def _add_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
     except Exception as error:  # as above
         raise ModelLoadError(
             f"The adapter {path} cannot be put on {model.config.name_or_path or 'its base'}: {type(error).__name__}: "
-            f"{_first_line(error)}. Check that it belongs to this base and that the file is whole."
+            f"{first_line(error)}. Check that it belongs to this base and that the file is whole."
         ) from error
     # PEFT only warns when names do not match, and an adapter that changes nothing would look like a perfect upstream.
     if names != set(get_peft_model_state_dict(adapted, save_embedding_layers=False)):
         raise ModelLoadError(f"The adapter {path} does not fit its base: their layers have different names.")
     return adapted.merge_and_unload() if merge else adapted
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no details"])[0][:300]
 
 
 __all__ = ["Weights", "default_device", "default_dtype", "load_base", "load_weights", "release"]

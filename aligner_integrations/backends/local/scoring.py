@@ -76,17 +76,13 @@ def forward_answers(
 def _forward_afresh(
     weights: Weights, prompts: Sequence[list[int]], answers: Sequence[list[int]], layers: Sequence[int]
 ) -> list[Judged]:
-    rows = [p + a for p, a in zip(prompts, answers, strict=True)]
-    width, longest = max(map(len, rows)), max(map(len, answers))
-    device, pad = weights.model.device, weights.tokenizer.pad_token_id
     # Padding on the left lines the answers up at the right end, so that logits are made for that part only.
-    ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
+    ids, mask = weights.padded([p + a for p, a in zip(prompts, answers, strict=True)])
     output = weights.model(
         input_ids=ids,
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        logits_to_keep=longest + 1,
+        logits_to_keep=max(map(len, answers)) + 1,
         output_hidden_states=bool(layers),
         use_cache=False,
     )
