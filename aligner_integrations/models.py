@@ -1,7 +1,7 @@
 """A model's name -> which weights, adapter, template and revision. Nothing here loads a tensor.
 
 A name is `"embedded"`, a folder, or a repository on the Hub; each of the last two may be a whole model or a PEFT
-adapter, and may carry an `aligner_config.json`.
+adapter, and may carry an `aligner_config.json`. Fetching from the Hub: `hub.py`; loading: `backends/local/loading.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`aligner bench`: how fast an aligner corrects. The measuring lives in `evaluation/`: bench, replay, callers, overlap."""
+"""`aligner bench`: how fast an aligner corrects. The measuring lives in `bench/`, a file for each of these commands."""
 
 from __future__ import annotations
 

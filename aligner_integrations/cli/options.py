@@ -1,4 +1,4 @@
-"""What the commands share: their common options, how groups of them are made, and the one place where they make an `Aligner`."""
+"""What the commands share: common options, groups of commands, and the one place where an `Aligner` is made."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """An aligner on this machine, with transformers and torch. Weights load at the first call and are shared.
 
-What lives elsewhere: loading (`loading.py`), generation (`generation.py`), the gate's probe (`probe.py`). torch is
-imported when it is needed, not before.
+What lives elsewhere: loading (`loading.py`), how callers meet and their requests run together (`batching.py`,
+`scheduling.py`), generation (`generation.py`), pieces of a stream (`streaming.py`), scores (`scoring.py`), reading ahead
+(`prefill.py`). torch is imported when it is needed, not before.
 """
 
 from __future__ import annotations

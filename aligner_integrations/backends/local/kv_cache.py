@@ -57,7 +57,7 @@ class Rows:
         # (rows, slots); False: padding, or a rejected token
         self._counts = torch.tensor([[i >= width - n for i in range(width)] for n in self.lengths], dtype=torch.bool)
         if width and len(starts) == 1:
-            ((prefix, length),) = starts
+            ((prefix, length),) = starts  # alone, a row needs no padding, and shares the prefix's memory
             self.cache = prefix.start(length)
             self._floor = prefix.floor if length == len(prefix.tokens) else self._cropped_floor()
         else:
@@ -86,6 +86,8 @@ class Rows:
         left, right = max(map(len, fresh)), max(map(len, drafts))
         ids, counts, positions = [], [], []
         for new, draft, length in zip(fresh, drafts, self.lengths, strict=True):
+            # All fresh tokens end in one column, and all drafts begin in the next, so one slice of the logits serves all
+            # rows. Padding is hidden, but takes a neighbour's position: a model with learnt ones has none beyond its window.
             before, after, real = left - len(new), right - len(draft), len(new) + len(draft)
             ids.append([0] * before + new + draft + [0] * after)
             counts.append([False] * before + [True] * real + [False] * after)
@@ -114,6 +116,8 @@ class Rows:
 
     def settle(self, accepted: Sequence[int]) -> None:
         """Keep so many drafted tokens of each row."""
+        # What no row has accepted goes. What only some have stays in the others too, as holes: cutting each row where its own
+        # text ends would mean writing the whole cache anew.
         longest = max(accepted)
         # Also a crop of nothing is needed: it lets a sliding window forget.
         self.cache.crop(longest - self._drafted)
@@ -124,6 +128,7 @@ class Rows:
             self.lengths[row] += count
         self._drafted = 0
         self._floor = self._cropped_floor()
+        # Attention reads holes in vain, and closing them copies the cache once: so not before they are a fifth of it.
         if slots > 1.25 * max(self.lengths) + 64:
             self._close_holes()
 
@@ -179,6 +184,7 @@ class Rows:
             slots[row, width - length :] = self._counts[row].nonzero()[:, 0]
             counts[row, width - length :] = True
         self._counts = counts
+        # A key has been given its position already, so the slot it lies in says nothing.
         for layer in self.cache.layers:
             if layer.is_initialized:
                 chosen = slots.to(layer.keys.device)[:, None, :, None]
@@ -186,6 +192,7 @@ class Rows:
                 layer.values = layer.values.take_along_dim(chosen, 2)
 
     def _cropped_floor(self) -> int:
+        # A crop lets a sliding window forget what is before it, so no second one may go further back.
         return 0 if self.plain else self._counts.shape[1]
 
 
@@ -216,6 +223,7 @@ class GrowingLayer(DynamicLayer):
         if before.keys is not None and before.values is not None:
             self.lazy_initialization(before.keys, before.values)
             self.keys, self.values = before.keys, before.values
+        # Rooms are never shared: with a first append into its own, a layer leaves the tensors it goes on from to others.
         self._keys = _Room()
         self._values = _Room()
 
@@ -250,10 +258,11 @@ class _Room:
         known = used.shape[2] if used is not None and used.numel() else 0
         needed = known + new.shape[2]
         if used is None or not self._holds(used) or self._whole.shape[2] < needed:
+            # By half again, so that however long a text gets, each token is copied about twice.
             self._whole = new.new_empty((*new.shape[:2], needed + needed // 2, new.shape[3]))
             if used is not None and known:
                 self._whole[:, :, :known] = used
-        self._whole[:, :, known:needed] = new
+        self._whole[:, :, known:needed] = new  # over what was cropped, if anything was
         return self._whole[:, :, :needed]
 
     def select(self, used: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:

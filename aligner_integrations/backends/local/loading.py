@@ -1,6 +1,7 @@
 """Loading weights with transformers and PEFT: once per process for each (files, device, dtype, quantisation).
 
-safetensors (or the GGUF of an installed package) only, `trust_remote_code` never.
+safetensors (or the GGUF of an installed package) only, `trust_remote_code` never. What lives elsewhere: which files a name
+means (`models.py`), the disk cache of converted weights (`converted.py`), what makes a CPU fast (`cpu.py`).
 """
 
 from __future__ import annotations
