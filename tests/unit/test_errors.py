@@ -6,7 +6,14 @@ import sys
 import pytest
 
 from aligner_integrations import errors
-from aligner_integrations.errors import AlignerError, BackendError, MissingDependencyError, ModelDownloadError, require
+from aligner_integrations.errors import (
+    AlignerError,
+    BackendError,
+    MissingDependencyError,
+    ModelDownloadError,
+    first_line,
+    require,
+)
 
 CLASSES = {name: cls for name, cls in vars(errors).items() if inspect.isclass(cls)}
 # Indent, name, and the built-in base in brackets, if any.
@@ -72,3 +79,9 @@ def test_the_outer_extra_is_the_one_that_is_named():
     with pytest.raises(MissingDependencyError, match=r"\[outer\]") as caught, outer, inner:
         raise ModuleNotFoundError("gone", name="one")
     assert caught.value.name == "one"
+
+
+def test_what_others_say_fits_into_a_sentence():
+    assert first_line(ValueError("\n it broke \nhere")) == "it broke "
+    assert first_line(ValueError()) == "no details"
+    assert len(first_line(ValueError("x" * 10_000))) == 300

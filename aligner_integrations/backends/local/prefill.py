@@ -86,9 +86,8 @@ class LocalReader:
     def _step(self) -> bool:
         """Read some tokens; return whether there are more."""
         weights = self._weights()
-        from aligner_integrations.backends.local.kv_cache import (
-            read_on,  # not sooner: it imports torch, and an event loop waits
-        )
+        # Not sooner: it imports torch, and an event loop waits.
+        from aligner_integrations.backends.local.kv_cache import read_on
 
         support = weights.drafts
         if support is None:
