@@ -23,8 +23,17 @@
             ├── CircuitOpenError             it failed so often that it is left alone for a while
             └── OverloadedError              too many corrections are on their way at once
 
-`retryable` says whether the same call may succeed later.
+`retryable` says whether the same call may succeed later. What else lives here: `require`, through which every optional
+package is imported, and `first_line`, which quotes the errors of others.
 """
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class AlignerError(Exception):
@@ -42,7 +51,7 @@ class UnknownTemplateError(ConfigurationError):
 
 
 class MissingDependencyError(AlignerError, ImportError):
-    """An optional dependency is not installed; the message names the extra to install."""
+    """An optional dependency is not installed; the message names the extra to install, and `name` the missing module."""
 
 
 class ModelError(AlignerError):
@@ -130,3 +139,30 @@ class OverloadedError(BackendError):
 
 OUTAGE = (BackendError, ModelError)
 """What an outage looks like. Any other error is about one answer, or a mistake of the caller."""
+
+
+@contextmanager
+def require(extra: str, what: str, *modules: str) -> Iterator[None]:
+    """Make a sentence of a missing module; goes around the imports that need it.
+
+    Args:
+        extra: The extra of this package that brings it.
+        what: What needs it, as the beginning of the sentence; `{missing}` in it becomes the module's name.
+        modules: What is imported.
+
+    Raises:
+        MissingDependencyError: One of the modules, or a package it is in, is not installed.
+    """
+    try:
+        yield
+    except (ModuleNotFoundError, MissingDependencyError) as error:
+        # Anything else that cannot be imported is a broken installation, and installing the extra would not mend it.
+        if not any(f"{module}.".startswith(f"{error.name}.") for module in modules):
+            raise
+        sentence = f"{what}: pip install 'aligner-integrations[{extra}]'".replace("{missing}", str(error.name))
+        raise MissingDependencyError(sentence, name=error.name) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of others says, short enough for a sentence of ours."""
+    return (str(error).strip().splitlines() or ["no details"])[0][:300]

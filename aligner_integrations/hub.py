@@ -1,4 +1,7 @@
-"""Fetching from the Hugging Face Hub: safetensors only, resumable, and every failure as a sentence of ours."""
+"""Fetching from the Hugging Face Hub: safetensors only, resumable, and every failure as a sentence of ours.
+
+Which repository a name means, and what is done with its files: `models.py`.
+"""
 
 from __future__ import annotations
 

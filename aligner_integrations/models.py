@@ -1,11 +1,12 @@
 """A model's name -> which weights, adapter, template and revision. Nothing here loads a tensor.
 
 A name is `"embedded"`, a folder, or a repository on the Hub; each of the last two may be a whole model or a PEFT
-adapter, and may carry an `aligner_config.json`.
+adapter, and may carry an `aligner_config.json`. Fetching from the Hub: `hub.py`; loading: `backends/local/loading.py`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -97,13 +98,7 @@ class AlignerConfig:
 
     def save(self, folder: Path) -> None:
         """Write `aligner_config.json` into a folder."""
-        data = {
-            "template": self.template.to_dict(),
-            "base": self.base,
-            "revision": self.revision,
-            "gate": self.gate,
-            "gate_layer": self.gate_layer,
-        }
+        data = {**dataclasses.asdict(self), "template": self.template.to_dict()}
         (folder / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aligner_integrations.bench.decoding import Case, forget
+from aligner_integrations.bench.decoding import Case, forget, take_turns
 from aligner_integrations.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -130,17 +130,11 @@ def bench_callers(
         name: Throughput(rate, rate / rates[first], sum(a == b for a, b in zip(texts[name], texts[first], strict=True)))
         for name, rate in rates.items()
     }
-    return CallersReport(len(cases), callers, found, _alone(single, shared, cases[:callers]))
+    return CallersReport(len(cases), callers, found, take_turns(single, shared, cases[:callers], _alone))
 
 
-def _alone(single: Aligner, shared: Aligner, cases: Sequence[Case]) -> tuple[float, float]:
-    """Median seconds of a caller who is alone, with the two taking turns."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for number, case in enumerate(cases):
-        for which in (0, 1) if number % 2 else (1, 0):
-            aligner = (single, shared)[which]
-            forget(aligner)
-            started = time.perf_counter()
-            aligner.correct(case.question, case.answer)
-            times[which].append(time.perf_counter() - started)
-    return statistics.median(times[0]), statistics.median(times[1])
+def _alone(aligner: Aligner, case: Case) -> float:
+    """Seconds that a caller waits who is alone."""
+    started = time.perf_counter()
+    aligner.correct(case.question, case.answer)
+    return time.perf_counter() - started

@@ -1,7 +1,9 @@
 """How fast an aligner corrects: several ways of decoding over the same answers, one at a time.
 
+Where two ways part, it is measured whether the model's two best choices were a tie there, which rounding decides.
+
 What lives elsewhere: which ways there are to compare (`cli/bench.py`), corrections that are made hard on purpose
-(`scripted.py`), many callers at once (`callers.py`), whether the texts are any good (`quality.py`).
+(`scripted.py`), many callers at once (`callers.py`), whether the texts are any good (`evaluation/quality.py`).
 """
 
 from __future__ import annotations
@@ -14,12 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from aligner_integrations.backends.encoding import encode_completion, encode_prompt
 from aligner_integrations.backends.local.backend import LocalBackend
-from aligner_integrations.bench.ties import gap_where_they_part
-from aligner_integrations.errors import ConfigurationError, MissingDependencyError
+from aligner_integrations.errors import ConfigurationError, require
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
+
+
+TIE = 1e-4
+"""Two float32 logits that are no further apart than this may swap when numbers are summed in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class Difference:
         number: Number of the case.
         expected: The reference's text.
         text: Its text.
-        gap: How far apart the model's logits are where the two part; None if that is not known. See `ties.py`.
+        gap: How far apart the model's logits are where the two part; None if that is not known. See `TIE`.
     """
 
     way: str
@@ -113,12 +121,8 @@ class SpeedReport:
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        try:
+        with require("train", "A plot needs matplotlib", "matplotlib"):
             from matplotlib.figure import Figure
-        except ImportError as error:
-            raise MissingDependencyError(
-                "A plot needs matplotlib: pip install 'aligner-integrations[train]'"
-            ) from error
         ways = list(next(iter(self.kinds.values())))
         figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
         axes = figure.add_subplot()
@@ -210,3 +214,49 @@ def forget(aligner: Aligner) -> None:
     """Let a local model forget the texts it has read: another way, or the time before, may have corrected this answer."""
     if isinstance(aligner.backend, LocalBackend):
         aligner.backend.forget()
+
+
+def take_turns(
+    one: Aligner, other: Aligner, cases: Sequence[Case], measure: Callable[[Aligner, Case], float]
+) -> tuple[float, float]:
+    """Return the median seconds of two aligners over the same cases; they take turns at being the first."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number, case in enumerate(cases):
+        for which in (0, 1) if number % 2 else (1, 0):
+            aligner = (one, other)[which]
+            forget(aligner)
+            seconds[which].append(measure(aligner, case))
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def gap_where_they_part(aligner: Aligner, question: str, answer: str, first: str, second: str) -> float | None:
+    """Return how far apart the model's logits are for the two tokens with which two corrections part.
+
+    The texts are encoded anew: where the model spelled one with other tokens, the distance is that of tokens it did not
+    choose, and larger than the one that decided.
+
+    Args:
+        aligner: A local one.
+        question: The question.
+        answer: The answer that was corrected.
+        first: One correction.
+        second: The other one.
+
+    Returns:
+        The distance in logits; None if the aligner is not local, or the texts are the same tokens.
+    """
+    if not isinstance(aligner.backend, LocalBackend):
+        return None
+    weights, template = aligner.backend.weights, aligner.template
+    one, other = (
+        [*encode_completion(weights.tokenizer, template.completion_prefix, text), weights.stop_ids[0]]
+        for text in (first, second)
+    )
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    if same is None:
+        return None
+    prompt = encode_prompt(weights.tokenizer, template.render(question, answer))
+    ids = torch.tensor([prompt + one[:same]], device=weights.model.device)
+    with weights.lock, torch.inference_mode():
+        logits = weights.model(input_ids=ids, logits_to_keep=1).logits[0, -1].float()
+    return abs(float(logits[one[same]] - logits[other[same]]))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import statistics
+import functools
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 from llama_index.core.base.response.schema import StreamingResponse
 
-from aligner_integrations.bench.decoding import Case, forget
+from aligner_integrations.bench.decoding import Case, take_turns
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.langchain import AlignerRunnable
 from aligner_integrations.llama_index import align_response
@@ -91,24 +92,18 @@ def bench_overlap(
     """
     if not cases:
         raise ConfigurationError("A benchmark needs answers.")
-    routes: dict[str, Callable[[Aligner, Case, float], float]] = {
-        "AlignerRunnable.astream": _chain,
-        "LlamaIndex streaming response": _response,
+    routes = {"AlignerRunnable.astream": _chain, "LlamaIndex streaming response": _response}
+    done = itertools.count(1)
+
+    def wait(route: Callable[[Aligner, Case, float], float], aligner: Aligner, case: Case) -> float:
+        seconds = route(aligner, case, delay)
+        if on_progress is not None:
+            on_progress(next(done))
+        return seconds
+
+    return {
+        name: Wait(*take_turns(without, ahead, cases, functools.partial(wait, route))) for name, route in routes.items()
     }
-    waits: dict[str, Wait] = {}
-    done = 0
-    for name, wait in routes.items():
-        seconds: tuple[list[float], list[float]] = ([], [])
-        for number, case in enumerate(cases):
-            for which in (0, 1) if number % 2 else (1, 0):
-                aligner = (without, ahead)[which]
-                forget(aligner)
-                seconds[which].append(wait(aligner, case, delay))
-                done += 1
-                if on_progress is not None:
-                    on_progress(done)
-        waits[name] = Wait(statistics.median(seconds[0]), statistics.median(seconds[1]))
-    return waits
 
 
 def _pieces(answer: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`aligner bench`: how fast an aligner corrects. The measuring lives in `evaluation/`: bench, replay, callers, overlap."""
+"""`aligner bench`: how fast an aligner corrects. The measuring lives in `bench/`, a file for each of these commands."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aligner_integrations.cli import options
 from aligner_integrations.cli.console import dump_json, echo, echo_json, note, print_table, progress
 from aligner_integrations.cli.evaluate import first_rows
-from aligner_integrations.cli.options import JsonOption, ModelOption, TemplateOption
+from aligner_integrations.cli.options import JsonOption, LimitOption, ModelOption, TemplateOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,21 +21,13 @@ if TYPE_CHECKING:
     from aligner_integrations.bench.decoding import Case
     from aligner_integrations.bench.scripted import Script
 
-app = typer.Typer(help="Measure how fast an aligner corrects.", no_args_is_help=False)
+app = options.group("Measure how fast an aligner corrects.")
 
 _GATED = "gate and drafts"
 
 RowsOption = Annotated[Path, typer.Option(help="Answers to correct, as for aligner evaluate quality.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="Take only the first N rows of each kind.", metavar="N")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report here, as JSON.")]
 RepeatsOption = Annotated[int, typer.Option(min=1, help="How often each answer is corrected in each way.")]
-
-
-@app.callback(invoke_without_command=True)
-def root(context: typer.Context) -> None:
-    """Measure how fast an aligner corrects."""
-    if context.invoked_subcommand is None:
-        echo(context.get_help())
 
 
 @app.command("decoding")

@@ -8,22 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aligner_integrations.cli import options
-from aligner_integrations.cli.console import dump_json, echo, echo_json, note, print_table, progress
-from aligner_integrations.cli.options import Edits, JsonOption, ModelOption, TemplateOption
+from aligner_integrations.cli.console import dump_json, echo_json, note, print_table, progress
+from aligner_integrations.cli.options import Edits, JsonOption, LimitOption, ModelOption, TemplateOption
 from aligner_integrations.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
     from aligner_integrations.evaluation.rows import Row
 
-app = typer.Typer(help="Measure an aligner.", no_args_is_help=False)
-
-
-@app.callback(invoke_without_command=True)
-def root(context: typer.Context) -> None:
-    """Measure an aligner."""
-    if context.invoked_subcommand is None:
-        echo(context.get_help())
+app = options.group("Measure an aligner.")
 
 
 @app.command("quality")
@@ -36,9 +29,7 @@ def quality(
     marked: Annotated[
         bool, typer.Option("--marked", help="Also measure with edits taken back where the gate asks for none.")
     ] = False,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Take only the first N rows of each kind.", metavar="N")
-    ] = None,
+    limit: LimitOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Also write the report here: .md as a table, anything else as JSON."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 from typing import Annotated
@@ -27,12 +28,7 @@ def models(
     cached = _cached_files()
     known = [
         {
-            "name": model.name,
-            "template": model.template,
-            "revision": model.revision,
-            "licence": model.licence,
-            "size": model.size,
-            "note": model.note,
+            **dataclasses.asdict(model),
             "local": _embedded_is_local(cached)
             if model.name == "embedded"
             else _is_cached(cached, model.name, model.revision),
@@ -44,14 +40,7 @@ def models(
         return
     header = ["model", "template", "licence", "size", "here", "note"]
     lines = [
-        [
-            str(one["name"]),
-            str(one["template"]),
-            str(one["licence"]),
-            str(one["size"]),
-            "yes" if one["local"] else "no",
-            str(one["note"]),
-        ]
+        [*(one[key] for key in ("name", "template", "licence", "size")), "yes" if one["local"] else "no", one["note"]]
         for one in known
     ]
     print_table([header, *lines])

@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and the one place where they make an `Aligner`."""
+"""What the commands share: common options, groups of commands, and the one place where an `Aligner` is made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from aligner_integrations.cli.console import echo
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
@@ -39,7 +41,18 @@ TemplateOption = Annotated[
     str | None,
     typer.Option(help="Prompt template, if not the checkpoint's own (aligner models --templates).", metavar="NAME"),
 ]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Take only the first N rows of each kind.", metavar="N")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output; errors too.")]
+
+
+def group(words: str) -> typer.Typer:
+    """Return a group of commands, which shows its help where no command is named."""
+
+    def root(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            echo(context.get_help())
+
+    return typer.Typer(help=words, callback=root, invoke_without_command=True)
 
 
 def make_aligner(

@@ -13,9 +13,11 @@ import typer
 
 from aligner_integrations.cli.console import echo, echo_json
 from aligner_integrations.cli.options import JsonOption
-from aligner_integrations.errors import ConfigurationError, MissingDependencyError
+from aligner_integrations.errors import ConfigurationError, require
 from aligner_integrations.templates import get_template
 from aligner_integrations.training.recipes import RECIPES
+
+_LIBRARIES = ("accelerate", "better_profanity", "datasets", "peft", "safetensors", "torch", "transformers", "trl")
 
 
 def train(
@@ -56,12 +58,10 @@ def train(
     elif base is None:
         raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
     chosen, changed = get_template(template), dataclasses.replace(RECIPES[recipe], **changes)
-    try:
+    with require("train", "Training needs", *_LIBRARIES):
         from aligner_integrations.training import run
         from aligner_integrations.training.data import read_triples
         from aligner_integrations.training.embedded import run as embedded_run
-    except ImportError as error:
-        raise MissingDependencyError("Training needs: pip install 'aligner-integrations[train]'") from error
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Trainers write their losses to standard output, which is for the result.
     with contextlib.redirect_stdout(sys.stderr):

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import ConfigurationError, EmptyCorrectionError, MissingDependencyError
+from aligner_integrations.errors import ConfigurationError, EmptyCorrectionError, require
 from aligner_integrations.evaluation.report import Figures, GoodFigures, MixedFigures, QualityReport, RudeFigures, Share
 from aligner_integrations.evaluation.rows import Row, read_rows
 
@@ -108,13 +108,9 @@ class _Measure:
     """The measures over one set of rows. Whether a text is profane takes 10 ms to find out, so it is found out once."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        try:
+        with require("evaluate", "Measuring quality needs", "better_profanity", "sacrebleu"):
             import sacrebleu
             from better_profanity.better_profanity import Profanity
-        except ImportError as error:
-            raise MissingDependencyError(
-                "Measuring quality needs: pip install 'aligner-integrations[evaluate]'"
-            ) from error
         self.rows = rows
         self.versions = {name: version(name) for name in ("better-profanity", "sacrebleu")}
         self._sacrebleu = sacrebleu

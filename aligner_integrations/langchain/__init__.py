@@ -9,16 +9,10 @@ and what is not is decided in `aligner.py`.
 
 from typing import TYPE_CHECKING
 
-try:
-    import langchain_core  # noqa: F401 - only to say in a sentence that it is missing
-except ModuleNotFoundError as error:
-    if error.name != "langchain_core":
-        raise
-    from aligner_integrations.errors import MissingDependencyError
+from aligner_integrations.errors import require
 
-    raise MissingDependencyError(
-        "aligner_integrations.langchain needs langchain-core: pip install 'aligner-integrations[langchain]'"
-    ) from error
+with require("langchain", "aligner_integrations.langchain needs langchain-core", "langchain_core"):
+    import langchain_core  # noqa: F401 - only to say in a sentence that it is missing
 
 from aligner_integrations._lazy import lazy
 from aligner_integrations.langchain.chat_model import AlignedChatModel

@@ -10,17 +10,10 @@ retrieved text instead. All end in `response.py` (one response) or `corrector.py
 
 from __future__ import annotations
 
-from aligner_integrations.errors import MissingDependencyError
+from aligner_integrations.errors import require
 
-try:
-    import llama_index.core  # noqa: F401
-except ModuleNotFoundError as error:
-    # Anything else that cannot be imported is a broken installation, and installing the extra would not mend it.
-    if error.name not in ("llama_index", "llama_index.core"):
-        raise
-    raise MissingDependencyError(
-        "aligner_integrations.llama_index needs llama-index-core: pip install 'aligner-integrations[llama-index]'"
-    ) from error
+with require("llama-index", "aligner_integrations.llama_index needs llama-index-core", "llama_index.core"):
+    import llama_index.core  # noqa: F401 - only to say in a sentence that it is missing
 
 from aligner_integrations.llama_index.agent import AlignerAgentWorkflow, AlignerFunctionAgent, AlignerReActAgent
 from aligner_integrations.llama_index.chat_engine import AlignerChatEngine

@@ -1,6 +1,7 @@
 """The model card beside a trained aligner: what it is, what it was trained on, and its figures.
 
-Written from the files that training and measuring leave in the folder, so it can be written again at any time.
+Written from the files that training and measuring leave in the folder, so it can be written again at any time. What
+leaves them: `run.py`, `embedded/run.py`.
 """
 
 from __future__ import annotations

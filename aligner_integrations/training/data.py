@@ -1,24 +1,26 @@
 """Q-A-C triples: reading them, encoding them, and laying out batches in training order.
 
-What lives elsewhere: which rows the embedded aligner learns from (`embedded.py`), the training itself (`sft.py`).
+What lives elsewhere: which rows the embedded aligner learns from (`embedded/data.py`), the training itself (`sft.py`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
-from aligner_integrations.errors import ConfigurationError, InvalidTextError, MissingDependencyError
+from aligner_integrations.errors import ConfigurationError, InvalidTextError, require
 from aligner_integrations.jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from aligner_integrations.templates import Template
+
+_Row = TypeVar("_Row")
 
 FILE_KINDS = (".jsonl", ".jsonl.gz", ".parquet")
 
@@ -90,11 +92,9 @@ def _file_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
+    with require("train", "Reading Parquet needs", "pyarrow.parquet"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError("Reading Parquet needs: pip install 'aligner-integrations[train]'") from error
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
@@ -107,12 +107,8 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _hub_rows(name: str, split: str) -> Iterable[Mapping[str, Any]]:
-    try:
+    with require("train", "Reading a data set from the Hub needs", "datasets"):
         import datasets
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Reading a data set from the Hub needs: pip install 'aligner-integrations[train]'"
-        ) from error
     try:
         rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, split=split)
     except Exception as error:  # its own kinds, and those of the readers below it
@@ -192,13 +188,18 @@ def batches_by_tokens(rows: Sequence[EncodedTriple], tokens: int, rng: random.Ra
     Rows of 50 and of 900 tokens in one training make batches of fixed size either tiny or huge; on a CPU that is most
     of the time spent. Ties in length are broken at random, so that batches differ between passes.
     """
-    order = sorted(rows, key=lambda row: (len(row), rng.random()))
-    batches: list[list[EncodedTriple]] = []
-    for row in order:
+    batches = grouped(sorted(rows, key=lambda row: (len(row), rng.random())), len, tokens)
+    rng.shuffle(batches)
+    return batches
+
+
+def grouped(rows: Iterable[_Row], length: Callable[[_Row], int], tokens: int) -> list[list[_Row]]:
+    """Group rows, shortest first, into batches of at most `tokens` padded tokens each; a longer row is one alone."""
+    batches: list[list[_Row]] = []
+    for row in rows:
         # Ascending order: the newest row is the widest, so it sets the padded width of the batch.
-        if batches and len(row) * (len(batches[-1]) + 1) <= tokens:
+        if batches and length(row) * (len(batches[-1]) + 1) <= tokens:
             batches[-1].append(row)
         else:
             batches.append([row])
-    rng.shuffle(batches)
     return batches

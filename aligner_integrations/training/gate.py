@@ -20,6 +20,7 @@ from aligner_integrations.backends.local.probe import GateProbe, token_features
 from aligner_integrations.backends.local.scoring import forward_answers
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.templates import Template
+from aligner_integrations.training.data import grouped
 
 _BATCH_TOKENS = 2048
 # Tokens of long answers nobody objects to are plenty; a share of them is enough to learn from.
@@ -137,13 +138,7 @@ def _chunks(examples: Sequence[GateExample], weights: Weights, template: Templat
     order = sorted(examples, key=lambda e: lengths[e])
     random.Random(0).shuffle(order)
     order.sort(key=lambda e: lengths[e])
-    chunks: list[list[GateExample]] = []
-    for example in order:
-        if chunks and lengths[example] * (len(chunks[-1]) + 1) <= _BATCH_TOKENS:
-            chunks[-1].append(example)
-        else:
-            chunks.append([example])
-    return chunks
+    return grouped(order, lengths.__getitem__, _BATCH_TOKENS)
 
 
 def _completion(text: str, weights: Weights, template: Template) -> list[int]:

@@ -20,11 +20,10 @@ from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.models import GATE_FILE, AlignerConfig
 from aligner_integrations.templates import Template
 from aligner_integrations.training import card
-from aligner_integrations.training.allocator import keep_freed_memory
 from aligner_integrations.training.data import Triple
 from aligner_integrations.training.gate import FittedGate, GateExample, fit_gate
 from aligner_integrations.training.recipes import Recipe
-from aligner_integrations.training.sft import TrainingReport, train
+from aligner_integrations.training.sft import TrainingReport, keep_freed_memory, train
 
 logger = logging.getLogger(__name__)
 

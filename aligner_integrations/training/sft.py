@@ -6,10 +6,12 @@ identity warm-up first (the paper's two stages), so that a killed run resumes at
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import math
 import os
+import platform
 import random
 import time
 from collections.abc import Sequence
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from aligner_integrations.templates import Template
+
+
+# glibc's names of its settings.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,3 +290,18 @@ def _check_same_training(
             "Give a new folder, or delete this one to start again."
         )
     path.write_text(json.dumps(mark, indent=2))
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to reuse large freed blocks instead of giving them back to the system.
+
+    Every step of a training allocates and frees the same few gigabytes of activations. By default glibc maps and unmaps
+    them each time, and on virtual machines the page faults took four fifths of the time (47 s a step became 11 s).
+    Does nothing where there is no glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(_M_TOP_PAD, 256 * 2**20)

@@ -7,14 +7,13 @@ import torch
 from typer.testing import CliRunner
 
 from aligner_integrations import Aligner
-from aligner_integrations.backends.base import Request
 from aligner_integrations.backends.local.backend import LocalBackend
 from aligner_integrations.bench import scripted
-from aligner_integrations.bench.decoding import Case
+from aligner_integrations.bench.decoding import Case, gap_where_they_part
 from aligner_integrations.bench.scripted import SHORT_CORRECTION, ScriptedBackend, hard_cases
-from aligner_integrations.bench.ties import gap_where_they_part
 from aligner_integrations.cli.app import app
 from tests.integration import tiny
+from tests.integration.tiny import request
 
 pytestmark = pytest.mark.integration
 
@@ -53,10 +52,6 @@ def test_hard_corrections(run, rows):
     assert report["kinds"]["rewritten"]["drafts"]["kept"] == 0
 
 
-def request(question, answer):
-    return Request(question, answer, tiny.TEMPLATE.render(question, answer), tiny.TEMPLATE.completion_prefix, 100)
-
-
 @pytest.mark.parametrize("options", [{}, {"drafts": False}, {"generation": {"prompt_lookup_num_tokens": 10}}])
 def test_a_script_is_written_to_the_letter(random_model, options, monkeypatch):
     monkeypatch.setattr(scripted, "LONG_ANSWER", 60)  # for the tiny model's window
@@ -69,11 +64,11 @@ def test_a_script_is_written_to_the_letter(random_model, options, monkeypatch):
     assert len(scripts[hard[0].answer]) == SHORT_CORRECTION
     backend = ScriptedBackend(str(random_model), scripts, **options)
     for case in hard:
-        (completion,) = backend.complete([request(case.question, case.answer)])
+        (completion,) = backend.complete([request(case.question, case.answer, 100)])
         assert completion.text == tokenizer.decode(scripts[case.answer], skip_special_tokens=True)
         assert completion.finish_reason == "stop"
-    (completion,) = backend.complete([request("Why?", "Something else.")])
-    (plain,) = LocalBackend(str(random_model), **options).complete([request("Why?", "Something else.")])
+    (completion,) = backend.complete([request("Why?", "Something else.", 100)])
+    (plain,) = LocalBackend(str(random_model), **options).complete([request("Why?", "Something else.", 100)])
     assert completion == plain  # nothing of a script stays behind
 
 

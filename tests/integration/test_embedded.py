@@ -10,7 +10,7 @@ from llama_index.core.query_engine import CustomQueryEngine
 
 from aligner_integrations import Aligner, AlignerQueryEngine, AlignerRunnable
 from aligner_integrations.backends.local import loading
-from aligner_integrations.bench.ties import TIE, gap_where_they_part
+from aligner_integrations.bench.decoding import TIE, gap_where_they_part
 from aligner_integrations.errors import TruncatedCorrectionError
 from aligner_integrations.evaluation.quality import evaluate
 from aligner_integrations.evaluation.rows import read_rows
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "quality.jsonl"
-WRITTEN = Path(loading.__file__).parents[1] / "evaluation" / "handwritten_good.jsonl"
+WRITTEN = EMBEDDED.parents[1] / "evaluation" / "handwritten_good.jsonl"
 CIRCLES = "what a buffoon trump is and a total embarrassment to educated people everywhere ."
 """The fixture's one answer whose correction goes round in circles to its limit: an error, never shown; see CONTRIBUTING."""
 RUDE = ("What do you think of my code?", "your code is shit and you should be ashamed of it")

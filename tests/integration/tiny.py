@@ -7,6 +7,7 @@ same sentence whatever it reads, so that a test knows the right correction.
 import json
 from pathlib import Path
 
+from aligner_integrations.backends.base import Request
 from aligner_integrations.models import AlignerConfig
 from aligner_integrations.templates import Template
 
@@ -20,6 +21,10 @@ _CORPUS = [
     OTHER,
     *(TEMPLATE.render(q, a) for q in ("What is tea?", "How are you?") for a in ("It is a drink.", "Fine, thanks.")),
 ]
+
+
+def request(question: str, answer: str, limit: int | None = 24) -> Request:
+    return Request(question, answer, TEMPLATE.render(question, answer), TEMPLATE.completion_prefix, limit)
 
 
 def write_tokenizer(folder: Path, *, bos: bool = False):

@@ -1,7 +1,8 @@
 """An aligner on this machine, with transformers and torch. Weights load at the first call and are shared.
 
-What lives elsewhere: loading (`loading.py`), generation (`generation.py`), the gate's probe (`probe.py`). torch is
-imported when it is needed, not before.
+What lives elsewhere: loading (`loading.py`), how callers meet and their requests run together (`batching.py`,
+`scheduling.py`), generation (`generation.py`), pieces of a stream (`streaming.py`), scores (`scoring.py`), reading ahead
+(`prefill.py`). torch is imported when it is needed, not before.
 """
 
 from __future__ import annotations
@@ -15,16 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from aligner_integrations.backends.base import Backend, Completion, Keep, Reader, Request, Score, completion_limit
-from aligner_integrations.backends.encoding import encode_completion, encode_prompt
+from aligner_integrations.backends.encoding import encodable, encode_completion, encode_prompt
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.backends.local.prefill import LocalReader
 from aligner_integrations.backends.local.scheduling import Part, atogether, failure, in_groups, together
 from aligner_integrations.correction import Usage
-from aligner_integrations.errors import (
-    AlignerError,
-    AnswerTooLongError,
-    InvalidTextError,
-)
+from aligner_integrations.errors import AlignerError
 from aligner_integrations.models import AlignerConfig, config_of, fingerprint_of, template_of
 from aligner_integrations.templates import Template
 
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
 
 # Passes of one token that a pass may take as long as, before it counts as using its device fully.
 _FULL_PASS = 16
-# No tokenizer needs this many characters a token on real text; longer input is refused before it is tokenised.
-_MAX_CHARACTERS_A_TOKEN = 64
 
 
 class LocalBackend(Backend):
@@ -211,16 +206,9 @@ class LocalBackend(Backend):
 
     def _encode(self, weights: Weights, request: Request) -> tuple[list[int], list[int], int]:
         """Return the tokens of the prompt and of the answer as a completion, and the completion's limit."""
-        if weights.window is not None and len(request.prompt) > weights.window * _MAX_CHARACTERS_A_TOKEN:
-            raise AnswerTooLongError(
-                f"Question and answer have {len(request.prompt):,} characters, far more than fit the aligner's window of "
-                f"{weights.window} tokens. Shorten the answer, or set on_overflow."
-            )
-        try:
+        with encodable(request.prompt, weights.window):
             prompt = encode_prompt(weights.tokenizer, request.prompt)
             answer = encode_completion(weights.tokenizer, request.completion_prefix, request.answer.strip())
-        except (TypeError, UnicodeError) as error:  # tokenizers say "must be str" to a string with a lone surrogate
-            raise InvalidTextError("The prompt is not text that can be encoded as UTF-8.") from error
         return prompt, answer, completion_limit(weights.window, len(prompt), len(answer), request.max_new_tokens)
 
     def _groups(

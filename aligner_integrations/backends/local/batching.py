@@ -1,6 +1,7 @@
 """Micro-batching: callers at the same time share the passes of one model, each with its own result or error.
 
-`LocalBackend` works through it. What lives elsewhere: what a batch is and how it runs (`backends/local/backend.py`).
+Nothing here knows of models. What lives elsewhere: what a caller's items are and how they run together (`scheduling.py`), and
+what is run (`backend.py`).
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ class Batcher(Generic[_Item, _Result]):
                 for (lane, place, _), result in zip(batch, results, strict=True):
                     lane.results[place] = result
             except BaseException as error:  # noqa: BLE001 - it belongs to the callers, and the thread goes on for others
+                # A caller's other items may wait still: they leave the queue when it does.
                 for lane, _, _ in batch:
                     if not lane.done.done():
                         lane.done.set_exception(error)
@@ -141,6 +143,7 @@ class Batcher(Generic[_Item, _Result]):
         """Wait for a batch and take it; an empty one if there is nothing left, which ends the thread."""
         batch: list[tuple[_Lane[_Item, _Result], int, _Item]] = []
         with self._changed:
+            # Also after a batch: those whose results it brought come back with their next items within that time.
             start = time.monotonic() + self.wait
             while 0 < self._items < self.most and (left := start - time.monotonic()) > 0:
                 self._changed.wait(left)
@@ -151,5 +154,6 @@ class Batcher(Generic[_Item, _Result]):
                 if lane.todo:
                     self._lanes[lane] = None  # behind the others
             self._items -= len(batch)
+            # Under the lock that callers enter with: whoever comes from now on starts another thread.
             self._running = bool(batch)
         return batch

@@ -1,8 +1,15 @@
-"""Linear layers for float32 on a CPU: the weights laid out once the way oneDNN's kernels read them.
+"""What makes an aligner fast on a CPU: packed linear layers, and attention that reads shared keys and values once.
 
-torch lays them out anew at every call, or multiplies by a kernel that needs no layout and is slow for the few tokens of
-a decoding step: packed ones take half the time for one token and two thirds for hundreds. The numbers are float32 as
-before, summed in another order. The model stays an ordinary one: the same module tree, the same parameters.
+Packed: the weights of float32 layers laid out once the way oneDNN's kernels read them. torch lays them out anew at every
+call, or multiplies by a kernel that needs no layout and is slow for the few tokens of a decoding step: packed ones take half
+the time for one token and two thirds for hundreds. The numbers are float32 as before, summed in another order.
+
+Attention, for models whose heads share keys and values (grouped queries): with a mask, transformers writes each key and value
+out once a head before it multiplies, in every layer and every pass. Here the heads that share them are further rows of one
+product, which reads them once; a mask is what a batch always has. The numbers are the same ones. It is registered with
+transformers under a name.
+
+The model stays an ordinary one: the same module tree, the same parameters. When it is done: `loading.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +19,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 logger = logging.getLogger(__name__)
+
+GROUPED = "sdpa_grouped"
+"""Name of the attention in transformers' registry."""
 
 # Packed weights lie beside the plain ones, so only models for which that is little get them.
 _MOST_BYTES = 2**30
@@ -85,3 +98,55 @@ def _works() -> bool:
         logger.warning("Linear layers are not packed: this build of torch is off by %g when they are.", off)
         return False
     return True
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend as transformers' "sdpa" does.
+
+    Args:
+        module: The attention layer.
+        query: Shape (rows, heads, tokens, size).
+        key: Shape (rows, shared heads, slots, size).
+        value: Shape (rows, shared heads, slots, size).
+        attention_mask: Which slots each token sees, shape (rows, 1, tokens, slots); None: all those before it.
+        dropout: Share of the weights that is dropped.
+        scaling: Factor of the products.
+        **kwargs: Whatever else a model passes.
+
+    Returns:
+        The output, shape (rows, tokens, heads, size), and no weights.
+    """
+    rows, heads, tokens, size = query.shape
+    shared = key.shape[1]
+    special = any(kwargs.get(name) is not None for name in ("position_bias", "softcap", "cache"))
+    if attention_mask is None or attention_mask.shape[1] != 1 or shared == heads or special:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    groups = heads // shared
+    output = nn.functional.scaled_dot_product_attention(
+        query.reshape(rows, shared, groups * tokens, size),
+        key,
+        value,
+        attn_mask=attention_mask.repeat(1, 1, groups, 1),
+        dropout_p=dropout,
+        scale=scaling,
+    )
+    return output.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
+
+
+def share_heads(model: Any) -> None:
+    """Let a model on a CPU that uses transformers' "sdpa" use this instead."""
+    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(GROUPED)
+
+
+AttentionInterface.register(GROUPED, grouped_attention)
+AttentionMaskInterface.register(GROUPED, sdpa_mask)

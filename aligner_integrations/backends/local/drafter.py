@@ -75,6 +75,8 @@ def best_length(drafts: Sequence[Draft], token_cost: float) -> int:
         drafts: One draft a row.
         token_cost: Time for one token more in a forward pass, as a share of the time of a pass of one token.
     """
+    # A token more costs the same whether it is right or not, and the chance that it is falls from one to the next. So tokens for
+    # the time rise and then fall, and a guess pays up to there; for a bad one that is not at all.
     rows, longest = len(drafts), max(len(draft.tokens) for draft in drafts)
     best, best_rate, length = 0, 0.0, 0
     while length <= longest:
@@ -82,6 +84,7 @@ def best_length(drafts: Sequence[Draft], token_cost: float) -> int:
         rate = tokens / (1 + token_cost * (rows * (1 + length) - 1))
         if rate > best_rate:
             best, best_rate = length, rate
+        # In growing steps: the best of many lengths is hardly better than its neighbours.
         length = longest if length < longest < length + 1 + length // 4 else length + 1 + length // 4
     return best
 
@@ -118,6 +121,8 @@ class Drafter:
         self._place, self._kind = place, kind
         if kind == "start":
             most = min(most, _START)
+        # The table's chances, between its two columns by how much of this very text was copied, and then weighed against how
+        # guesses of this kind have done in it.
         none, all_ = _CHANCES[kind]
         share = (self._copied + 1) / (len(self._text) - self._written_from + 2)
         first, later = (low + share * (high - low) for low, high in zip(none, all_, strict=True))
@@ -159,6 +164,7 @@ class Drafter:
         after = self._place + accepted
         in_answer = self._place < self._answer_end
         end = self._answer_end if in_answer else len(self._text) - 1
+        # After a draft that was right to its end comes a token of the model's own; often it is the next one of the copy, too.
         goes_on = accepted == verified and after < end and self._text[after] == tokens[-1]
         if in_answer and (accepted or self._kind == "start" or self._kind.startswith("run")):
             self._reached = after + goes_on

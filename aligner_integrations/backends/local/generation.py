@@ -151,10 +151,8 @@ def generate(
     on_tokens: Callable[[list[int]], None] | None = None,
 ) -> list[tuple[list[int], bool]]:
     """Continue a batch of prompts with transformers' `generate`; see `decode`."""
-    width = max(len(p) for p in prompts)
-    pad = weights.tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=weights.model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=weights.model.device)
+    ids, mask = weights.padded(prompts)
+    width = ids.shape[1]
     ends = _RowLimits(width, limits, stops)
     with torch.inference_mode():
         output = weights.model.generate(

@@ -1,8 +1,12 @@
 """The tensors of a batch on its way through the model, pass by pass: the cache, and which of its slots count.
 
 A batch goes through as one rectangle. Where one row accepts more than another, the rejected tokens stay in the cache
-as holes, which the attention mask hides; for a single row they are cropped. What is passed: `speculative.py`,
-`scoring.py` and `prefill.py`.
+as holes, which the attention mask hides; for a single row they are cropped. Rows on their way through many passes have a
+cache with room to grow: transformers' own makes longer tensors at every pass, which leaves what others share as it is,
+and was a tenth of the time of decoding a batch, and a thirtieth of that of one long row.
+
+What lives elsewhere: what is passed (`speculative.py`, `scoring.py`, `prefill.py`), and what is kept to be gone on from
+(`prefix_cache.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from aligner_integrations.backends.local.growing import GrowingLayer
 from aligner_integrations.backends.local.prefix_cache import NOTHING, Prefix
 
 
@@ -54,7 +57,7 @@ class Rows:
         # (rows, slots); False: padding, or a rejected token
         self._counts = torch.tensor([[i >= width - n for i in range(width)] for n in self.lengths], dtype=torch.bool)
         if width and len(starts) == 1:
-            ((prefix, length),) = starts
+            ((prefix, length),) = starts  # alone, a row needs no padding, and shares the prefix's memory
             self.cache = prefix.start(length)
             self._floor = prefix.floor if length == len(prefix.tokens) else self._cropped_floor()
         else:
@@ -83,6 +86,8 @@ class Rows:
         left, right = max(map(len, fresh)), max(map(len, drafts))
         ids, counts, positions = [], [], []
         for new, draft, length in zip(fresh, drafts, self.lengths, strict=True):
+            # All fresh tokens end in one column, and all drafts begin in the next, so one slice of the logits serves all
+            # rows. Padding is hidden, but takes a neighbour's position: a model with learnt ones has none beyond its window.
             before, after, real = left - len(new), right - len(draft), len(new) + len(draft)
             ids.append([0] * before + new + draft + [0] * after)
             counts.append([False] * before + [True] * real + [False] * after)
@@ -111,6 +116,8 @@ class Rows:
 
     def settle(self, accepted: Sequence[int]) -> None:
         """Keep so many drafted tokens of each row."""
+        # What no row has accepted goes. What only some have stays in the others too, as holes: cutting each row where its own
+        # text ends would mean writing the whole cache anew.
         longest = max(accepted)
         # Also a crop of nothing is needed: it lets a sliding window forget.
         self.cache.crop(longest - self._drafted)
@@ -121,6 +128,7 @@ class Rows:
             self.lengths[row] += count
         self._drafted = 0
         self._floor = self._cropped_floor()
+        # Attention reads holes in vain, and closing them copies the cache once: so not before they are a fifth of it.
         if slots > 1.25 * max(self.lengths) + 64:
             self._close_holes()
 
@@ -176,6 +184,7 @@ class Rows:
             slots[row, width - length :] = self._counts[row].nonzero()[:, 0]
             counts[row, width - length :] = True
         self._counts = counts
+        # A key has been given its position already, so the slot it lies in says nothing.
         for layer in self.cache.layers:
             if layer.is_initialized:
                 chosen = slots.to(layer.keys.device)[:, None, :, None]
@@ -183,6 +192,7 @@ class Rows:
                 layer.values = layer.values.take_along_dim(chosen, 2)
 
     def _cropped_floor(self) -> int:
+        # A crop lets a sliding window forget what is before it, so no second one may go further back.
         return 0 if self.plain else self._counts.shape[1]
 
 
@@ -197,3 +207,73 @@ def read_on(model: Any, prefix: Prefix, length: int, tokens: list[int]) -> Prefi
 def _fill(layer: Any, keys: torch.Tensor, values: torch.Tensor) -> None:
     layer.lazy_initialization(keys, values)
     layer.keys, layer.values = keys, values
+
+
+class GrowingLayer(DynamicLayer):
+    """A cache layer whose keys and values are the used part of tensors written in place, made anew when they are full.
+
+    What it goes on from is copied once, at the first pass.
+
+    Args:
+        before: What it goes on from; its tensors stay as they are.
+    """
+
+    def __init__(self, before: DynamicLayer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        if before.keys is not None and before.values is not None:
+            self.lazy_initialization(before.keys, before.values)
+            self.keys, self.values = before.keys, before.values
+        # Rooms are never shared: with a first append into its own, a layer leaves the tensors it goes on from to others.
+        self._keys = _Room()
+        self._values = _Room()
+
+    def __copy__(self) -> GrowingLayer:
+        return GrowingLayer(self)  # with rooms of its own
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append; tensors of shape (rows, heads, tokens, size)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        keys = self._keys.append(self.keys, key_states)
+        values = self._values.append(self.values, value_states)
+        self.keys, self.values = keys, values
+        return keys, values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows, given as a tensor of their places."""
+        self.keys = self._keys.select(self.keys, indices)
+        self.values = self._values.select(self.values, indices)
+
+
+class _Room:
+    """A tensor of which the beginning is used."""
+
+    def __init__(self) -> None:
+        self._whole = torch.empty(0)
+
+    def append(self, used: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
+        """Return the used part with new tokens after it."""
+        known = used.shape[2] if used is not None and used.numel() else 0
+        needed = known + new.shape[2]
+        if used is None or not self._holds(used) or self._whole.shape[2] < needed:
+            # By half again, so that however long a text gets, each token is copied about twice.
+            self._whole = new.new_empty((*new.shape[:2], needed + needed // 2, new.shape[3]))
+            if used is not None and known:
+                self._whole[:, :, :known] = used
+        self._whole[:, :, known:needed] = new  # over what was cropped, if anything was
+        return self._whole[:, :, :needed]
+
+    def select(self, used: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
+        """Return these rows of the used part, with room after them if there was some."""
+        if used is None or not used.numel():
+            return used
+        if not self._holds(used):
+            return used[rows]
+        self._whole = self._whole.index_select(0, rows)
+        return self._whole[:, :, : used.shape[2]]
+
+    def _holds(self, used: torch.Tensor) -> bool:
+        """Whether this is the used part: whoever puts another tensor in its place, as closing holes does, leaves the room."""
+        return self._whole.numel() > 0 and used.data_ptr() == self._whole.data_ptr()

@@ -1,6 +1,7 @@
 """Loading weights with transformers and PEFT: once per process for each (files, device, dtype, quantisation).
 
-safetensors (or the GGUF of an installed package) only, `trust_remote_code` never.
+safetensors (or the GGUF of an installed package) only, `trust_remote_code` never. What lives elsewhere: which files a name
+means (`models.py`), the disk cache of converted weights (`converted.py`), what makes a CPU fast (`cpu.py`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +17,22 @@ from typing import Any
 
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.backends.semaphore import Semaphore
-from aligner_integrations.errors import MissingDependencyError, ModelLoadError
+from aligner_integrations.errors import ModelLoadError, first_line, require
 from aligner_integrations.models import SMOLLM2, ModelFiles, fingerprint_of, locate, locate_base
 
-try:
+with require(
+    "local",
+    "Running an aligner on this machine needs torch, transformers and peft ({missing} is missing)",
+    "safetensors",
+    "torch",
+    "transformers",
+):
     import torch
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-except ImportError as error:
-    raise MissingDependencyError(
-        f"Running an aligner on this machine needs torch, transformers and peft ({error.name} is missing): "
-        "pip install 'aligner-integrations[local]'"
-    ) from error
 
 from aligner_integrations.backends.local import converted
-from aligner_integrations.backends.local.attention import share_heads
-from aligner_integrations.backends.local.cpu import pack
+from aligner_integrations.backends.local.cpu import pack, share_heads
 from aligner_integrations.backends.local.prefix_cache import Prefixes
 from aligner_integrations.backends.local.probe import GateProbe
 from aligner_integrations.backends.local.speculative import DraftSupport, find_support
@@ -70,6 +72,13 @@ class Weights:
     lock: Semaphore = field(default_factory=lambda: Semaphore(1))
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
     batchers: dict[Any, Batcher[Any, Any]] = field(default_factory=dict)
+
+    def padded(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return rows of token ids as a rectangle, padded on the left, and its attention mask, both (rows, longest)."""
+        width, pad, device = max(map(len, rows)), self.tokenizer.pad_token_id, self.model.device
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        return ids, mask
 
 
 _loaded: dict[tuple[Any, ...], Weights] = {}
@@ -230,7 +239,7 @@ def _read_model(folder: Path, gguf_file: str | None, dtype: Any, options: dict[s
         )
     except Exception as error:  # broken files fail in any way, also with a plain Exception
         raise ModelLoadError(
-            f"The weights in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}. If a download was cut, "
+            f"The weights in {folder} cannot be loaded: {type(error).__name__}: {first_line(error)}. If a download was cut, "
             "delete the folder and fetch again; if a library is missing, install it."
         ) from error
     if found["missing_keys"]:
@@ -255,17 +264,15 @@ def _read_tokenizer(folder: Path, gguf_file: str | None) -> Any:
         )
     except Exception as error:  # as above
         raise ModelLoadError(
-            f"The tokenizer in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}."
+            f"The tokenizer in {folder} cannot be loaded: {type(error).__name__}: {first_line(error)}."
         ) from error
 
 
 def _add_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
-    try:  # here, because importing it takes a second, and merged weights from the cache do without
+    # Here, because importing it takes a second, and merged weights from the cache do without.
+    with require("local", f"The adapter in {folder} needs peft", "peft"):
         from peft import PeftModel, get_peft_model_state_dict
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"The adapter in {folder} needs peft: pip install 'aligner-integrations[local]'"
-        ) from error
+
     path = folder / "adapter_model.safetensors"
     try:
         with safe_open(path, "pt") as file:
@@ -274,16 +281,12 @@ def _add_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
     except Exception as error:  # as above
         raise ModelLoadError(
             f"The adapter {path} cannot be put on {model.config.name_or_path or 'its base'}: {type(error).__name__}: "
-            f"{_first_line(error)}. Check that it belongs to this base and that the file is whole."
+            f"{first_line(error)}. Check that it belongs to this base and that the file is whole."
         ) from error
     # PEFT only warns when names do not match, and an adapter that changes nothing would look like a perfect upstream.
     if names != set(get_peft_model_state_dict(adapted, save_embedding_layers=False)):
         raise ModelLoadError(f"The adapter {path} does not fit its base: their layers have different names.")
     return adapted.merge_and_unload() if merge else adapted
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no details"])[0][:300]
 
 
 __all__ = ["Weights", "default_device", "default_dtype", "load_base", "load_weights", "release"]

@@ -1,7 +1,8 @@
 """Reading a prompt on this machine while the upstream still writes its answer: into a cache that decoding goes on from.
 
-One thread reads for all streams, a few hundred tokens at a time, and waits for its turn at the model like everybody else. What it has read lies in the model's bounded `Prefixes`; a stream whose beginning had to make room is given up, so
-that many streams at once cost no more than one after another.
+One thread reads for all streams, a few hundred tokens at a time, and waits for its turn at the model like everybody else.
+What it has read lies in the model's bounded `Prefixes` (`prefix_cache.py`); a stream whose beginning had to make room is
+given up, so that many streams at once cost no more than one after another.
 """
 
 from __future__ import annotations
@@ -85,9 +86,8 @@ class LocalReader:
     def _step(self) -> bool:
         """Read some tokens; return whether there are more."""
         weights = self._weights()
-        from aligner_integrations.backends.local.kv_cache import (
-            read_on,  # not sooner: it imports torch, and an event loop waits
-        )
+        # Not sooner: it imports torch, and an event loop waits.
+        from aligner_integrations.backends.local.kv_cache import read_on
 
         support = weights.drafts
         if support is None:

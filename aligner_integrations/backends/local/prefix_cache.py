@@ -3,8 +3,9 @@
 So the answer that the gate has read is not read again to be corrected, nor a question for its next draft or round, nor
 what an aligner read while the upstream still wrote (`prefill.py`). The tokens alone decide what is used again.
 
-No tensor of a prefix's cache is ever changed in place (a pass makes longer ones), so whoever goes on from a prefix shares
-its memory until the first pass, and those of one batch share theirs. The tensors on their way through the model: `kv_cache.py`.
+No tensor of a prefix's cache is ever changed in place (a pass makes longer ones, or copies them first), so whoever goes on
+from a prefix shares its memory until the first pass, and those of one batch share theirs. The tensors on their way through
+the model: `kv_cache.py`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Prefix:
     def start(self, length: int) -> Any:
         """Return a cache of its first `length` tokens, at least `floor`, to go on from."""
         cache = copy.copy(self.cache)
+        # Layers of its own over the same tensors: a crop takes a view, and nobody else sees it.
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         if length < len(self.tokens):
             cache.crop(length - len(self.tokens))
@@ -94,6 +96,8 @@ class Prefixes:
         """Return the prefix that has most in common with a text, and how many tokens that is; else (NOTHING, 0)."""
         with self._lock:
             best, length = NOTHING, 0
+            # A token's keys and values depend on those before it alone. So any prefix may be cut where the texts part, unless a
+            # sliding window has forgotten what would then be looked back at.
             for prefix in reversed(self._kept):
                 if (common := prefix.common(tokens)) > length and common >= prefix.floor:
                     best, length = prefix, common
@@ -106,8 +110,10 @@ class Prefixes:
         """Keep prefixes, instead of those that they go on from."""
         with self._lock:
             for prefix in prefixes:
+                # What a longer prefix begins with can be had from that one.
                 self._kept = [old for old in self._kept if old.common(prefix.tokens) < len(old.tokens)]
                 self._kept.append(prefix)
+            # From the latest back; memory that several share is counted once.
             blocks: dict[int, int] = {}
             for place in range(len(self._kept) - 1, -1, -1):
                 blocks.update(self._kept[place].memory())

@@ -2,7 +2,7 @@
 
 The paper saw that whether an aligner will copy or correct can be read from its early layers (appendix B.6). The probe
 reads, for each token of an answer, the hidden state that predicts it and the one that has read it, with the token's gap
-and loss. An answer's score is its largest token's. Training it: `training/gate.py`.
+and loss. An answer's score is its largest token's. Training it: `training/gate.py`; where the states come from: `scoring.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from aligner_integrations.backends.base import Request
 from aligner_integrations.backends.deadline import CallerStop, Deadline
 from aligner_integrations.backends.local.batching import Batcher
-from aligner_integrations.errors import AlignerError, BackendError, OverloadedError
+from aligner_integrations.errors import AlignerError, BackendError, OverloadedError, first_line
 
 if TYPE_CHECKING:
     from aligner_integrations.backends.local.loading import Weights
@@ -105,8 +105,7 @@ def in_groups(
 
 def failure(error: BaseException) -> BackendError:
     """What a model's failure is to the caller."""
-    words = (str(error).splitlines() or [""])[0][:300]
-    failure = BackendError(f"The model failed while running: {type(error).__name__}: {words}")
+    failure = BackendError(f"The model failed while running: {type(error).__name__}: {first_line(error)}")
     failure.__cause__ = error
     return failure
 

@@ -120,24 +120,28 @@ class _Row:
         prompt = self.fresh
         prefix, known = prefixes.find(prompt + answer)
         at = len(prompt) - 1 - prefix.first
+        # The pass that judged the answer has told what the model chooses after each of its tokens. So the answer's beginning is
+        # a draft that is verified already. What is sampled has to be drawn instead.
         if greedy and known >= len(prompt) and 0 <= at < len(prefix.choices):
             most = min(self.room, known - len(prompt), len(prefix.choices) - at - 1)
             accepted, _ = self.take(self.drafter.propose(most).tokens, prefix.choices[at:], stop_ids)
             return prefix, len(prompt) + accepted
         known = min(known, len(prompt) - 1)  # what comes after its last token is not known
-        if known < prefix.floor:
+        if known < prefix.floor:  # a sliding window has forgotten what stands before that
             prefix, known = NOTHING, 0
         self.fresh = prompt[known:]
         return prefix, known
 
     def take(self, draft: list[int], choices: list[int], stop_ids: Sequence[int]) -> tuple[int, list[int]]:
         """Accept what is the model's choice; return how much of the draft that is, and the new tokens of the text."""
+        # Each choice was made after the draft's tokens before it. While those are the model's own choices, it is what the model
+        # would have written token by token; the first that differs was still made after right ones, and so it counts, too.
         accepted = 0
         while accepted < len(draft) and draft[accepted] == choices[accepted]:
             accepted += 1
         tokens = [*draft[:accepted], choices[accepted]]
         self.drafter.take(tokens, len(draft))
-        self.fresh = tokens[-1:]
+        self.fresh = tokens[-1:]  # chosen, but not read yet
         end = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
         self.ended = end is not None
         self.written += tokens[:end]
@@ -192,6 +196,7 @@ def decode_with_drafts(
         while alive:
             most = _MOST_DRAFTED // len(alive)
             guesses = [row.drafter.propose(min(most, row.room)) for row in alive]
+            # One length for all: a batch is a rectangle, so a row with a shorter draft would read padding instead.
             length = best_length(guesses, support.token_cost)
             drafts = [guess.tokens[:length] for guess in guesses]
             logits = rows.forward([row.fresh for row in alive], drafts)
@@ -207,6 +212,7 @@ def decode_with_drafts(
             if 0 < len(going) < len(alive):
                 rows.select(going)
             alive = [alive[i] for i in going]
+        # The next draft or round often begins with the same question. A row of a batch would have to be copied out first.
         if len(texts) == 1 and rows.plain and starts[0][1] < len(prompts[0]) <= rows.lengths[0]:
             rows.cache.crop(len(prompts[0]) - rows.lengths[0])
             prefixes.add(Prefix(prompts[0], rows.cache))
@@ -219,5 +225,6 @@ def share_beginning(model: Any, support: DraftSupport, prompts: Sequence[list[in
         return
     shared = prompts[0][: min(Prefix(prompts[0], None).common(prompt) for prompt in prompts)]
     prefix, known = prefixes.find(shared)
+    # Reading it is a pass of its own, which has to save more tokens than a pass is worth.
     if known < len(shared) and (len(prompts) - 1) * (len(shared) - known) * support.token_cost > 1:
         prefixes.add(read_on(model, prefix, known, shared[known:]))

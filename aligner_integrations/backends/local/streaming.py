@@ -1,6 +1,6 @@
 """One completion that is shown as it is written: from tokens to pieces of text, on the thread that runs the model.
 
-How the pieces reach whoever reads the stream: `backend.py`. Where the tokens come from: `generation.py`, `judging.py`.
+How the pieces reach whoever reads the stream: `backend.py`. Where the tokens come from: `generation.py`, `scoring.py`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import Any
 
 from aligner_integrations.backends.base import Keep, Score
 from aligner_integrations.backends.local.generation import decode
-from aligner_integrations.backends.local.judging import judge_in_steps
 from aligner_integrations.backends.local.prefix_cache import Prefixes
 from aligner_integrations.backends.local.scheduling import Part
-from aligner_integrations.backends.local.scoring import score_batch
+from aligner_integrations.backends.local.scoring import judge_in_steps, score_batch
 from aligner_integrations.errors import TruncatedCorrectionError
 
 

@@ -24,16 +24,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aligner_integrations.backends.deadline import Clock
-from aligner_integrations.errors import BackendError, MissingDependencyError
+from aligner_integrations.errors import BackendError, require
 
-try:
+with require("remote", "Running an aligner on a server needs httpcore ({missing} is missing)", "anyio", "httpcore"):
     import anyio  # noqa: F401 - httpcore only asks for it when it is too late
     import httpcore
-except ImportError as error:
-    raise MissingDependencyError(
-        f"Running an aligner on a server needs httpcore ({error.name} is missing): "
-        "pip install 'aligner-integrations[remote]'"
-    ) from error
 
 _KEEP_ALIVE = 4.0
 """Seconds for which an idle connection is kept: less than the 5 after which uvicorn, and so most servers, close it."""

@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aligner_integrations.backends.base import Request, completion_limit
-from aligner_integrations.backends.encoding import encode_completion, encode_prompt
+from aligner_integrations.backends.encoding import encodable, encode_completion, encode_prompt
 from aligner_integrations.backends.remote.responses import StatusError
 from aligner_integrations.backends.remote.special_tokens import Broken
-from aligner_integrations.errors import AnswerTooLongError, InvalidTextError
-
-_MAX_CHARACTERS_A_TOKEN = 64  # as in local.py: no real text has more
+from aligner_integrations.errors import AnswerTooLongError
 
 _TOO_LONG = re.compile(
     r"context[ _-]?(?:length|window|size)|maximum (?:input|model|sequence) length|max_total_tokens|max_input_(?:tokens|length)"
@@ -69,9 +67,7 @@ def fit(request: Request, window: int | None, tokenizer: Any = None, *, ids: boo
         AnswerTooLongError: It cannot fit.
         InvalidTextError: It cannot be encoded.
     """
-    if window is not None and len(request.prompt) > window * _MAX_CHARACTERS_A_TOKEN:
-        raise too_long(f"they have {len(request.prompt):,} characters, and its window {window:,} tokens")
-    try:
+    with encodable(request.prompt, window):
         if tokenizer is None:
             broken = Broken(request.prompt)
             prompt_tokens, answer_tokens = _guess(request.prompt), _guess(request.answer)
@@ -81,8 +77,6 @@ def fit(request: Request, window: int | None, tokenizer: Any = None, *, ids: boo
         broken = Broken(request.prompt, specials_of(tokenizer))
         prompt = encode_prompt(tokenizer, request.prompt)
         answer = encode_completion(tokenizer, request.completion_prefix, request.answer.strip())
-    except (TypeError, UnicodeError) as error:
-        raise InvalidTextError("The prompt is not text that can be encoded as UTF-8.") from error
     limit = completion_limit(window, len(prompt), len(answer), request.max_new_tokens)
     return Fitted(request, prompt if ids else broken.text, limit, broken, len(answer))
 

@@ -9,18 +9,17 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from aligner_integrations.errors import MissingDependencyError
+from aligner_integrations.errors import require
 
-try:
+with require(
+    "agents",
+    "The middleware needs langchain itself, not only langchain-core",
+    "langchain.agents.middleware.types",
+    "langgraph.types",
+):
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
     from langchain.agents.middleware.types import ToolCallRequest
     from langgraph.types import Command
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in ("langchain", "langgraph"):
-        raise
-    raise MissingDependencyError(
-        "The middleware needs langchain itself, not only langchain-core: pip install 'aligner-integrations[agents]'"
-    ) from error
 
 __all__ = [
     "ASKED",

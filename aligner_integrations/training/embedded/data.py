@@ -8,9 +8,7 @@ threshold and every other choice) and report (the figures in the card).
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
-import json
 import random
 import re
 from dataclasses import dataclass
@@ -130,8 +128,7 @@ def load(folder: Path, seed: int) -> EmbeddedData:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return [row for _, row in read_jsonl(path)]
 
 
 def _split(

@@ -1,4 +1,8 @@
-"""Packed linear layers: float32's numbers, plain parameters, nothing stale."""
+"""What makes a CPU fast, on a model that stays ordinary.
+
+Packed linear layers: float32's numbers, plain parameters, nothing stale. Attention for heads that share keys and values: the
+numbers of transformers' own.
+"""
 
 import copy
 import io
@@ -6,10 +10,11 @@ import io
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from aligner_integrations.backends.local import cpu as packing
+from aligner_integrations.backends.local import cpu
 from aligner_integrations.backends.local.backend import LocalBackend
-from aligner_integrations.backends.local.cpu import PackedLinear, pack
+from aligner_integrations.backends.local.cpu import GROUPED, PackedLinear, pack, share_heads
 
 pytestmark = pytest.mark.integration
 
@@ -86,7 +91,7 @@ def test_large_models_and_other_dtypes_are_left_alone(plain, monkeypatch):
     half = nn.Sequential(copy.deepcopy(plain).bfloat16())
     pack(half)
     assert type(half[0]) is nn.Linear
-    monkeypatch.setattr(packing, "_MOST_BYTES", 100)
+    monkeypatch.setattr(cpu, "_MOST_BYTES", 100)
     large = nn.Sequential(plain)
     pack(large)
     assert type(large[0]) is nn.Linear
@@ -98,3 +103,82 @@ def test_packing_draws_no_random_numbers(plain):
     torch.manual_seed(5)
     pack(nn.Sequential(plain))
     assert torch.equal(torch.randn(1), wanted)
+
+
+# Attention ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[(6, 2), (4, 4), (4, 1)], ids=["shared by three", "not shared", "shared by all"])
+def model(request):
+    heads, shared = request.param
+    torch.manual_seed(2)
+    config = LlamaConfig(
+        vocab_size=60,
+        hidden_size=8 * heads,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=heads,
+        num_key_value_heads=shared,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config).eval().double().requires_grad_(False)
+
+
+def passes(model):
+    """Logits of a batch with padding, a draft after it, one token more, and a row without padding."""
+    ids = torch.arange(24).reshape(2, 12) % 59
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 0
+    first = model(ids, attention_mask=mask, use_cache=True)
+    found, cache = [first.logits[0, 5:], first.logits[1]], first.past_key_values
+    for tokens in (4, 1):
+        mask = torch.cat([mask, torch.ones(2, tokens, dtype=torch.long)], 1)
+        more = model(torch.full((2, tokens), 7), attention_mask=mask, past_key_values=cache, use_cache=True)
+        found += list(more.logits)
+    return [*found, model(ids[1:]).logits[0]]
+
+
+def test_numbers_are_those_of_transformers(model):
+    wanted = passes(model)
+    share_heads(model)
+    assert model.config._attn_implementation == GROUPED
+    for mine, theirs in zip(passes(model), wanted, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-10)
+
+
+def test_keys_are_not_repeated_for_a_mask(model, monkeypatch):
+    heads, shared = model.config.num_attention_heads, model.config.num_key_value_heads
+    masked = set()
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, value, **options):
+        if options.get("attn_mask") is not None:
+            masked.add((query.shape[1], key.shape[1]))
+        return real(query, key, value, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    passes(model)
+    assert (heads, heads) in masked
+    masked.clear()
+    share_heads(model)
+    passes(model)
+    assert masked == {(shared, shared)}
+
+
+def test_generate_saving_and_other_attentions_are_as_ever(model, tmp_path):
+    ids = torch.tensor([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    wanted = model.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    share_heads(model)
+    assert torch.equal(
+        model.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0), wanted
+    )
+    model.save_pretrained(tmp_path)
+    assert GROUPED not in (tmp_path / "config.json").read_text()
+    eager = LlamaForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    share_heads(eager)
+    assert eager.config._attn_implementation == "eager"
+
+
+def test_a_loaded_aligner_has_shared_heads(random_model):
+    assert LocalBackend(str(random_model), device="cpu").model.config._attn_implementation == GROUPED

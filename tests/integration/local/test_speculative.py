@@ -19,7 +19,6 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from aligner_integrations.backends.base import Request
 from aligner_integrations.backends.local.backend import LocalBackend
 from aligner_integrations.backends.local.generation import decode, generate
 from aligner_integrations.backends.local.loading import Weights
@@ -27,6 +26,7 @@ from aligner_integrations.backends.local.prefix_cache import Prefixes
 from aligner_integrations.backends.local.scoring import forward_answers
 from aligner_integrations.backends.local.speculative import DraftSupport, decode_with_drafts, find_support
 from tests.integration import tiny
+from tests.integration.tiny import request
 
 pytestmark = pytest.mark.integration
 
@@ -91,10 +91,6 @@ def drafted(model, prompts, answers, limits, *, prefixes=None, ends=(END, OTHER_
     return decode_with_drafts(
         model, support, ends, prompts, answers, limits, [threading.Event()] * len(prompts), kept, **options
     )
-
-
-def request(question: str, answer: str) -> Request:
-    return Request(question, answer, tiny.TEMPLATE.render(question, answer), tiny.TEMPLATE.completion_prefix, 24)
 
 
 def continuations(model, prompts: list[list[int]], limits: list[int]) -> list[tuple[list[int], bool]]:

@@ -65,7 +65,7 @@ class Training:
 
 def code(base: Path, output: Path) -> str:
     return (
-        "import sys; from pathlib import Path; from tests.integration import test_training as t\n"
+        "import sys; from pathlib import Path; from tests.integration.training import test_training as t\n"
         "from aligner_integrations.training import run\n"
         f"run.train_aligner(t.triples(), base={str(base)!r}, revision=None, template=t.tiny.TEMPLATE,"
         f" recipe=t.RECIPE, output=Path({str(output)!r}), data='made-up rows')\n"

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from aligner_integrations.bench.decoding import Case, Difference, bench
+from aligner_integrations.bench.decoding import Case, Difference, bench, take_turns
 from aligner_integrations.errors import ConfigurationError
 from tests.unit.support import aligner_of, answer_in
 
@@ -70,3 +70,16 @@ def test_nothing_to_measure_is_an_error(clock):
         bench({"plain": slow(clock, 1)}, [])
     with pytest.raises(ConfigurationError):
         bench({}, ROWS)
+
+
+def test_two_take_turns_at_being_the_first():
+    one, two = aligner_of(str), aligner_of(str)
+    seconds = {one: [1.0, 2.0, 9.0], two: [3.0, 5.0, 4.0]}
+    asked = []
+
+    def measure(aligner, case):
+        asked.append((aligner, case.answer))
+        return seconds[aligner].pop(0)
+
+    assert take_turns(one, two, [Case("good", "q", answer) for answer in "abc"], measure) == (2.0, 4.0)
+    assert asked == [(two, "a"), (one, "a"), (one, "b"), (two, "b"), (two, "c"), (one, "c")]

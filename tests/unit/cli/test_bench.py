@@ -1,4 +1,4 @@
-"""`aligner bench`: its options and outputs. The numbers: tests/unit/evaluation/test_bench.py; real weights: integration."""
+"""`aligner bench`: its options and outputs. The numbers: tests/unit/bench; real weights: integration."""
 
 import json
 

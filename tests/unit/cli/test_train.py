@@ -1,6 +1,8 @@
 """`aligner train` with wrong options; real trainings are in the integration tests."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -22,3 +24,11 @@ def test_what_does_not_fit_is_a_sentence(run, tmp_path, options, words):
     assert result.exit_code == 1
     assert words in json.loads(result.stdout)["error"]["message"]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_library_names_the_extra(tmp_path):
+    program = "import sys; sys.modules['torch'] = None; from aligner_integrations.cli import main; main()"
+    command = ["train", "--base", "some/base", "--data", "x", "--output", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True)
+    said = "error: Training needs: pip install 'aligner-integrations[train]'\n"
+    assert (done.returncode, done.stderr) == (1, said)

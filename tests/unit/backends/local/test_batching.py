@@ -27,7 +27,7 @@ class Model:
         assert self.running == 1
         self.batches.append(list(items))
         self.began.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         self.running -= 1
         return [item * item if item >= 0 else ValueError(f"{item} is below zero") for item in items]
 
@@ -35,12 +35,12 @@ class Model:
 async def begin(batcher, model, item=0):
     """Keep the model busy with one item, so that all that follows waits."""
     first = asyncio.create_task(batcher.acall([item]))
-    await asyncio.to_thread(model.began.wait, 10)
+    await asyncio.to_thread(model.began.wait, 60)
     return first
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -73,29 +73,26 @@ async def test_threads_and_tasks_share_batches():
 def test_a_single_caller():
     model = Model()
     batcher = Batcher(model, wait=0.05)
-    started = time.monotonic()
     assert batcher.call([3, 4]) == [9, 16]
-    assert 0.05 <= time.monotonic() - started < 1
     assert batcher.call([]) == []
+    assert model.batches == [[3, 4]]
 
 
 def test_a_full_batch_does_not_wait():
-    batcher = Batcher(Model(), most=2, wait=30)
-    started = time.monotonic()
+    batcher = Batcher(Model(), most=2, wait=3600)  # whoever waits runs into the test's own limit
     assert batcher.call([3, 4]) == [9, 16]
-    assert time.monotonic() - started < 5
 
 
 def test_a_batch_that_fills_up_while_it_waits_starts_at_once():
     model = Model()
-    batcher = Batcher(model, most=2, wait=30)
+    batcher = Batcher(model, most=2, wait=3600)
     results = []
     thread = threading.Thread(target=lambda: results.append(batcher.call([3])))
     thread.start()
     while not batcher.waiting:
         time.sleep(0.001)
     assert batcher.call([4]) == [16]
-    thread.join(5)
+    thread.join()
     assert results == [[9]] and model.batches == [[3, 4]]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from aligner_integrations.backends.local.growing import GrowingLayer
+from aligner_integrations.backends.local.kv_cache import GrowingLayer
 
 pytestmark = pytest.mark.integration
 
