@@ -44,7 +44,6 @@ from aligner_integrations.langchain.agents.thoughts import (
     with_thought,
 )
 from aligner_integrations.langchain.agents.types import (
-    ASKED,
     AgentMiddleware,
     ModelRequest,
     ModelResponse,
@@ -53,7 +52,7 @@ from aligner_integrations.langchain.agents.types import (
 )
 from aligner_integrations.langchain.correction_run import Work
 from aligner_integrations.langchain.messages import read, text_alone, text_of, usage_of, with_correction
-from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct, given_aligner
+from aligner_integrations.langchain.tasks import ASKED, Picker, Task, acorrect, asked, correct, given_aligner
 
 AGAIN = (
     "That thought of yours was corrected. Go on from it as it stands: choose your next action, or answer. Do not write a "
@@ -93,6 +92,8 @@ class ThoughtAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
             answered by its `on_overflow`.
     """
 
+    name: str = "ThoughtAlignerMiddleware"  # an attribute in place of LangChain's property
+
     def __init__(
         self,
         aligner: Aligner | None = None,
@@ -114,12 +115,7 @@ class ThoughtAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         self.question = question
         self.include_original = include_original
         self.trace_original = trace_original
-        self._name = name or type(self).__name__
-
-    @property
-    def name(self) -> str:
-        """Name of the middleware, which an agent can have only once."""
-        return self._name
+        self.name = name or type(self).__name__
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]

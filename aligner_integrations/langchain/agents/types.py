@@ -23,7 +23,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 __all__ = [
-    "ASKED",
     "AgentMiddleware",
     "Command",
     "ModelRequest",
@@ -32,9 +31,6 @@ __all__ = [
     "conversation",
     "goes_on",
 ]
-
-ASKED = "messages"
-"""Where the question was found."""
 
 
 def conversation(request: ModelRequest[Any]) -> list[BaseMessage]:

@@ -35,6 +35,7 @@ from langchain_core.tracers.context import register_configure_hook
 
 from aligner_integrations.backends.base import INTERNAL_TAG
 from aligner_integrations.errors import QuestionNotFoundError
+from aligner_integrations.langchain.callbacks import holding
 from aligner_integrations.langchain.messages import text_of
 from aligner_integrations.langchain.question import matching
 from aligner_integrations.langchain.question.matching import Found, made_for
@@ -295,8 +296,5 @@ def install() -> None:
 @contextmanager
 def disabled() -> Iterator[None]:
     """Record nothing in this context: chains started inside are not followed."""
-    token = _hook.set(None)
-    try:
+    with holding(_hook, None):
         yield
-    finally:
-        _hook.reset(token)
