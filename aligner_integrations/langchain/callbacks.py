@@ -63,6 +63,7 @@ def inside(run: Run | None, manager: _Manager, wanted: Callable[[BaseCallbackHan
 
 def unseen(run: Run | None, manager: _Manager, wanted: Callable[[BaseCallbackHandler], bool]) -> _Manager:
     """The same for what no stream may show, so without the handlers that streams are made of."""
+    # LangGraph's handlers read the tag, those of `astream_events` and `astream_log` do not: they must not be there at all.
     inside(run, manager, lambda handler: not _streams(handler) and wanted(handler))
     manager.add_tags([NO_STREAM_TAG])
     return manager
@@ -158,6 +159,7 @@ class RunAround(RunManager):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        # Taken before anything is hidden: the correction is made while a stand-in speaks, which may be `untraced`.
         self.tracer = tracing_v2_callback_var.get()
         self.tracing = get_tracing_context()
         # None would mean: as it is, which is "off" where this is needed.
@@ -180,6 +182,7 @@ def hidden(*, traced: bool) -> Iterator[None]:
     Args:
         traced: Whether tracers see it.
     """
+    # Handlers come in two ways, by the callbacks of the context and by hooks (`unheard`, `untraced`); both must be shut.
     manager = unseen(None, CallbackManager([]), _tracer if traced else nobody)
     with unheard() if traced else untraced(), reporting_to(manager):
         yield
@@ -193,6 +196,7 @@ def shown(manager: _Manager, *, traced: bool) -> Iterator[_Manager]:
         manager: A new manager of the right kind.
         traced: Whether tracers see the hidden run, so that they must not see this one as well.
     """
+    # Everybody hears of the LLM or tool once: tracers of the hidden run or of this one, all others of this one.
     with untraced(_tracer) if traced else nullcontext():
         yield inside(None, manager, _no_tracer) if traced else inside(run_around(), manager, anybody)
 

@@ -1,7 +1,7 @@
 """`AlignedChatModel`: a chat model whose answers have been through an aligner before anybody sees them.
 
-What lives elsewhere: messages (`messages.py`), chunks (`chunks.py`), the answer on its way (`tasks.py`), runs and traces (`correction_run.py`), and what is
-corrected and what is not (`Aligner` in `aligner.py`).
+What lives elsewhere: messages (`messages.py`), chunks (`chunks.py`), the answer on its way (`tasks.py`), runs and traces
+(`correction_run.py`), who hears of the upstream (`callbacks.py`), and what is corrected and what is not (`aligner.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Streams of LangChain's values: the upstream's chunks put together, and the corrected value given out in chunks.
 
 What lives elsewhere: which part of a value is the answer, and how its text is replaced (`messages.py`); the aligner's
-run (`correction_run.py`).
+run (`correction_run.py`); who listens to a chat model's chunks (`callbacks.py`).
 """
 
 from __future__ import annotations

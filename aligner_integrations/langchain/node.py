@@ -8,7 +8,7 @@ once. Where people read the stream, put the aligner around the LLM instead, in t
 `AlignedChatModel(llm=llm)`; with `create_agent`, `AlignerMiddleware`. This node is for graphs whose LLM call cannot be
 reached, and for state that nobody reads before it.
 
-What lives elsewhere: what is corrected and what is not (`Aligner` in `aligner.py`).
+What lives elsewhere: the answer on its way (`tasks.py`), and what is corrected and what is not (`aligner.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`AlignerRunnable`: the step of a chain that corrects what the LLM before it said.
 
-What lives elsewhere: from a value to the question and back (`tasks.py`, `question/recorder.py`, `messages.py`), the chunks of a
-stream (`chunks.py`), runs and traces (`correction_run.py`), and what is corrected and what is not (`Aligner` in `aligner.py`).
+What lives elsewhere: from a value to the question and back (`tasks.py`, `messages.py`, `question/`), the chunks of a stream
+(`chunks.py`), runs and traces (`correction_run.py`), and what is corrected and what is not (`aligner.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One answer on its way through the aligner: which question belongs to it, and why it may be left alone.
 
-What lives elsewhere: the parts of LangChain's values (`messages.py`), the record of who asked what (`question/recorder.py`,
-`question/matching.py`), and what is done with a task (`runnable.py`, `chat_model.py`).
+What lives elsewhere: the parts of LangChain's values (`messages.py`), the record of who asked what (`question/`), the
+correction as a run (`correction_run.py`), and what is done with a task (`runnable.py`, `chat_model.py`, `node.py`,
+`agents/`).
 """
 
 from __future__ import annotations

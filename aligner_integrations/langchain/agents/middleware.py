@@ -22,8 +22,9 @@ that the aligner has not seen. The price: tokens come when the LLM is done, thos
 
 Like any middleware with a hook for tools, this one gives an agent without tools a tools node.
 
-What lives elsewhere: thoughts and what follows from them (`thoughts.py`, `thought_middleware.py`), what streams see (`replay.py`,
-`callbacks.py`), graphs without `create_agent` (`node.py`), and what is corrected and what is not (`Aligner`).
+What lives elsewhere: thoughts and what follows from them (`thoughts.py`, `thought_middleware.py`), what streams see
+(`replay.py`, and `callbacks.py` one folder up), graphs without `create_agent` (`node.py`), and what is corrected and what
+is not (`aligner.py`).
 """
 
 from __future__ import annotations

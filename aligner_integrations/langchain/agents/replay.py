@@ -58,6 +58,7 @@ class StandIn(BaseChatModel):
     aligner: Aligner = Field(repr=False, exclude=True)
     task: Task = Field(repr=False, exclude=True)
     corrected: Callable[[Task, Correction], AIMessage] = Field(repr=False, exclude=True)
+    # A cache's key would be what was asked, so another agent's words could be said instead of these.
     cache: Literal[False] = Field(default=False, exclude=True)
 
     _said: AIMessage | None = PrivateAttr(default=None)
@@ -127,6 +128,7 @@ class StandIn(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         return awrite_chat(self.aligner, self.task, self._notes, run_manager)
 
+    # Tracers and counters of cost see the hidden model's name and provider.
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         if isinstance(self.hidden, BaseChatModel):
             return self.hidden._get_ls_params(stop=stop, **kwargs)
