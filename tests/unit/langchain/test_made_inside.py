@@ -3,7 +3,6 @@
 import asyncio
 import operator
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -17,17 +16,12 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from aligner_integrations.errors import QuestionNotFoundError
-from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Upstream, step, total, want
+from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Upstream, asked_in_a_pool, step, total, want
 
 TEXT = StrOutputParser()
 
 
 # Chains that run inside another run, one after the other --------------------------------------------------------------
-
-
-def asked_in_a_pool(prompt):
-    with ThreadPoolExecutor(1) as pool:  # without the context of the chain
-        return pool.submit(lambda: Upstream().invoke(prompt)).result().text
 
 
 def warm():

@@ -44,12 +44,11 @@ from tests.unit.langchain.agents.support import (
     lookup,
 )
 from tests.unit.langchain.listening import KEY_WAYS, WAYS, thread
-from tests.unit.langchain.support import aligner
+from tests.unit.langchain.support import USAGE, aligner
 
 pytestmark = pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
 
 TURNS = [AIMessage(FIRST, tool_calls=[call("lookup", city="Oslo")]), AIMessage(FINAL)]
-USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
 
 
 def agent(turns=TURNS, has=(lookup,), *, fn=kind, middleware=(), on="raise", model=None, **options):
