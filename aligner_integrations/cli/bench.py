@@ -1,4 +1,4 @@
-"""`aligner bench`: how fast an aligner corrects. The measuring lives in `evaluation/`: bench, replay, callers, overlap."""
+"""`aligner bench`: how fast an aligner corrects. The measuring lives in `bench/`, a file for each command."""
 
 from __future__ import annotations
 
@@ -165,6 +165,23 @@ def overlap(
     lines = [["", "without", "reading ahead", "saved"]]
     lines += [[name, f"{w.without:.2f} s", f"{w.ahead:.2f} s", f"{w.saved:.0%}"] for name, w in waits.items()]
     print_table(lines, numbers=True)
+
+
+@app.command("overhead")
+def overhead(
+    rounds: Annotated[int, typer.Option(min=1, help="How often the two take turns, five calls each.")] = 100,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a chain of LangChain with and without the hook by which an aligner finds the question; no model is run."""
+    from aligner_integrations.bench.overhead import bench_overhead
+
+    with progress("measuring", 2 * rounds) as done:
+        report = bench_overhead(rounds=rounds, on_progress=done)
+    if _written(report.to_dict(), output, as_json=as_json):
+        return
+    print_table(report.table(), numbers=True)
+    note(f"Medians of processor time a call. One look-up by an answer's text takes {report.look_up * 1e6:.0f} us more.")
 
 
 def _name(model: str | None) -> str:

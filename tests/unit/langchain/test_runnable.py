@@ -23,7 +23,6 @@ from aligner_integrations.errors import (
 )
 from aligner_integrations.langchain.question import recorder
 from aligner_integrations.langchain.question.recorder import RECORDER
-from tests.unit.langchain import overhead
 from tests.unit.langchain.support import ALIKE, PROMPT, Backend, Upstream, aligner, held, mark, step, total, want
 
 
@@ -315,9 +314,3 @@ async def test_event_log_adds_up_to_the_answer():
         log = patch if log is None else log + patch
     assert log.state["final_output"].text == want("x")
     assert total(log.state["streamed_output"]).text == want("x")
-
-
-@pytest.mark.slow  # a measurement: not among other processes of tests
-def test_a_chain_pays_little_for_its_question():
-    share, own = overhead.recording()
-    assert share + overhead.looking_up() / own < 0.23  # 200 microseconds of 870
