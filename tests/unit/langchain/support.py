@@ -4,7 +4,7 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -159,11 +159,20 @@ def held() -> int:
 
 async def settle() -> None:
     """LangChain leaves the streams inside a closed one to the event loop."""
-    for _ in range(200):
+
+    def nothing_is_held() -> bool:
         gc.collect()
-        await asyncio.sleep(0.005)
-        if held() == 0:
-            return
+        return held() == 0
+
+    gc.collect()
+    await asyncio.sleep(0.005)  # what is closed then is closed a step later
+    await until(nothing_is_held)
+
+
+async def until(happened: Callable[[], Any]) -> None:
+    async with asyncio.timeout(60):
+        while not happened():
+            await asyncio.sleep(0.005)
 
 
 def called(runnable: Any, value: Any) -> Iterator[Any]:
