@@ -518,11 +518,11 @@ async def test_a_cancelled_agent_stops_its_aligner():
     running = asyncio.create_task(
         create_agent(Script(turns=TURNS[1:]), middleware=[AlignerMiddleware(one)]).ainvoke(ASKED)
     )
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), 60)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await asyncio.wait_for(stopped.wait(), 5)
+    await asyncio.wait_for(stopped.wait(), 60)
     assert RECORDER.sizes()["scopes"] == RECORDER.sizes()["calls"] == 0
 
 
