@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from aligner_integrations.structured import is_structured
@@ -54,7 +52,7 @@ def test_prose(answer):
     assert not is_structured(answer)
 
 
+@pytest.mark.timeout(60)
 def test_entities_are_not_expanded():
-    started = time.process_time()
+    """It would never end."""
     assert not is_structured(LAUGHS)
-    assert time.process_time() - started < 0.5
