@@ -184,6 +184,21 @@ def overhead(
     note(f"Medians of processor time a call. One look-up by an answer's text takes {report.look_up * 1e6:.0f} us more.")
 
 
+@app.command("hits")
+def hits(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each way is taken.")] = 200,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time corrections that are in the cache already, in memory and in a file; no model is run."""
+    from aligner_integrations.bench.hits import bench_hits
+
+    found = bench_hits(rounds=rounds)
+    if _written(found, output, as_json=as_json):
+        return
+    print_table([["", "a hit"], *([name, f"{seconds * 1e6:.0f} us"] for name, seconds in found.items())], numbers=True)
+
+
 def _name(model: str | None) -> str:
     return model or os.environ.get("ALIGNER_MODEL") or "embedded"
 
