@@ -10,7 +10,6 @@ What lives elsewhere: the recorder (`langchain/question/recorder.py`), and the c
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -48,30 +47,6 @@ class Overhead:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
-class OverheadReport:
-    """What `bench_overhead` measured.
-
-    Attributes:
-        ways: Name of a way to call the chain -> what the hook costs it.
-        look_up: Median seconds of one look-up by an answer's text, which takes longer than by a message's id.
-    """
-
-    ways: dict[str, Overhead]
-    look_up: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able data."""
-        return dataclasses.asdict(self)
-
-    def table(self) -> list[list[str]]:
-        """Return the figures as lines of cells."""
-        lines = [["", "without the hook", "with it", "share"]]
-        for way, one in self.ways.items():
-            lines.append([way, f"{one.without * 1e6:.0f} us", f"{one.hooked * 1e6:.0f} us", f"{one.share:.0%}"])
-        return lines
-
-
 class _Upstream(BaseChatModel):
     """Says one and the same at once."""
 
@@ -86,34 +61,30 @@ class _Upstream(BaseChatModel):
         return self._generate()
 
 
-def bench_overhead(*, rounds: int = 100, on_progress: Callable[[int], None] | None = None) -> OverheadReport:
+def bench_overhead(*, rounds: int = 100) -> tuple[dict[str, Overhead], float]:
     """Time a chain with and without the recorder's hook, and one look-up.
 
     Args:
         rounds: How often the two take turns.
-        on_progress: Called with the number of turns done, of `2 * rounds`.
+
+    Returns:
+        Name of a way to call the chain -> what the hook costs it; and the median seconds of one look-up by an answer's
+        text, which takes longer than by a message's id.
 
     Raises:
-        QuestionNotFoundError: The hook is switched off by the environment.
+        QuestionNotFoundError: The hook is switched off.
     """
     recorder.install()
     look_up = _look_up(rounds)
-    asking = _chain(RunnableLambda(str.strip)).with_config(run_name="measured")
-    ways: dict[str, Callable[[], None]] = {
-        "invoke": lambda: _ask(asking),
-        "ainvoke": lambda: asyncio.run(_aask(asking)),
-    }
+    chain = _chain(RunnableLambda(str.strip))
+    ways: dict[str, Callable[[], None]] = {"invoke": lambda: _ask(chain), "ainvoke": lambda: asyncio.run(_aask(chain))}
     found: dict[str, Overhead] = {}
-    for number, (name, ask) in enumerate(ways.items()):
+    for name, ask in ways.items():
         ask()  # the first one warms up
-        pairs = []
-        for turn in range(rounds):
-            pairs.append((_seconds(ask, hooked=False), _seconds(ask, hooked=True)))
-            if on_progress is not None:
-                on_progress(number * rounds + turn + 1)
+        pairs = [(_seconds(ask, hooked=False), _seconds(ask, hooked=True)) for _ in range(rounds)]
         without, hooked = (statistics.median(times) for times in zip(*pairs, strict=True))
         found[name] = Overhead(without, hooked, statistics.median(b / a for a, b in pairs) - 1)
-    return OverheadReport(found, look_up)
+    return found, look_up
 
 
 def _chain(last: Runnable[str, str]) -> Runnable[dict[str, str], str]:

@@ -63,7 +63,7 @@ def inside(run: Run | None, manager: _Manager, wanted: Callable[[BaseCallbackHan
 
 def unseen(run: Run | None, manager: _Manager, wanted: Callable[[BaseCallbackHandler], bool]) -> _Manager:
     """The same for what no stream may show, so without the handlers that streams are made of."""
-    # LangGraph's handlers read the tag, those of `astream_events` and `astream_log` do not: they must not be there at all.
+    # LangGraph's handlers read the tag; those of `astream_events` and `astream_log` do not, so they must not be there.
     inside(run, manager, lambda handler: not _streams(handler) and wanted(handler))
     manager.add_tags([NO_STREAM_TAG])
     return manager

@@ -42,10 +42,10 @@ from aligner_integrations.errors import AlignerError, ConfigurationError
 from aligner_integrations.langchain import callbacks, correction_run
 from aligner_integrations.langchain.agents.replay import HiddenTool, StandIn, atool_started, tool_started
 from aligner_integrations.langchain.agents.types import (
-    AgentMiddleware,
     Command,
     ModelRequest,
     ModelResponse,
+    NamedMiddleware,
     ToolCallRequest,
     conversation,
     goes_on,
@@ -57,7 +57,7 @@ Align = Literal["final", "all", "thoughts"]
 """Which texts of the LLM: what it ends with, what it says beside tool calls ("thoughts"), or both."""
 
 
-class AlignerMiddleware(AgentMiddleware[Any, Any, Any]):
+class AlignerMiddleware(NamedMiddleware):
     """Aligns what an agent says before it is in the state, in a checkpoint or in any stream.
 
     A message keeps its id, name, usage, metadata, tool calls, and blocks that are not text, and carries what happened as
@@ -90,8 +90,6 @@ class AlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         AlignerError: When the agent runs, as the aligner's `on_error`, `on_overflow` and `on_reject` say.
     """
 
-    name: str = "AlignerMiddleware"  # an attribute in place of LangChain's property: an agent can have a name only once
-
     def __init__(
         self,
         aligner: Aligner | None = None,
@@ -113,7 +111,7 @@ class AlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         self.question = question
         self.include_original = include_original
         self.trace_original = trace_original
-        self.name = name or f"{type(self).__name__}[{', '.join([str(align), *sorted(self.tool_names)])}]"
+        self._name = name or f"{type(self).__name__}[{', '.join([str(align), *sorted(self.tool_names)])}]"
 
     # What the LLM says ----------------------------------------------------------------------------------------------
 

@@ -44,9 +44,9 @@ from aligner_integrations.langchain.agents.thoughts import (
     with_thought,
 )
 from aligner_integrations.langchain.agents.types import (
-    AgentMiddleware,
     ModelRequest,
     ModelResponse,
+    NamedMiddleware,
     conversation,
     goes_on,
 )
@@ -61,7 +61,7 @@ AGAIN = (
 """What the LLM is told after its corrected thought."""
 
 
-class ThoughtAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
+class ThoughtAlignerMiddleware(NamedMiddleware):
     """Corrects what an agent thinks beside a tool call, and lets it choose again, before the tool is run.
 
     The aligner reads the instruction with the thoughts and observations since, and the thought (text, reasoning fields,
@@ -92,8 +92,6 @@ class ThoughtAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
             answered by its `on_overflow`.
     """
 
-    name: str = "ThoughtAlignerMiddleware"  # an attribute in place of LangChain's property
-
     def __init__(
         self,
         aligner: Aligner | None = None,
@@ -115,7 +113,7 @@ class ThoughtAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         self.question = question
         self.include_original = include_original
         self.trace_original = trace_original
-        self.name = name or type(self).__name__
+        self._name = name or type(self).__name__
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]

@@ -3,7 +3,7 @@
 Answers repeat: many users are told "I do not know." What keeps them apart is never the text alone. Only the runs around
 the step that asks are looked at, so other users' chains are out of sight. Where one run holds the chains of many, the
 nearest run comes first. What lies outside a run that was not given the answer counts only where nothing inside explains
-it, or where both lead to one question. What is still alike after that is an error, unless it is one and the same question.
+it, or where both lead to one question. What is still alike after that is an error, unless all were asked the same.
 
 What lives elsewhere: what is kept of a run (`run_tree.py`), and how it is gathered (`recorder.py`).
 """
@@ -117,7 +117,7 @@ class Found:
         Raises:
             QuestionNotFoundError: Several questions fit.
         """
-        # Calls that fit are compared by the question they were asked: whichever of them it was, the answer is right.
+        # Where all calls that fit were asked one and the same, it does not matter which of them it was.
         questions = [ask(asked) for asked in self.asked]
         several = len(set(questions)) > 1
         if not self.complete or (several and not self.ordered):

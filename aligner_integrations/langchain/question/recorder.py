@@ -100,7 +100,7 @@ class UpstreamRecorder(BaseCallbackHandler):
                 for outer in self._path(scope.parent):
                     outer.prompts.append(made)
                     del outer.prompts[:-MAX_PROMPTS]
-            # A run that streams is told its input when it is over. Its first step, which is over earlier, was given the same.
+            # A run that streams tells its input when it is over. Its first step, over earlier, was given the same.
             if (outside := self._scopes.get(scope.parent) if scope.parent else None) is not None:
                 given = scope.input if inputs is None else inputs
                 if outside.first_input is None:
@@ -111,7 +111,7 @@ class UpstreamRecorder(BaseCallbackHandler):
     def _path(self, run_id: UUID | None) -> Iterator[Scope]:
         """The run and the runs around it, nearest first.
 
-        All that a look-up sees: a chain of another user is never on it, whichever thread, task or context either is in.
+        A text is looked up nowhere else, so another user's chain is never seen, whichever thread or task either is in.
         """
         while run_id is not None and (scope := self._scopes.get(run_id)) is not None:
             yield scope
@@ -187,7 +187,7 @@ class UpstreamRecorder(BaseCallbackHandler):
                 return
             made = made_for(messages, scopes)
             place = _place(event)
-            # For each run around the call the step or branch below it that leads here: branches side by side are told apart.
+            # For each run around the call the step or branch below it that leads here: so branches are told apart.
             places = {scope.started: at for scope, at in zip(scopes, [place, *(s.place for s in scopes)], strict=False)}
             call = Call(messages, made.given if made else None, next(self._clock), places)
             self._calls[run_id] = call
