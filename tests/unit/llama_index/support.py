@@ -212,19 +212,28 @@ class LoopWatch:
         self._run = run = asyncio.Handle._run
 
         def counted(handle):
-            calls = itertools.count()
-            sys.setprofile(lambda *_: next(calls))
+            self._end()
+            self._begin()
             try:
                 run(handle)
             finally:
-                sys.setprofile(None)
-            self.calls = max(self.calls, next(calls))
+                self._end()
 
         asyncio.Handle._run = counted
+        self._begin()  # the callback that this happens in
         return self
 
     def __exit__(self, *error):
+        self._end()
         asyncio.Handle._run = self._run
+
+    def _begin(self):
+        self._counted = count = itertools.count()
+        sys.setprofile(lambda *_: next(count))
+
+    def _end(self):
+        sys.setprofile(None)
+        self.calls = max(self.calls, next(self._counted))
 
     @property
     def blocked(self) -> bool:

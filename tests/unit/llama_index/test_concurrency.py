@@ -183,10 +183,13 @@ def test_fifty_questions_from_threads():
     assert [response.response for response in responses] == [f"for question {i}" for i in range(50)]
 
 
-async def test_the_watch_sees_a_blocked_loop():
-    """The measure used above can fail."""
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+async def test_the_watch_sees_a_blocked_loop(before, after):
+    """The measure used above can fail, in whichever callback of those that it watches."""
     with LoopWatch() as watch:
-        await asyncio.sleep(0)  # a callback of its own
+        for _ in range(before):
+            await asyncio.sleep(0)
         work()
-        await asyncio.sleep(0)
+        for _ in range(after):
+            await asyncio.sleep(0)
     assert watch.blocked
