@@ -1,7 +1,8 @@
-"""`aligner bench`: how fast an aligner corrects. The measuring lives in `bench/`, a file for each of these commands."""
+"""`aligner bench`: how fast an aligner corrects. The measuring lives in `bench/`, a file for each command."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -158,6 +159,41 @@ def overlap(
     lines = [["", "without", "reading ahead", "saved"]]
     lines += [[name, f"{w.without:.2f} s", f"{w.ahead:.2f} s", f"{w.saved:.0%}"] for name, w in waits.items()]
     print_table(lines, numbers=True)
+
+
+@app.command("overhead")
+def overhead(
+    rounds: Annotated[int, typer.Option(min=1, help="How often the two take turns, five calls each.")] = 100,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a chain of LangChain with and without the hook by which an aligner finds the question; no model is run."""
+    from aligner_integrations.bench.overhead import bench_overhead
+
+    ways, look_up = bench_overhead(rounds=rounds)
+    report = {"ways": {name: dataclasses.asdict(one) for name, one in ways.items()}, "look_up": look_up}
+    if _written(report, output, as_json=as_json):
+        return
+    lines = [["", "without the hook", "with it", "share"]]
+    for name, one in ways.items():
+        lines.append([name, f"{one.without * 1e6:.0f} us", f"{one.hooked * 1e6:.0f} us", f"{one.share:.0%}"])
+    print_table(lines, numbers=True)
+    note(f"Medians of processor time a call. One look-up by an answer's text takes {look_up * 1e6:.0f} us more.")
+
+
+@app.command("hits")
+def hits(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each way is taken.")] = 200,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time corrections that are in the cache already, in memory and in a file; no model is run."""
+    from aligner_integrations.bench.hits import bench_hits
+
+    found = bench_hits(rounds=rounds)
+    if _written(found, output, as_json=as_json):
+        return
+    print_table([["", "a hit"], *([name, f"{seconds * 1e6:.0f} us"] for name, seconds in found.items())], numbers=True)
 
 
 def _name(model: str | None) -> str:

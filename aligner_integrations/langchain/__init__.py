@@ -1,10 +1,12 @@
 """The aligner in LangChain: `prompt | llm | AlignerRunnable()`, `create_agent(..., middleware=[AlignerMiddleware()])`.
 
-What lives here, one thing a file: the step of a chain (`runnable.py`), a chat model and an aligner as one
-(`chat_model.py`), agents (`agents/middleware.py`, `agents/thought_middleware.py`), and a node for graphs (`node.py`). What they share:
-`tasks.py`, `messages.py`, `chunks.py`, `correction_run.py`, `callbacks.py`, `identity.py`; how the question is found: `question/recorder.py`,
-`question/run_tree.py`, `question/matching.py`; what agents' middleware needs beside: `agents/types.py`, `agents/replay.py`, `agents/thoughts.py`. What is corrected
-and what is not is decided in `aligner.py`.
+The public classes: the step of a chain (`runnable.py`), a chat model and an aligner as one (`chat_model.py`), a node for
+graphs (`node.py`), and middleware for agents (`agents/`). What they share: values and where the answer is in them
+(`messages.py`), an answer on its way with its question (`tasks.py`), streams (`chunks.py`), the aligner's own run
+(`correction_run.py`), who hears of a run (`callbacks.py`), and an aligner's name in a cache's key (`identity.py`). How the
+question to an answer is found lives in `question/`.
+
+What lives elsewhere: what is corrected and what is not (`aligner.py`, one folder up).
 """
 
 from typing import TYPE_CHECKING

@@ -12,7 +12,8 @@ What lives elsewhere: the runs of the aligner's own (`correction_run.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -40,6 +41,7 @@ NO_STREAM_TAG = "nostream"
 """What LangGraph calls `TAG_NOSTREAM`: it shows no token of such an LLM call."""
 
 _Manager = TypeVar("_Manager", CallbackManager, AsyncCallbackManager)
+_Value = TypeVar("_Value")
 Run = RunManager | AsyncRunManager
 
 
@@ -49,26 +51,19 @@ def inside(run: Run | None, manager: _Manager, wanted: Callable[[BaseCallbackHan
     LangChain has `get_child` for chains only; this one is for LLM runs too, and takes the wanted handlers only. Where
     LangChain tells a chat model nothing of its run, the run around it stands in.
     """
-    around = (var_child_runnable_config.get() or {}).get("callbacks")
-    handlers: list[BaseCallbackHandler] = []
-    tags: list[str] = []
-    if run is not None:
-        manager.parent_run_id, handlers, tags = run.run_id, run.inheritable_handlers, run.inheritable_tags
-        manager.add_metadata(run.inheritable_metadata)
-    elif isinstance(around, BaseCallbackManager):
-        manager.parent_run_id, handlers, tags = (
-            around.parent_run_id,
-            around.inheritable_handlers,
-            around.inheritable_tags,
-        )
-        manager.add_metadata(around.inheritable_metadata)
-    manager.set_handlers(list(filter(wanted, handlers)))
-    manager.add_tags(tags)
+    above = _callbacks_around() if run is None else run
+    if above is None:
+        return manager
+    manager.parent_run_id = above.parent_run_id if isinstance(above, BaseCallbackManager) else above.run_id
+    manager.set_handlers(list(filter(wanted, above.inheritable_handlers)))
+    manager.add_tags(above.inheritable_tags)
+    manager.add_metadata(above.inheritable_metadata)
     return manager
 
 
 def unseen(run: Run | None, manager: _Manager, wanted: Callable[[BaseCallbackHandler], bool]) -> _Manager:
     """The same for what no stream may show, so without the handlers that streams are made of."""
+    # LangGraph's handlers read the tag; those of `astream_events` and `astream_log` do not, so they must not be there.
     inside(run, manager, lambda handler: not _streams(handler) and wanted(handler))
     manager.add_tags([NO_STREAM_TAG])
     return manager
@@ -89,14 +84,8 @@ def run_of_stream(config: RunnableConfig, callbacks: Any) -> CallbackManagerForL
         inheritable_tags=config.get("tags"),
         inheritable_metadata=config.get("metadata"),
     )
-    return CallbackManagerForLLMRun(
-        run_id=cast("UUID", config["run_id"]),
-        handlers=manager.handlers,
-        inheritable_handlers=manager.inheritable_handlers,
-        parent_run_id=manager.parent_run_id,
-        inheritable_tags=manager.inheritable_tags,
-        inheritable_metadata=manager.inheritable_metadata,
-    )
+    run_id = cast("UUID", config["run_id"])
+    return CallbackManagerForLLMRun(run_id=run_id, parent_run_id=manager.parent_run_id, **_inherited(manager))
 
 
 def anybody(handler: BaseCallbackHandler) -> bool:
@@ -107,6 +96,21 @@ def anybody(handler: BaseCallbackHandler) -> bool:
 def nobody(handler: BaseCallbackHandler) -> bool:
     """Want no handler."""
     return False
+
+
+def _callbacks_around() -> BaseCallbackManager | None:
+    around = (var_child_runnable_config.get() or {}).get("callbacks")
+    return around if isinstance(around, BaseCallbackManager) else None
+
+
+def _inherited(manager: BaseCallbackManager) -> dict[str, Any]:
+    """What a run takes over from the callbacks around it."""
+    return {
+        "handlers": manager.handlers,
+        "inheritable_handlers": manager.inheritable_handlers,
+        "inheritable_tags": manager.inheritable_tags,
+        "inheritable_metadata": manager.inheritable_metadata,
+    }
 
 
 def _streams(handler: BaseCallbackHandler) -> bool:
@@ -140,17 +144,11 @@ def tracers_inside(run: Run | None, manager: _Manager) -> RunnableConfig:
 @contextmanager
 def unheard(deaf: Callable[[BaseCallbackHandler], bool] = _no_tracer) -> Iterator[None]:
     """Keep handlers that come by the context, such as `get_usage_metadata_callback`, from hearing the upstream too."""
-    heard = [
-        (var, handler)
-        for var, *_ in _configure_hooks
-        if isinstance(handler := var.get(), BaseCallbackHandler) and deaf(handler)
-    ]
-    tokens = [(var, var.set(None)) for var, _ in heard]
-    try:
+    with ExitStack() as stack:
+        for var, *_ in _configure_hooks:
+            if isinstance(handler := var.get(), BaseCallbackHandler) and deaf(handler):
+                stack.enter_context(holding(var, None))
         yield
-    finally:
-        for var, token in tokens:
-            var.reset(token)
 
 
 # An LLM or a tool of an agent, and what is shown in its place -------------------------------------------------------
@@ -161,6 +159,7 @@ class RunAround(RunManager):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        # Taken before anything is hidden: the correction is made while a stand-in speaks, which may be `untraced`.
         self.tracer = tracing_v2_callback_var.get()
         self.tracing = get_tracing_context()
         # None would mean: as it is, which is "off" where this is needed.
@@ -170,19 +169,10 @@ class RunAround(RunManager):
 
 def run_around() -> RunAround | None:
     """Return the run that the caller is part of, as LangChain's context tells it; a span of LangSmith's own counts."""
-    around = (var_child_runnable_config.get() or {}).get("callbacks")
-    if not isinstance(around, BaseCallbackManager):
+    if (around := _callbacks_around()) is None:
         return None
     manager = CallbackManager.configure(around)
-    if manager.parent_run_id is None:
-        return None
-    return RunAround(
-        run_id=manager.parent_run_id,
-        handlers=manager.handlers,
-        inheritable_handlers=manager.inheritable_handlers,
-        inheritable_tags=manager.inheritable_tags,
-        inheritable_metadata=manager.inheritable_metadata,
-    )
+    return RunAround(run_id=manager.parent_run_id, **_inherited(manager)) if manager.parent_run_id else None
 
 
 @contextmanager
@@ -192,6 +182,7 @@ def hidden(*, traced: bool) -> Iterator[None]:
     Args:
         traced: Whether tracers see it.
     """
+    # Handlers come in two ways, by the callbacks of the context and by hooks (`unheard`, `untraced`); both must be shut.
     manager = unseen(None, CallbackManager([]), _tracer if traced else nobody)
     with unheard() if traced else untraced(), reporting_to(manager):
         yield
@@ -205,6 +196,7 @@ def shown(manager: _Manager, *, traced: bool) -> Iterator[_Manager]:
         manager: A new manager of the right kind.
         traced: Whether tracers see the hidden run, so that they must not see this one as well.
     """
+    # Everybody hears of the LLM or tool once: tracers of the hidden run or of this one, all others of this one.
     with untraced(_tracer) if traced else nullcontext():
         yield inside(None, manager, _no_tracer) if traced else inside(run_around(), manager, anybody)
 
@@ -215,31 +207,30 @@ def traced_as(run: Run | None) -> Iterator[None]:
     if not isinstance(run, RunAround):
         yield
         return
-    token = tracing_v2_callback_var.set(run.tracer)
-    try:
-        with tracing_context(**run.tracing):
-            yield
-    finally:
-        tracing_v2_callback_var.reset(token)
+    with holding(tracing_v2_callback_var, run.tracer), tracing_context(**run.tracing):
+        yield
 
 
 @contextmanager
 def untraced(deaf: Callable[[BaseCallbackHandler], bool] = anybody) -> Iterator[None]:
     """Keep LangChain from adding tracers, and the handlers that come by the context."""
-    token = tracing_v2_callback_var.set(None)
-    try:
-        with tracing_context(enabled=False), unheard(deaf):
-            yield
-    finally:
-        tracing_v2_callback_var.reset(token)
+    with holding(tracing_v2_callback_var, None), tracing_context(enabled=False), unheard(deaf):
+        yield
 
 
 @contextmanager
 def reporting_to(manager: BaseCallbackManager) -> Iterator[None]:
     """Make the callbacks those of what is called in here."""
     config = cast("RunnableConfig", {**(var_child_runnable_config.get() or {}), "callbacks": manager})
-    token = var_child_runnable_config.set(config)
+    with holding(var_child_runnable_config, config):
+        yield
+
+
+@contextmanager
+def holding(variable: ContextVar[_Value], value: _Value) -> Iterator[None]:
+    """Give a context variable a value in here."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        var_child_runnable_config.reset(token)
+        variable.reset(token)

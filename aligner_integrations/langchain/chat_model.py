@@ -1,13 +1,13 @@
 """`AlignedChatModel`: a chat model whose answers have been through an aligner before anybody sees them.
 
-What lives elsewhere: messages (`messages.py`), chunks (`chunks.py`), the answer on its way (`tasks.py`), runs and traces (`correction_run.py`), and what is
-corrected and what is not (`Aligner` in `aligner.py`).
+What lives elsewhere: messages (`messages.py`), chunks (`chunks.py`), the answer on its way (`tasks.py`), runs and traces
+(`correction_run.py`), who hears of the upstream (`callbacks.py`), and what is corrected and what is not (`aligner.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing
 from contextvars import ContextVar
 from typing import Any, cast
 from uuid import uuid4
@@ -30,10 +30,9 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.fingerprint import fingerprint
 from aligner_integrations.langchain import callbacks
-from aligner_integrations.langchain.chunks import awrite, join, write
-from aligner_integrations.langchain.correction_run import Work
-from aligner_integrations.langchain.messages import Answer, read, reason_to_leave, text_in, text_of
-from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct, picked
+from aligner_integrations.langchain.chunks import awrite_chat, join, write_chat
+from aligner_integrations.langchain.messages import Answer, reason_to_leave, text_in
+from aligner_integrations.langchain.tasks import Picker, Task, acorrect, correct, picked, task_of
 
 _STRUCTURED = (  # what providers call the request for structured output
     "format",
@@ -43,7 +42,6 @@ _STRUCTURED = (  # what providers call the request for structured output
     "response_json_schema",
     "response_schema",
 )
-_ASKED = "messages"
 
 
 class AlignedChatModel(BaseChatModel):
@@ -131,12 +129,7 @@ class AlignedChatModel(BaseChatModel):
                     held.append(piece)
                     ahead.feed(text_in(piece))
             task = self._task(messages, _own(join(held)), kwargs, run)
-            with closing(write(self.aligner, task, {}, self._corrected)) as written:
-                for message in written:
-                    chunk = ChatGenerationChunk(message=message)
-                    if run_manager:
-                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                    yield chunk
+            yield from write_chat(self.aligner, task, self._corrected, run_manager)
 
     async def _astream(
         self,
@@ -154,11 +147,8 @@ class AlignedChatModel(BaseChatModel):
                     held.append(piece)
                     ahead.feed(text_in(piece))
             task = self._task(messages, _own(join(held)), kwargs, run)
-            async with aclosing(awrite(self.aligner, task, {}, self._corrected)) as written:
-                async for message in written:
-                    chunk = ChatGenerationChunk(message=message)
-                    if run_manager:
-                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            async with aclosing(awrite_chat(self.aligner, task, self._corrected, run_manager)) as chunks:
+                async for chunk in chunks:
                     yield chunk
 
     def stream(
@@ -174,7 +164,7 @@ class AlignedChatModel(BaseChatModel):
         run = callbacks.run_of_stream(config, self.callbacks)
         with closing(cast("Generator[AIMessageChunk]", super().stream(input, config, stop=stop, **kwargs))) as chunks:
             while True:
-                with _streaming(run):
+                with callbacks.holding(_stream_run, run):
                     chunk = next(chunks, None)
                 if chunk is None:
                     return
@@ -194,7 +184,7 @@ class AlignedChatModel(BaseChatModel):
         inner = cast("AsyncGenerator[AIMessageChunk]", super().astream(input, config, stop=stop, **kwargs))
         async with aclosing(inner) as chunks:
             while True:
-                with _streaming(run):
+                with callbacks.holding(_stream_run, run):
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     return
@@ -218,9 +208,8 @@ class AlignedChatModel(BaseChatModel):
         kwargs: dict[str, Any],
         run: callbacks.Run | None,
     ) -> Task:
-        if reason := reason_to_leave(answer) or ("structured" if _asked_for_data(kwargs) else None):
-            return Task(answer, read(answer), Work("", text_of(answer), None, run), reason)
-        return Task(answer, read(answer), Work(asked(self.question, messages), text_of(answer), _ASKED, run))
+        reason = reason_to_leave(answer) or ("structured" if _asked_for_data(kwargs) else None)
+        return task_of(answer, messages, self.question, run, reason)
 
     def _corrected(self, task: Task, correction: Correction) -> Answer:
         return task.corrected(correction, include_original=self.include_original)
@@ -296,17 +285,8 @@ class AlignedChatModel(BaseChatModel):
         return f"{self.llm._get_llm_string(stop=stop, **kwargs)}---{own}"
 
 
+# Tells `_stream` its run, for one step: between two chunks the context is that of whoever reads the stream.
 _stream_run: ContextVar[CallbackManagerForLLMRun | None] = ContextVar("aligned_stream", default=None)
-
-
-@contextmanager
-def _streaming(run: CallbackManagerForLLMRun) -> Iterator[None]:
-    """Tell `_stream` its run, for one step: between two chunks the context is that of whoever reads the stream."""
-    token = _stream_run.set(run)
-    try:
-        yield
-    finally:
-        _stream_run.reset(token)
 
 
 def _with_run_id(config: RunnableConfig | None) -> RunnableConfig:

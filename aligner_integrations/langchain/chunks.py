@@ -1,7 +1,7 @@
 """Streams of LangChain's values: the upstream's chunks put together, and the corrected value given out in chunks.
 
 What lives elsewhere: which part of a value is the answer, and how its text is replaced (`messages.py`); the aligner's
-run (`correction_run.py`).
+run (`correction_run.py`); who listens to a chat model's chunks (`callbacks.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
 from typing import Any
 
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables.utils import AddableDict
 
 from aligner_integrations.aligner import Aligner
@@ -170,3 +172,40 @@ async def awrite(
                         yield chunk
     for chunk in writer.last(corrected(task, correction)):
         yield chunk
+
+
+def write_chat(
+    aligner: Aligner,
+    task: Task,
+    corrected: Callable[[Task, Correction], Answer],
+    run: CallbackManagerForLLMRun | None,
+) -> Generator[ChatGenerationChunk, None, None]:
+    """`write` as a chat model streams: each chunk is told to the model's run before it is given out.
+
+    Args:
+        aligner: The aligner.
+        task: The answer, a message.
+        corrected: Returns the corrected message, given the correction.
+        run: The model's run; None where LangChain itself tells the run.
+    """
+    with closing(write(aligner, task, {}, corrected)) as written:
+        for message in written:
+            chunk = ChatGenerationChunk(message=message)
+            if run:
+                run.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+
+async def awrite_chat(
+    aligner: Aligner,
+    task: Task,
+    corrected: Callable[[Task, Correction], Answer],
+    run: AsyncCallbackManagerForLLMRun | None,
+) -> AsyncGenerator[ChatGenerationChunk, None]:
+    """`write_chat` without blocking the event loop; closing it stops the aligner."""
+    async with aclosing(awrite(aligner, task, {}, corrected)) as written:
+        async for message in written:
+            chunk = ChatGenerationChunk(message=message)
+            if run:
+                await run.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk

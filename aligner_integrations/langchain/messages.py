@@ -2,7 +2,8 @@
 
 Only the text of an answer changes. Its type, id, name, usage, metadata, tool calls and blocks that are not text stay;
 what describes the old text (annotations, citations, log-probabilities) goes with it.
-What lives elsewhere: finding a question that is not part of the value (`question/recorder.py`), and streams (`chunks.py`).
+
+What lives elsewhere: finding a question that is not part of the value (`question/`), and streams (`chunks.py`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ once. Where people read the stream, put the aligner around the LLM instead, in t
 `AlignedChatModel(llm=llm)`; with `create_agent`, `AlignerMiddleware`. This node is for graphs whose LLM call cannot be
 reached, and for state that nobody reads before it.
 
-What lives elsewhere: what is corrected and what is not (`Aligner` in `aligner.py`).
+What lives elsewhere: the answer on its way (`tasks.py`), and what is corrected and what is not (`aligner.py`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError, InvalidTextError
 from aligner_integrations.langchain.callbacks import Run
-from aligner_integrations.langchain.correction_run import Work
-from aligner_integrations.langchain.messages import read, reason_to_leave, text_of
-from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct, given_aligner
+from aligner_integrations.langchain.messages import reason_to_leave
+from aligner_integrations.langchain.tasks import Picker, Task, acorrect, correct, given_aligner, task_of
 
 
 class AlignerNode(Runnable[Any, dict[str, Any]]):
@@ -103,9 +102,7 @@ class AlignerNode(Runnable[Any, dict[str, Any]]):
                 f"The message to correct has no id, so its correction would come after it instead of in its place. Give "
                 f"{self.messages_key!r} the reducer add_messages."
             )
-        if reason := reason_to_leave(message):
-            return Task(message, read(message), Work("", text_of(message), None, run), reason)
-        return Task(message, read(message), Work(asked(self.question, before), text_of(message), "messages", run))
+        return task_of(message, before, self.question, run, reason_to_leave(message))
 
     def _messages(self, state: Any) -> list[BaseMessage]:
         key = self.messages_key

@@ -1,7 +1,7 @@
 """`AlignerRunnable`: the step of a chain that corrects what the LLM before it said.
 
-What lives elsewhere: from a value to the question and back (`tasks.py`, `question/recorder.py`, `messages.py`), the chunks of a
-stream (`chunks.py`), runs and traces (`correction_run.py`), and what is corrected and what is not (`Aligner` in `aligner.py`).
+What lives elsewhere: from a value to the question and back (`tasks.py`, `messages.py`, `question/`), the chunks of a stream
+(`chunks.py`), runs and traces (`correction_run.py`), and what is corrected and what is not (`aligner.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from aligner_integrations.langchain.chunks import awrite, join, write
 from aligner_integrations.langchain.correction_run import Work
 from aligner_integrations.langchain.messages import Answer, text_in
 from aligner_integrations.langchain.question.recorder import RECORDER, UpstreamRecorder, install
-from aligner_integrations.langchain.tasks import Finder, Picker, Task, given_aligner
+from aligner_integrations.langchain.tasks import Finder, Picker, Task, given_aligner, unwrap
 
 
 class AlignerRunnable(RunnableSerializable[Any, Any]):
@@ -152,7 +152,7 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         """
 
         def run(value: Any, run_manager: CallbackManagerForChainRun) -> Any:
-            return _unwrap(self._correct_all([value], [run_manager], kwargs)[0])
+            return unwrap(self._correct_all([value], [run_manager], kwargs)[0])
 
         return self._call_with_config(run, input, config)
 
@@ -160,7 +160,7 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         """`invoke` without blocking the event loop; cancelling it stops the aligner."""
 
         async def run(value: Any, run_manager: AsyncCallbackManagerForChainRun) -> Any:
-            return _unwrap((await self._acorrect_all([value], [run_manager], kwargs))[0])
+            return unwrap((await self._acorrect_all([value], [run_manager], kwargs))[0])
 
         return await self._acall_with_config(run, input, config)
 
@@ -336,9 +336,3 @@ def _works(tasks: list[Task | Exception]) -> list[Work]:
 
 def _recorded_by(recorder: UpstreamRecorder, config: RunnableConfig) -> RunnableConfig:
     return {"callbacks": [recorder]}
-
-
-def _unwrap(result: Any) -> Any:
-    if isinstance(result, Exception):
-        raise result
-    return result

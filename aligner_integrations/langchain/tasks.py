@@ -1,7 +1,8 @@
 """One answer on its way through the aligner: which question belongs to it, and why it may be left alone.
 
-What lives elsewhere: the parts of LangChain's values (`messages.py`), the record of who asked what (`question/recorder.py`,
-`question/matching.py`), and what is done with a task (`runnable.py`, `chat_model.py`).
+What lives elsewhere: the parts of LangChain's values (`messages.py`), the record of who asked what (`question/`), the
+correction as a run (`correction_run.py`), and what is done with a task (`runnable.py`, `chat_model.py`, `node.py`,
+`agents/`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from langchain_core.messages import AIMessage, BaseMessage
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import AlignerError, ConfigurationError, InvalidTextError, QuestionNotFoundError
+from aligner_integrations.errors import ConfigurationError, InvalidTextError, QuestionNotFoundError
 from aligner_integrations.langchain import correction_run
 from aligner_integrations.langchain.callbacks import Run
 from aligner_integrations.langchain.correction_run import Work
@@ -37,8 +38,11 @@ _logger = logging.getLogger(__name__)
 _guesses_logged: set[str] = set()  # once a kind and process; a chain may guess a million times
 
 _RECORD = "aligner"
+ASKED = "messages"
+"""Where the question was found, if not looked up: in what the LLM was given."""
 
 Picker = Callable[[list[BaseMessage]], str]
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def correct(aligner: Aligner, task: Task, fields: dict[str, Any]) -> Correction:
     if task.reason:
         return task.left()
     (result,) = correction_run.correct_many(aligner, [task.work], fields)
-    return _unwrap(result)
+    return unwrap(result)
 
 
 async def acorrect(aligner: Aligner, task: Task, fields: dict[str, Any]) -> Correction:
@@ -95,11 +99,12 @@ async def acorrect(aligner: Aligner, task: Task, fields: dict[str, Any]) -> Corr
     if task.reason:
         return task.left()
     (result,) = await correction_run.acorrect_many(aligner, [task.work], fields)
-    return _unwrap(result)
+    return unwrap(result)
 
 
-def _unwrap(result: Correction | AlignerError) -> Correction:
-    if isinstance(result, AlignerError):
+def unwrap(result: _Result | Exception) -> _Result:
+    """Return a result of a batch; an error that stands in its place is raised."""
+    if isinstance(result, Exception):
         raise result
     return result
 
@@ -128,6 +133,33 @@ def asked(question: Picker | None, messages: Sequence[BaseMessage]) -> str:
     if not (text := picked(question, messages)):
         raise QuestionNotFoundError("There is no text in the messages to take as the question.")
     return text
+
+
+def task_of(
+    answer: AIMessage,
+    messages: Sequence[BaseMessage],
+    question: Picker | None,
+    run: Run | None,
+    reason: str | None,
+    *,
+    traced: bool = True,
+) -> Task:
+    """Return the task of a message whose conversation is at hand.
+
+    Args:
+        answer: The message.
+        messages: All that the LLM was given.
+        question: Picks the question from them. Default: the last human message.
+        run: The run that asks for the correction.
+        reason: Why the message is left alone; None if it is to be corrected.
+        traced: Whether callbacks and traces see the correction.
+
+    Raises:
+        QuestionNotFoundError: The message is to be corrected, and there is no text to take as the question.
+        InvalidTextError: The caller's function returned something else than text.
+    """
+    found, how = ("", None) if reason else (asked(question, messages), ASKED)
+    return Task(answer, read(answer), Work(found, text_of(answer), how, run, traced), reason)
 
 
 def given_aligner(aligner: Aligner | None, options: dict[str, Any]) -> Aligner:

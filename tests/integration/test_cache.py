@@ -19,9 +19,10 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 
-# Each process corrects the same hundred answers in an order of its own, and checks every text, until it is told to end.
+# Each process corrects the same hundred answers in an order of its own, and checks every text. It begins when it is told
+# to, and ends when it has corrected so many, or when there is a file that says so.
 WORKER = """
-import random, sys, time
+import pathlib, random, sys
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import Completion, FakeBackend
 from aligner_integrations.backends.wrappers.cached import Cache
@@ -34,13 +35,13 @@ class Counting(FakeBackend):
         self.made += len(requests)
         return super().complete(requests)
 
-path, seed, seconds, size = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+path, seed, most, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 backend = Counting(lambda prompt: f"<{prompt}>" + "x" * size)
 aligner = Aligner(backend=backend, template="{question}|{answer}", cache=Cache(path, max_bytes=2**22))
 chance, asked = random.Random(seed), 0
-until = time.monotonic() + seconds
 print("begun", flush=True)
-while time.monotonic() < until:
+sys.stdin.readline()
+while asked < most and not pathlib.Path(path + ".end").exists():
     pairs = [(f"q{n}", f"answer {n}") for n in (chance.randrange(100) for _ in range(chance.choice([1, 1, 7])))]
     for (question, answer), done in zip(pairs, aligner.correct_many(pairs), strict=True):
         assert done.text == f"<{question}|{answer}>" + "x" * size, done
@@ -49,16 +50,30 @@ print(backend.made, asked)
 """
 
 
-def work(path, seed, seconds, size=50):
-    command = [sys.executable, "-c", WORKER, str(path), str(seed), str(seconds), str(size)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+def workers(path, seeds, most, size=50):
+    """Processes that begin together."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", WORKER, str(path)]
+    processes = [
+        subprocess.Popen(
+            [*command, str(seed), str(most), str(size)], stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT
+        )
+        for seed in seeds
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "begun\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return processes
 
 
 def finish(process):
+    """How many texts it made, and how many it asked for."""
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert not err  # no word of a locked or a broken file either
-    return [int(number) for number in out.split()[1:]]
+    return [int(number) for number in out.split()]
 
 
 def check(path, size=50):
@@ -75,7 +90,7 @@ def check(path, size=50):
 
 def test_four_processes_share_a_file(tmp_path):
     path = tmp_path / "cache.db"
-    results = [finish(process) for process in [work(path, seed, 3) for seed in range(4)]]
+    results = [finish(process) for process in workers(path, range(4), most=4000)]
     assert len(check(path)) == 100
     made, asked = (sum(numbers) for numbers in zip(*results, strict=True))
     assert 100 <= made <= 4 * 100  # at worst each has made each once, before the others had it
@@ -86,23 +101,25 @@ def test_four_processes_share_a_file(tmp_path):
 def test_a_process_killed_while_it_writes_leaves_a_sound_file(tmp_path):
     """Killed at ten moments; of texts of 100 kB less than half fit, so that it is always writing."""
     path, size = tmp_path / "cache.db", 100_000
-    survivor = work(path, 100, 10, size)
+    (survivor,) = workers(path, [100], 10**9, size)
     try:
         for i in range(10):
-            doomed = work(path, i, 60, size)
-            assert doomed.stdout.readline() == "begun\n"
+            (doomed,) = workers(path, [i], 10**9, size)
             time.sleep(0.05 + 0.037 * i)
             doomed.send_signal(signal.SIGKILL)
-            doomed.communicate(timeout=10)
+            doomed.communicate(timeout=60)
             assert doomed.returncode == -signal.SIGKILL
             check(path, size)
+        end = path.with_name("cache.db.end")
+        end.touch()
         made, asked = finish(survivor)
+        end.unlink()
     finally:
         survivor.kill()
         survivor.communicate()
     assert 100 < made <= asked
     assert 20 < len(check(path, size)) < 50
-    assert finish(work(path, 1, 0.2, size))
+    assert finish(*workers(path, [1], 10, size))
 
 
 @pytest.fixture

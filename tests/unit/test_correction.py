@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import random
-import time
 
 import pytest
 from hypothesis import given
@@ -71,15 +70,14 @@ WORDS = RANDOM.choices([f"w{i}" for i in range(3000)], [1 / (i + 1) for i in ran
     ("before", "after"),
     [
         (" ".join(WORDS), " ".join(w if RANDOM.random() < 0.5 else RANDOM.choice(WORDS) for w in WORDS)),
-        ("the cat, sat on a mat. " * 400, "the dog, sat on a rug. " * 400),
+        ("the cat, sat on a mat. " * 600, "the dog, sat on a rug. " * 600),
         ("a " * 3000, "b a " * 1500),
     ],
     ids=["real", "repetitive", "one word"],
 )
+@pytest.mark.timeout(60)
 def test_long_texts_take_no_minutes(before, after):
-    started = time.process_time()
     diff = diff_words(before, after)
-    assert time.process_time() - started < 5
     assert side(diff, "delete") == before
     assert side(diff, "insert") == after
 

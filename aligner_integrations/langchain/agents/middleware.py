@@ -22,8 +22,9 @@ that the aligner has not seen. The price: tokens come when the LLM is done, thos
 
 Like any middleware with a hook for tools, this one gives an agent without tools a tools node.
 
-What lives elsewhere: thoughts and what follows from them (`thoughts.py`, `thought_middleware.py`), what streams see (`replay.py`,
-`callbacks.py`), graphs without `create_agent` (`node.py`), and what is corrected and what is not (`Aligner`).
+What lives elsewhere: thoughts and what follows from them (`thoughts.py`, `thought_middleware.py`), what streams see
+(`replay.py`, and `callbacks.py` one folder up), graphs without `create_agent` (`node.py`), and what is corrected and what
+is not (`aligner.py`).
 """
 
 from __future__ import annotations
@@ -41,24 +42,22 @@ from aligner_integrations.errors import AlignerError, ConfigurationError
 from aligner_integrations.langchain import callbacks, correction_run
 from aligner_integrations.langchain.agents.replay import HiddenTool, StandIn, atool_started, tool_started
 from aligner_integrations.langchain.agents.types import (
-    ASKED,
-    AgentMiddleware,
     Command,
     ModelRequest,
     ModelResponse,
+    NamedMiddleware,
     ToolCallRequest,
     conversation,
     goes_on,
 )
-from aligner_integrations.langchain.correction_run import Work
-from aligner_integrations.langchain.messages import read, reason_to_leave, text_alone, text_of
-from aligner_integrations.langchain.tasks import Picker, Task, asked, given_aligner
+from aligner_integrations.langchain.messages import reason_to_leave, text_alone
+from aligner_integrations.langchain.tasks import Picker, Task, given_aligner, task_of, unwrap
 
 Align = Literal["final", "all", "thoughts"]
 """Which texts of the LLM: what it ends with, what it says beside tool calls ("thoughts"), or both."""
 
 
-class AlignerMiddleware(AgentMiddleware[Any, Any, Any]):
+class AlignerMiddleware(NamedMiddleware):
     """Aligns what an agent says before it is in the state, in a checkpoint or in any stream.
 
     A message keeps its id, name, usage, metadata, tool calls, and blocks that are not text, and carries what happened as
@@ -114,11 +113,6 @@ class AlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         self.trace_original = trace_original
         self._name = name or f"{type(self).__name__}[{', '.join([str(align), *sorted(self.tool_names)])}]"
 
-    @property
-    def name(self) -> str:
-        """Name of the middleware, which an agent can have only once."""
-        return self._name
-
     # What the LLM says ----------------------------------------------------------------------------------------------
 
     def wrap_model_call(
@@ -162,10 +156,8 @@ class AlignerMiddleware(AgentMiddleware[Any, Any, Any]):
     def _task(
         self, request: ModelRequest[Any], response: ModelResponse[Any], message: AIMessage, run: callbacks.Run | None
     ) -> Task:
-        if reason := self._reason(response, message):
-            return Task(message, read(message), Work("", text_of(message), None, run, self.trace_original), reason)
-        question = asked(self.question, conversation(request))
-        return Task(message, read(message), Work(question, text_of(message), ASKED, run, self.trace_original))
+        reason = self._reason(response, message)
+        return task_of(message, conversation(request), self.question, run, reason, traced=self.trace_original)
 
     def _reason(self, response: ModelResponse[Any], message: AIMessage) -> str | None:
         """Why a message is left alone; None if it is not."""
@@ -224,18 +216,15 @@ class AlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         for message in _tool_messages(output):
             answer = AIMessage(message.content, response_metadata=message.response_metadata)
             if message.status != "error" and not reason_to_leave(answer):
-                question = asked(self.question, request.state["messages"])
-                work = Work(question, text_of(answer), ASKED, run, self.trace_original)
-                tasks[id(message)] = Task(answer, read(answer), work)
+                said = request.state["messages"]
+                tasks[id(message)] = task_of(answer, said, self.question, run, None, traced=self.trace_original)
         return tasks
 
     def _with_results(self, output: Any, tasks: dict[int, Task], corrections: list[Correction | AlignerError]) -> Any:
         """The tool's output with the aligned results in place."""
         aligned = {}
-        for (key, task), correction in zip(tasks.items(), corrections, strict=True):
-            if isinstance(correction, AlignerError):
-                raise correction
-            aligned[key] = cast("AIMessage", task.corrected(correction, include_original=self.include_original))
+        for (key, task), result in zip(tasks.items(), corrections, strict=True):
+            aligned[key] = cast("AIMessage", task.corrected(unwrap(result), include_original=self.include_original))
 
         def put(item: Any) -> Any:
             if isinstance(item, list):

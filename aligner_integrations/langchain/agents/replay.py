@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, closing
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Literal, cast
@@ -35,7 +34,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.langchain import callbacks
-from aligner_integrations.langchain.chunks import awrite, write
+from aligner_integrations.langchain.chunks import awrite_chat, write_chat
 from aligner_integrations.langchain.tasks import Task, acorrect, correct
 
 # A chat model --------------------------------------------------------------------------------------------------------
@@ -59,6 +58,7 @@ class StandIn(BaseChatModel):
     aligner: Aligner = Field(repr=False, exclude=True)
     task: Task = Field(repr=False, exclude=True)
     corrected: Callable[[Task, Correction], AIMessage] = Field(repr=False, exclude=True)
+    # A cache's key would be what was asked, so another agent's words could be said instead of these.
     cache: Literal[False] = Field(default=False, exclude=True)
 
     _said: AIMessage | None = PrivateAttr(default=None)
@@ -117,27 +117,18 @@ class StandIn(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with closing(write(self.aligner, self.task, {}, self._notes)) as written:
-            for message in written:
-                chunk = ChatGenerationChunk(message=message)
-                if run_manager:
-                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+        return write_chat(self.aligner, self.task, self._notes, run_manager)
 
-    async def _astream(
+    def _astream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async with aclosing(awrite(self.aligner, self.task, {}, self._notes)) as written:
-            async for message in written:
-                chunk = ChatGenerationChunk(message=message)
-                if run_manager:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+        return awrite_chat(self.aligner, self.task, self._notes, run_manager)
 
+    # Tracers and counters of cost see the hidden model's name and provider.
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         if isinstance(self.hidden, BaseChatModel):
             return self.hidden._get_ls_params(stop=stop, **kwargs)

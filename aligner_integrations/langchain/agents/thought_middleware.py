@@ -44,16 +44,15 @@ from aligner_integrations.langchain.agents.thoughts import (
     with_thought,
 )
 from aligner_integrations.langchain.agents.types import (
-    ASKED,
-    AgentMiddleware,
     ModelRequest,
     ModelResponse,
+    NamedMiddleware,
     conversation,
     goes_on,
 )
 from aligner_integrations.langchain.correction_run import Work
 from aligner_integrations.langchain.messages import read, text_alone, text_of, usage_of, with_correction
-from aligner_integrations.langchain.tasks import Picker, Task, acorrect, asked, correct, given_aligner
+from aligner_integrations.langchain.tasks import ASKED, Picker, Task, acorrect, asked, correct, given_aligner
 
 AGAIN = (
     "That thought of yours was corrected. Go on from it as it stands: choose your next action, or answer. Do not write a "
@@ -62,7 +61,7 @@ AGAIN = (
 """What the LLM is told after its corrected thought."""
 
 
-class ThoughtAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
+class ThoughtAlignerMiddleware(NamedMiddleware):
     """Corrects what an agent thinks beside a tool call, and lets it choose again, before the tool is run.
 
     The aligner reads the instruction with the thoughts and observations since, and the thought (text, reasoning fields,
@@ -115,11 +114,6 @@ class ThoughtAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         self.include_original = include_original
         self.trace_original = trace_original
         self._name = name or type(self).__name__
-
-    @property
-    def name(self) -> str:
-        """Name of the middleware, which an agent can have only once."""
-        return self._name
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]

@@ -1,4 +1,4 @@
-"""What the middleware knows of LangChain's agents: their types, or else what to install, and how a turn of an agent reads.
+"""What the middleware knows of LangChain's agents: their types, or else what to install, and how a turn reads.
 
 What lives elsewhere: the middleware itself (`middleware.py`, `thought_middleware.py`).
 """
@@ -22,18 +22,25 @@ with require(
     from langgraph.types import Command
 
 __all__ = [
-    "ASKED",
-    "AgentMiddleware",
     "Command",
     "ModelRequest",
     "ModelResponse",
+    "NamedMiddleware",
     "ToolCallRequest",
     "conversation",
     "goes_on",
 ]
 
-ASKED = "messages"
-"""Where the question was found."""
+
+class NamedMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Middleware that is given its name, because an agent can have one of a name only."""
+
+    _name: str
+
+    @property
+    def name(self) -> str:
+        """Name of the middleware, which an agent can have only once."""
+        return self._name
 
 
 def conversation(request: ModelRequest[Any]) -> list[BaseMessage]:

@@ -1,4 +1,12 @@
-"""Which question led to an answer: how an answer is matched with what happened in the runs around it (`run_tree.py`)."""
+"""Which question led to an answer: how an answer is matched with what happened in the runs around it.
+
+Answers repeat: many users are told "I do not know." What keeps them apart is never the text alone. Only the runs around
+the step that asks are looked at, so other users' chains are out of sight. Where one run holds the chains of many, the
+nearest run comes first. What lies outside a run that was not given the answer counts only where nothing inside explains
+it, or where both lead to one question. What is still alike after that is an error, unless all were asked the same.
+
+What lives elsewhere: what is kept of a run (`run_tree.py`), and how it is gathered (`recorder.py`).
+"""
 
 from __future__ import annotations
 
@@ -109,6 +117,7 @@ class Found:
         Raises:
             QuestionNotFoundError: Several questions fit.
         """
+        # Where all calls that fit were asked one and the same, it does not matter which of them it was.
         questions = [ask(asked) for asked in self.asked]
         several = len(set(questions)) > 1
         if not self.complete or (several and not self.ordered):
@@ -138,6 +147,7 @@ def find(
     if found := _by_text(text, views[:1], outer):  # as a rule; what follows looks into everything the runs were given
         return found
     core = core_of(text)
+    # The nearest run that surely was not given the text holds what made it, whoever was told the same further out.
     handed = list(_handed(core, views))
     made_in = handed.index(False) + 1 if False in handed else len(views)
     inside, outside = views[:made_in], views[made_in:]
@@ -147,7 +157,8 @@ def find(
     same = _by_text(text, outside, outer)
     if own is None or own.how == "prompt" or same is None:
         return own or same or _by_order(outside, handed[made_in:], outer)
-    # The run was not given the answer, but perhaps came by it in another way.
+    # The run was not given the answer, but perhaps came by it in another way, such as a variable of the programmer's own.
+    # Nothing says which of the two it was, so they must agree about the question.
     return _either(own, same)
 
 
@@ -175,6 +186,7 @@ def _views(path: Sequence[Scope]) -> Iterator[_View]:
     """What each run on the path offers: only what came before the run inside it on the path."""
     inside: Scope | None = None
     for scope in path:
+        # A call beside or after the run inside cannot have led to what is in there, whatever it said.
         calls = [call for call in scope.calls if not call.failed and (inside is None or inside.follows(call, scope))]
         prompts = [made for made in scope.prompts if inside is None or made.tick < inside.started]
         yield _View(scope, calls, prompts)
@@ -182,12 +194,14 @@ def _views(path: Sequence[Scope]) -> Iterator[_View]:
 
 
 def _handed(core: str, views: Sequence[_View]) -> Iterator[bool | None]:
+    """For each run whether it was given the text; None if that cannot be told."""
     for place, view in enumerate(views):
         answers = {other for outer in views[place + 1 :] for call in outer.calls for other in call.cores()}
         yield view.scope.handed(core, answers)
 
 
 def _by_text(text: str, views: Sequence[_View], outer: tuple[Any, ...]) -> Found | None:
+    # A prompt nearer than the call that said this went to an LLM that nobody saw, which may have said the same.
     unseen: Found | None = None
     for view in views:
         if hits := view.saying(text):
@@ -223,8 +237,10 @@ def _by_order(views: Sequence[_View], handed: Sequence[bool | None], outer: tupl
             return unseen
         if calls:
             *before, last = calls
+            # Of calls side by side none is "the last", so they are as good as each other.
             ordered = all(call.ended is not None and call.ended < last.started for call in before)
             complete = not view.scope.calls_dropped
+            # Where the run may have been given the text after all, the calls further out count as well.
             further = [] if given is False else [call for other in views[place + 1 :] for call in other.calls]
             how: How = "latest" if place else "only"
             return _of(how, [*further, *calls], outer, ordered=ordered, complete=complete)

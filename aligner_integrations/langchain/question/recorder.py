@@ -35,6 +35,7 @@ from langchain_core.tracers.context import register_configure_hook
 
 from aligner_integrations.backends.base import INTERNAL_TAG
 from aligner_integrations.errors import QuestionNotFoundError
+from aligner_integrations.langchain.callbacks import holding
 from aligner_integrations.langchain.messages import text_of
 from aligner_integrations.langchain.question import matching
 from aligner_integrations.langchain.question.matching import Found, made_for
@@ -99,6 +100,7 @@ class UpstreamRecorder(BaseCallbackHandler):
                 for outer in self._path(scope.parent):
                     outer.prompts.append(made)
                     del outer.prompts[:-MAX_PROMPTS]
+            # A run that streams tells its input when it is over. Its first step, over earlier, was given the same.
             if (outside := self._scopes.get(scope.parent) if scope.parent else None) is not None:
                 given = scope.input if inputs is None else inputs
                 if outside.first_input is None:
@@ -107,7 +109,10 @@ class UpstreamRecorder(BaseCallbackHandler):
                     outside.known_input = given
 
     def _path(self, run_id: UUID | None) -> Iterator[Scope]:
-        """The run and the runs around it, nearest first."""
+        """The run and the runs around it, nearest first.
+
+        A text is looked up nowhere else, so another user's chain is never seen, whichever thread or task either is in.
+        """
         while run_id is not None and (scope := self._scopes.get(run_id)) is not None:
             yield scope
             run_id = scope.parent
@@ -178,20 +183,21 @@ class UpstreamRecorder(BaseCallbackHandler):
             return
         with self._lock:
             scopes = list(self._path(event.get("parent_run_id")))
-            if scopes and scopes[0].inner:
+            if scopes and scopes[0].inner:  # the aligner's own LLM or judge is not who said the answer
                 return
             made = made_for(messages, scopes)
             place = _place(event)
+            # For each run around the call the step or branch below it that leads here: so branches are told apart.
             places = {scope.started: at for scope, at in zip(scopes, [place, *(s.place for s in scopes)], strict=False)}
             call = Call(messages, made.given if made else None, next(self._clock), places)
             self._calls[run_id] = call
-            if scopes and opens(place) and scopes[0].known_input is None:
+            if scopes and opens(place) and scopes[0].known_input is None:  # the first step is given what its run is
                 scopes[0].known_input = messages
             for scope in scopes:
                 scope.calls.append(call)
                 if len(scope.calls) > MAX_CALLS:
                     del scope.calls[0]
-                    scope.calls_dropped = True
+                    scope.calls_dropped = True  # one of them may have said the same, so a text alone tells no more
             if not scopes:
                 self._root_calls[run_id] = call
                 while len(self._root_calls) > MAX_ROOT_CALLS:
@@ -295,8 +301,5 @@ def install() -> None:
 @contextmanager
 def disabled() -> Iterator[None]:
     """Record nothing in this context: chains started inside are not followed."""
-    token = _hook.set(None)
-    try:
+    with holding(_hook, None):
         yield
-    finally:
-        _hook.reset(token)

@@ -112,10 +112,12 @@ class Scope:
             call: The call.
             around: The run around this one, which the call is in too.
         """
+        # Branches of one mapping are given the same input and nothing of each other, even if one is done first.
         if self.place.startswith(BRANCH) and call.places[around.started] != self.place:
             return False
         if call.ended is None or call.started > self.started:
             return False
+        # A step of a stream begins with the first piece of an answer, before the call that says it has ended.
         return self.streams or call.ended < self.started
 
     def handed(self, core: str, answers: Set[str]) -> bool | None:

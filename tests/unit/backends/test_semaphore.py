@@ -70,7 +70,7 @@ async def test_a_task_is_cancelled_as_its_turn_comes():
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert await asyncio.wait_for(second, 1)
+    assert await asyncio.wait_for(second, 60)
     slots.release()
     assert (slots.held, slots.waiting) == (0, 0)
 

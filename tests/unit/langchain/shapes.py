@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import threading
 from operator import itemgetter
 
 from langchain_core.caches import InMemoryCache
@@ -25,7 +24,20 @@ from langchain_core.runnables.config import ContextThreadPoolExecutor
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from aligner_integrations import AlignedChatModel
-from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Upstream, aligner, repeat, step, text, total, want
+from tests.unit.langchain.support import (
+    ALIKE,
+    OTHER_PROMPT,
+    PROMPT,
+    Upstream,
+    aligner,
+    astreamed,
+    on_threads,
+    repeat,
+    step,
+    text,
+    total,
+    want,
+)
 
 REWRITTEN = "A rewritten query."
 TEXT = StrOutputParser()
@@ -295,13 +307,10 @@ def stream(runnable, questions):
 
 
 def astream(runnable, questions):
-    async def one(q):
-        return total([chunk async for chunk in runnable.astream({"q": q})])
-
     async def run():
-        return await asyncio.gather(*map(one, questions))
+        return await asyncio.gather(*(astreamed(runnable, {"q": q}) for q in questions))
 
-    return asyncio.run(run())
+    return [total(chunks) for chunks in asyncio.run(run())]
 
 
 def events(runnable, questions):
@@ -317,17 +326,7 @@ def events(runnable, questions):
 
 
 def threads(runnable, questions):
-    results = {}
-
-    def ask(q):
-        results[q] = runnable.invoke({"q": q})
-
-    workers = [threading.Thread(target=ask, args=(q,)) for q in questions]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return [results.get(q) for q in questions]
+    return on_threads(lambda q: runnable.invoke({"q": q}), questions)
 
 
 WAYS = [invoke, batch, gather, abatch, stream, astream, events, threads]

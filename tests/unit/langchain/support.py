@@ -4,8 +4,11 @@ import asyncio
 import gc
 import random
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -156,11 +159,53 @@ def held() -> int:
 
 async def settle() -> None:
     """LangChain leaves the streams inside a closed one to the event loop."""
-    for _ in range(200):
+
+    def nothing_is_held() -> bool:
         gc.collect()
-        await asyncio.sleep(0.005)
-        if held() == 0:
-            return
+        return held() == 0
+
+    gc.collect()
+    await asyncio.sleep(0.005)  # what is closed then is closed a step later
+    await until(nothing_is_held)
+
+
+async def until(happened: Callable[[], Any]) -> None:
+    async with asyncio.timeout(60):
+        while not happened():
+            await asyncio.sleep(0.005)
+
+
+def called(runnable: Any, value: Any) -> Iterator[Any]:
+    """The results of every way to call a runnable."""
+    yield runnable.invoke(value)
+    yield asyncio.run(runnable.ainvoke(value))
+    yield runnable.batch([value])[0]
+    yield asyncio.run(runnable.abatch([value]))[0]
+
+
+async def astreamed(runnable: Any, value: Any, config: Any = None) -> list[Any]:
+    return [chunk async for chunk in runnable.astream(value, config)]
+
+
+def on_threads(ask: Any, values: Sequence[Any]) -> list[Any]:
+    """The results of as many threads at once as there are values."""
+    with ThreadPoolExecutor(len(values)) as pool:
+        return list(pool.map(ask, values))
+
+
+def asked_in_a_pool(question: Any) -> Any:
+    with ThreadPoolExecutor(1) as pool:  # without the context of the chain
+        return pool.submit(Upstream().invoke, question).result()
+
+
+class Names(BaseCallbackHandler):
+    """The names of the runs that start."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+        self.names.append(kwargs["name"])
 
 
 def text(result: Any) -> str:

@@ -1,7 +1,6 @@
 """The question is found in every shape of chain, however many run at once, with an upstream that answers all alike."""
 
 import asyncio
-import threading
 
 import pytest
 from langchain_core.output_parsers import StrOutputParser
@@ -9,7 +8,7 @@ from langchain_core.runnables import RunnableLambda
 
 from aligner_integrations import AlignerRunnable
 from tests.unit.langchain.shapes import MORE, NAMED, SHAPES, WAYS, gather, stream, told, wanted
-from tests.unit.langchain.support import PROMPT, Upstream, aligner, step, want
+from tests.unit.langchain.support import PROMPT, Upstream, aligner, on_threads, step, want
 
 MANY = [f"question {i}" for i in range(100)]
 
@@ -41,21 +40,16 @@ def test_finds_the_question_in_all_shapes_for_hundred_callers(way):
 def test_mixed_load_of_threads_and_tasks():
     from_text = PROMPT | Upstream(delay=0.002) | StrOutputParser() | step()
     inside = RunnableLambda(lambda d: Upstream(delay=0.002).invoke("in " + d["q"]).text) | step()
-    results = {}
 
     def loop(k):
         async def run():
             chains = (from_text, inside)
             return await asyncio.gather(*(chains[i % 2].ainvoke({"q": f"{k} {i}"}) for i in range(40)))
 
-        results[k] = asyncio.run(run())
+        return asyncio.run(run())
 
-    workers = [threading.Thread(target=loop, args=(k,)) for k in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert results == {k: [want(f"{'in ' * (i % 2)}{k} {i}") for i in range(40)] for k in range(3)}
+    wanted_of = [[want(f"{'in ' * (i % 2)}{k} {i}") for i in range(40)] for k in range(3)]
+    assert on_threads(loop, range(3)) == wanted_of
 
 
 def test_batch_of_a_chain_is_one_batch_of_the_aligner():

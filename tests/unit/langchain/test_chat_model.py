@@ -20,9 +20,22 @@ from aligner_integrations import AlignedChatModel
 from aligner_integrations.errors import BackendError, InvalidTextError, QuestionNotFoundError
 from aligner_integrations.langchain.question.recorder import RECORDER
 from tests.unit.langchain.scripted import Scripted
-from tests.unit.langchain.support import ALIKE, PROMPT, Backend, Upstream, aligner, mark, repeat, step, total, want
+from tests.unit.langchain.support import (
+    ALIKE,
+    PROMPT,
+    USAGE,
+    Backend,
+    Upstream,
+    aligner,
+    astreamed,
+    called,
+    mark,
+    repeat,
+    step,
+    total,
+    want,
+)
 
-USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
 RAW = {"I", "do", "know.", "not"}
 
 
@@ -32,16 +45,9 @@ def model(llm=None, fn=mark, **options):
 
 def ways(runnable, value="Why?"):
     """The message of every way to ask."""
-
-    async def astream():
-        return total([chunk async for chunk in runnable.astream(value)])
-
-    yield runnable.invoke(value)
-    yield asyncio.run(runnable.ainvoke(value))
-    yield runnable.batch([value])[0]
-    yield asyncio.run(runnable.abatch([value]))[0]
+    yield from called(runnable, value)
     yield total(runnable.stream(value))
-    yield asyncio.run(astream())
+    yield total(asyncio.run(astreamed(runnable, value)))
 
 
 def record(message):

@@ -13,6 +13,7 @@ from tests.unit.langchain.support import (
     USAGE,
     Upstream,
     asked,
+    astreamed,
     full_message,
     repeat,
     step,
@@ -22,10 +23,7 @@ from tests.unit.langchain.support import (
 
 
 def astream(runnable, value):
-    async def run():
-        return [chunk async for chunk in runnable.astream(value)]
-
-    return asyncio.run(run())
+    return asyncio.run(astreamed(runnable, value))
 
 
 @pytest.mark.parametrize("way", [lambda r, v: list(r.stream(v)), astream])

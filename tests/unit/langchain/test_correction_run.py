@@ -13,7 +13,7 @@ from aligner_integrations.errors import BackendError
 from aligner_integrations.langchain.question.recorder import INTERNAL_TAG, RECORDER
 from tests.unit.langchain import shapes
 from tests.unit.langchain.smith import tree
-from tests.unit.langchain.support import ALIKE, PROMPT, Upstream, aligner, mark, step, total, want
+from tests.unit.langchain.support import ALIKE, PROMPT, Upstream, aligner, astreamed, mark, step, total, want
 
 
 class Runs(BaseCallbackHandler):
@@ -70,10 +70,7 @@ def ainvoke(runnable, value, config):
 
 
 def astream(runnable, value, config):
-    async def run():
-        return total([chunk async for chunk in runnable.astream(value, config)])
-
-    return asyncio.run(run())
+    return total(asyncio.run(astreamed(runnable, value, config)))
 
 
 WAYS = [(invoke, Runs), (stream, Runs), (ainvoke, AsyncRuns), (astream, AsyncRuns), (ainvoke, Runs), (astream, Runs)]

@@ -19,7 +19,7 @@ from langgraph.types import Command, RetryPolicy, Send
 from pydantic import Field
 
 from aligner_integrations.errors import QuestionNotFoundError
-from tests.unit.langchain.support import Upstream, held, settle, step, text, want
+from tests.unit.langchain.support import Upstream, held, settle, step, text, until, want
 
 
 class State(TypedDict):
@@ -330,11 +330,3 @@ async def test_app_whose_stream_is_cancelled_starts_again(mode):
     assert held() == 0
     app.llm.delay = 0.002
     assert dict((await app.compiled.ainvoke(turn(), thread("b")))["out"]) == RIGHT
-
-
-async def until(happened):
-    for _ in range(500):
-        if happened():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never happened")

@@ -5,7 +5,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from aligner_integrations import AlignedChatModel
-from tests.unit.langchain.support import PROMPT, Upstream, aligner, step, total
+from tests.unit.langchain.support import PROMPT, Upstream, aligner, astreamed, step, total
 
 SECRET, CORRECTED = "Secret words.", "Corrected text."
 
@@ -21,7 +21,7 @@ CHAINS = {
 
 
 async def in_the_chains_own_stream(chain):
-    return total([chunk async for chunk in chain.astream({"q": "x"})]).text
+    return total(await astreamed(chain, {"q": "x"})).text
 
 
 async def in_astream_events(chain):

@@ -3,7 +3,6 @@
 import asyncio
 import operator
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -17,17 +16,12 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from aligner_integrations.errors import QuestionNotFoundError
-from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Upstream, step, total, want
+from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Upstream, asked_in_a_pool, step, total, want
 
 TEXT = StrOutputParser()
 
 
 # Chains that run inside another run, one after the other --------------------------------------------------------------
-
-
-def asked_in_a_pool(prompt):
-    with ThreadPoolExecutor(1) as pool:  # without the context of the chain
-        return pool.submit(lambda: Upstream().invoke(prompt)).result().text
 
 
 def warm():
@@ -103,7 +97,7 @@ def test_branch_without_an_llm_is_not_given_the_question_of_its_neighbour():
     started = threading.Event()
 
     def slowly(value):
-        assert started.wait(5)
+        assert started.wait(60)
         return "A fixed answer."
 
     def quickly(value):
@@ -126,7 +120,7 @@ def test_nor_if_the_neighbour_was_done_before_it_began(read, config):
         return answer
 
     def late(value):
-        assert done.wait(5)
+        assert done.wait(60)
         return ALIKE
 
     chain = RunnableParallel(b=RunnableLambda(quickly), a=RunnableLambda(late) | step())
@@ -232,9 +226,11 @@ def begun(llm, question, how):
     async def run():
         said = ""
         try:
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(60) as limit:
                 async for chunk in llm.astream(question):
                     said += chunk.text
+                    if said.endswith("not "):  # what is to come takes too long
+                        limit.reschedule(0)
         except TimeoutError:
             return said
 
@@ -270,13 +266,17 @@ def test_generator_that_has_read_enough(rewriter):
 def test_llm_that_took_too_long_is_not_the_source():
     class Slow(Upstream):
         async def _agenerate(self, *args, **kwargs):
-            await asyncio.sleep(30)
+            asked.set()
+            await asyncio.sleep(60)
+
+    asked = asyncio.Event()
 
     async def ask(q):
-        try:
-            message = await asyncio.wait_for(Slow().ainvoke(f"slow {q}"), 0.01)
-        except TimeoutError:
-            message = await Upstream().ainvoke(f"fast {q}")
+        slow = asyncio.create_task(Slow().ainvoke(f"slow {q}"))
+        await asked.wait()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(slow, 0)
+        message = await Upstream().ainvoke(f"fast {q}")
         return f"{message.text.upper()}!"
 
     assert asyncio.run((RunnableLambda(ask) | step(on_guess="raise")).ainvoke("x")) == want(

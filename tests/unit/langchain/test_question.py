@@ -6,11 +6,9 @@ import os
 import pickle
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
@@ -21,7 +19,19 @@ from langgraph.graph import END, START, StateGraph
 from aligner_integrations.errors import ConfigurationError, QuestionNotFoundError
 from aligner_integrations.langchain.question import recorder
 from aligner_integrations.langchain.question.recorder import RECORDER
-from tests.unit.langchain.support import ALIKE, PROMPT, Upstream, repeat, step, text, total, want
+from tests.unit.langchain.support import (
+    ALIKE,
+    PROMPT,
+    Names,
+    Upstream,
+    asked_in_a_pool,
+    astreamed,
+    repeat,
+    step,
+    text,
+    total,
+    want,
+)
 
 RAG = ChatPromptTemplate.from_messages(
     [("system", "Be nice."), ("human", "Context: {context}\n\nQuestion: {question}\nAnswer from the context.")]
@@ -161,13 +171,10 @@ def test_after_a_chain_in_every_way(parse):
     async def gather():
         return await asyncio.gather(*(chain.ainvoke({"q": q}) for q in MANY))
 
-    async def astream():
-        return total([chunk async for chunk in chain.astream({"q": "x"})])
-
     with recorder.disabled():
         assert text(chain.invoke({"q": "x"})) == want("x")
         assert text(total(chain.stream({"q": "x"}))) == want("x")
-        assert text(asyncio.run(astream())) == want("x")
+        assert text(total(asyncio.run(astreamed(chain, {"q": "x"})))) == want("x")
         assert [text(m) for m in chain.batch([{"q": q} for q in MANY])] == [want(q) for q in MANY]
         assert [text(m) for m in asyncio.run(gather())] == [want(q) for q in MANY]
         two = step(on_guess="raise").after(step(repeat).after(inner))
@@ -180,34 +187,25 @@ def test_after_a_chain_in_every_way(parse):
 
 
 def test_after_a_chain_keeps_the_callbacks_of_the_runs_around_it():
-    names = []
-
-    class Seen(BaseCallbackHandler):
-        def on_chain_start(self, *args, **kwargs):
-            names.append(kwargs["name"])
-
+    seen = Names()
     chain = step().after(PROMPT | Upstream())
-    RunnableLambda(lambda given: chain.invoke(given)).invoke({"q": "x"}, {"callbacks": [Seen()]})
-    assert "RunnableSequence" in names and "AlignerRunnable" in names
+    RunnableLambda(lambda given: chain.invoke(given)).invoke({"q": "x"}, {"callbacks": [seen]})
+    assert "RunnableSequence" in seen.names and "AlignerRunnable" in seen.names
 
 
 # Where the look-up cannot know ----------------------------------------------------------------------------------------
 
 
-def asked_in_a_pool(given):
-    with ThreadPoolExecutor(1) as pool:  # without the context of the chain
-        return pool.submit(lambda: Upstream().invoke("really " + given)).result()
+def asked_without_callbacks(question):
+    return Upstream().invoke(question, {"callbacks": []})
 
 
-def asked_without_callbacks(given):
-    return Upstream().invoke("really " + given, {"callbacks": []})
-
-
-@pytest.mark.parametrize("ask", [asked_in_a_pool, asked_without_callbacks])
-def test_llm_call_that_reports_to_no_run_of_the_chain(ask):
+@pytest.mark.parametrize("asked", [asked_in_a_pool, asked_without_callbacks])
+def test_llm_call_that_reports_to_no_run_of_the_chain(asked):
     """The message is known by its id; its bare text leaves the input of the chain, and that is a guess."""
-    assert (RunnableLambda(ask) | step(on_guess="raise")).invoke("x").text == want("really x")
-    as_text = RunnableLambda(lambda given: ask(given).text)
+    ask = RunnableLambda(lambda given: asked("really " + given))
+    assert (ask | step(on_guess="raise")).invoke("x").text == want("really x")
+    as_text = ask | StrOutputParser()
     assert (as_text | step()).invoke("x") == want("x")
     with pytest.raises(QuestionNotFoundError, match=r"guessed \(chain_input\)"):
         (as_text | step(on_guess="raise")).invoke("x")

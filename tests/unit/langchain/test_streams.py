@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import time
 from typing import Any
 
 import pytest
@@ -100,7 +99,7 @@ async def test_cancelled_calls_leave_nothing(way, place):
         return [chunk async for chunk in chain.astream({"q": "x"})]
 
     task = asyncio.create_task(run())
-    await asyncio.wait_for(reached.wait(), 20)
+    await asyncio.wait_for(reached.wait(), 60)
     assert held() > 0
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -111,26 +110,17 @@ async def test_cancelled_calls_leave_nothing(way, place):
 
 
 async def test_the_event_loop_is_not_blocked():
-    class Slow(Backend):
+    """No correction is done before all have begun."""
+    together = asyncio.Barrier(20)
+
+    class Together(Backend):
         async def acomplete(self, requests: Any) -> Any:
-            await asyncio.sleep(0.2)
+            await together.wait()
             return await super().acomplete(requests)
 
     runnable = step()
-    runnable.aligner.backend = Slow(mark)
-    ticks = 0
-
-    async def tick():
-        nonlocal ticks
-        while True:
-            await asyncio.sleep(0.01)
-            ticks += 1
-
-    ticking = asyncio.create_task(tick())
-    started = time.monotonic()
+    runnable.aligner.backend = Together(mark)
     chain = PROMPT | Upstream() | runnable
-    results = await asyncio.gather(*(chain.ainvoke({"q": str(i)}) for i in range(20)))
-    ticking.cancel()
+    async with asyncio.timeout(60):
+        results = await asyncio.gather(*(chain.ainvoke({"q": str(i)}) for i in range(20)))
     assert [r.text for r in results] == [want(str(i)) for i in range(20)]
-    assert ticks > 3
-    assert time.monotonic() - started < 20 * 0.2  # side by side

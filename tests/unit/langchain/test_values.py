@@ -17,6 +17,7 @@ from tests.unit.langchain.support import (
     USAGE,
     Upstream,
     asked,
+    called,
     full_message,
     repeat,
     step,
@@ -27,11 +28,7 @@ from tests.unit.langchain.support import (
 
 def ways(value, runnable=None):
     """The results of every way to call an aligner."""
-    runnable = runnable or step()
-    yield runnable.invoke(value)
-    yield asyncio.run(runnable.ainvoke(value))
-    yield runnable.batch([value])[0]
-    yield asyncio.run(runnable.abatch([value]))[0]
+    return called(runnable or step(), value)
 
 
 @pytest.mark.parametrize("kind", [AIMessage, AIMessageChunk])

@@ -1,9 +1,8 @@
 """Upstreams, an aligner and a tracer that the tests of this folder share. No weights, no network."""
 
 import asyncio
-import gc
-import threading
-import time
+import itertools
+import sys
 from typing import Any
 
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
@@ -202,81 +201,51 @@ async def read(response) -> list[str]:
 
 
 class LoopWatch:
-    """Measures the most processor time that one callback took on the event loop, in milliseconds.
+    """Counts the most function calls that one callback made on the event loop.
 
-    Not the time between ticks on a clock: on a busy machine those are late however little a callback does. What would
-    block in these tests therefore works (see `work`) and does not sleep. What is in memory already is left to no garbage
-    collection meanwhile: in a long test session one takes a tenth of a second, whichever callback it falls into.
+    Calls and not seconds, which say more of the machine than of the callback. Callbacks here make 26,000 at most; what
+    would block the loop makes more than `MOST` (see `work`), the diff of a long answer nine millions.
     """
 
+    MOST = 100_000
+
     def __enter__(self):
-        gc.freeze()
-        self.blocked_ms = 0.0
+        self.calls = 0
         self._run = run = asyncio.Handle._run
 
-        def timed(handle):
-            start = time.thread_time()
-            run(handle)
-            self.blocked_ms = max(self.blocked_ms, (time.thread_time() - start) * 1000)
+        def counted(handle):
+            self._end()
+            self._begin()
+            try:
+                run(handle)
+            finally:
+                self._end()
 
-        asyncio.Handle._run = timed
+        asyncio.Handle._run = counted
+        self._begin()  # the callback that this happens in
         return self
 
     def __exit__(self, *error):
+        self._end()
         asyncio.Handle._run = self._run
-        gc.unfreeze()
 
+    def _begin(self):
+        self._counted = count = itertools.count()
+        sys.setprofile(lambda *_: next(count))
 
-class Heartbeat:
-    """Measures the longest pause of the event loop by the clock, in milliseconds, beside that of a thread.
-
-    The thread does nothing but tick, so its pauses are the machine's.
-    """
-
-    TICK = 0.005
-
-    async def __aenter__(self):
-        gc.freeze()
-        self.loop_ms = self.machine_ms = 0.0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._tick_in_thread)
-        self._thread.start()
-        self._task = asyncio.create_task(self._tick())
-        await asyncio.sleep(self.TICK)
-        return self
-
-    async def __aexit__(self, *error):
-        await asyncio.sleep(self.TICK)
-        self._over.set()
-        await self._task
-        self._thread.join()
-        gc.unfreeze()
-
-    async def _tick(self):
-        last = time.perf_counter()
-        while not self._over.is_set():
-            await asyncio.sleep(self.TICK)
-            last, before = time.perf_counter(), last
-            self.loop_ms = max(self.loop_ms, (last - before) * 1000)
-
-    def _tick_in_thread(self):
-        last = time.perf_counter()
-        while not self._over.is_set():
-            time.sleep(self.TICK)
-            last, before = time.perf_counter(), last
-            self.machine_ms = max(self.machine_ms, (last - before) * 1000)
+    def _end(self):
+        sys.setprofile(None)
+        self.calls = max(self.calls, next(self._counted))
 
     @property
-    def paused_ms(self) -> float:
-        """The loop's longest pause, less the machine's."""
-        return self.loop_ms - self.machine_ms
+    def blocked(self) -> bool:
+        return self.calls > self.MOST
 
 
-def work(seconds: float) -> None:
-    """Keep this thread's processor busy."""
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
-        pass
+def work() -> None:
+    """Do more than a callback of the event loop may."""
+    for _ in range(LoopWatch.MOST):
+        abs(0)
 
 
 class FunctionLLM(FunctionCallingLLM):

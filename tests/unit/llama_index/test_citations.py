@@ -1,7 +1,5 @@
 """Citations: kept where a sentence still says the same, dropped where it changed, never invented."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,11 +110,11 @@ def test_a_long_answer_takes_no_time():
 HOSTILE = [" ", "\t", "\n", "[", "[1,", "[1", "[1] ", "`[1]", "【", ". ", "a b. ", "word ", "not 1 ", "[citation:"]
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_texts_take_no_time(text):
-    """In quadratic time each of these would take many seconds."""
-    text *= 16_000 // len(text)
-    started = time.process_time()
+    """In quadratic time each of these would take many minutes."""
+    text *= 160_000 // len(text)
     cited(text)
     carry_citations(text, f"{text} x")
     carry_citations(f"{text} [1].", f"{text[::-1]} x")
@@ -124,7 +122,6 @@ def test_hostile_texts_take_no_time(text):
     for i in range(0, len(text), 40):
         pieces.feed(text[i : i + 40])
     pieces.end()
-    assert time.process_time() - started < 2
 
 
 SNIPPETS = st.lists(

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,7 +15,6 @@ from tests.unit.llama_index.support import (
     DRAFT,
     TEMPLATE,
     Engine,
-    Heartbeat,
     LoopWatch,
     ScriptedLLM,
     make_aligner,
@@ -36,7 +34,7 @@ class _Waiting(FakeBackend):
     """Waits before each correction: its asynchronous members on the loop's clock, the others by keeping their thread busy."""
 
     def complete(self, requests):
-        work(0.2)
+        work()
         return super().complete(requests)
 
     async def acomplete(self, requests):
@@ -44,7 +42,7 @@ class _Waiting(FakeBackend):
         return FakeBackend.complete(self, requests)
 
     def stream(self, request):
-        work(0.2)
+        work()
         return super().stream(request)
 
     async def astream(self, request):
@@ -75,7 +73,7 @@ async def test_fifty_questions_at_once(kind):
     with LoopWatch() as watch:
         texts = await asyncio.gather(*(one(i) for i in range(50)))
     assert texts == [f"for question {i}" for i in range(50)]
-    assert watch.blocked_ms <= 50
+    assert not watch.blocked
 
 
 @pytest.mark.parametrize("way", ["engine", "synthesizer"])
@@ -94,7 +92,7 @@ async def test_fifty_questions_at_once_over_a_real_index(way, streaming):
     with LoopWatch() as watch:
         texts = await asyncio.gather(*(one(i) for i in range(50)))
     assert texts == [f"for question {i}" for i in range(50)]
-    assert watch.blocked_ms <= 50
+    assert not watch.blocked
 
 
 async def test_fifty_messages_at_once():
@@ -108,34 +106,26 @@ async def test_fifty_messages_at_once():
     assert sorted(m.content for m in chat.chat_history) == sorted(
         f"{start}message {i}" for i in range(50) for start in ("", "for ")
     )
-    assert watch.blocked_ms <= 50
+    assert not watch.blocked
 
 
 def _slow(*texts: str) -> bool:
-    time.sleep(0.06)
+    work()
     return True
 
 
 @pytest.mark.parametrize("kind", [Response, AsyncStreamingResponse])
-async def test_the_heart_beats_while_fifty_questions_are_slow(kind):
-    """What a caller gives to the aligner may take its time; each of these would stop the loop for 60 ms."""
+async def test_fifty_questions_with_an_accept_that_takes_its_time(kind):
     aligner = Aligner(backend=_Waiting(_for_question), template=TEMPLATE, accept=_slow)
     engine = AlignerQueryEngine(_Alike(lambda query: response_of(kind, DRAFT)), aligner)
 
     async def one(i: int) -> str:
         return "".join(await read(await engine.aquery(f"question {i}")))
 
-    async with Heartbeat() as heart:
+    with LoopWatch() as watch:
         texts = await asyncio.gather(*(one(i) for i in range(50)))
     assert texts == [f"for question {i}" for i in range(50)]
-    assert heart.paused_ms <= 50
-
-
-async def test_the_heartbeat_sees_a_blocked_loop():
-    """The measure used above can fail."""
-    async with Heartbeat() as heart:
-        time.sleep(0.1)  # noqa: ASYNC251 - this is the point
-    assert heart.paused_ms > 50
+    assert not watch.blocked
 
 
 class _Endless(FakeBackend):
@@ -178,7 +168,7 @@ async def test_a_cancelled_call_stops_the_aligner(way):
                 pass
 
     task = asyncio.create_task(call())
-    await asyncio.wait_for(backend.running.wait(), 10)
+    await asyncio.wait_for(backend.running.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -193,10 +183,13 @@ def test_fifty_questions_from_threads():
     assert [response.response for response in responses] == [f"for question {i}" for i in range(50)]
 
 
-async def test_the_watch_sees_a_blocked_loop():
-    """The measure used above can fail."""
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+async def test_the_watch_sees_a_blocked_loop(before, after):
+    """The measure used above can fail, in whichever callback of those that it watches."""
     with LoopWatch() as watch:
-        await asyncio.sleep(0)  # a callback of its own
-        work(0.1)
-        await asyncio.sleep(0)
-    assert watch.blocked_ms > 50
+        for _ in range(before):
+            await asyncio.sleep(0)
+        work()
+        for _ in range(after):
+            await asyncio.sleep(0)
+    assert watch.blocked

@@ -305,4 +305,4 @@ async def test_the_diff_of_a_long_answer_does_not_block_the_event_loop(kind):
         aligned = await aalign_response(make_aligner(lambda prompt: correction), "Is it?", response_of(kind, answer))
         text = "".join(await read(aligned))
     assert text == correction
-    assert watch.blocked_ms <= 50
+    assert not watch.blocked

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 
 from aligner_integrations.backends.base import Completion, FakeBackend, Score
 from aligner_integrations.errors import AlignerError, BackendError
@@ -15,13 +14,12 @@ REFUSED = BackendError("no such model")
 class FlakyBackend(FakeBackend):
     """Each call takes the next step of a script; after the last step it mends the answer.
 
-    A step is an error, a text, a number of seconds to hang, or a list of pieces of a stream with an error last.
+    A step is an error, a text, an event until which it hangs, or a list of pieces of a stream with an error last.
     """
 
-    def __init__(self, *steps, seconds=0.0):
+    def __init__(self, *steps):
         super().__init__(lambda prompt: prompt)
         self.steps = list(steps)
-        self.seconds = seconds
         self.requests = []  # one list a call
         self.running = self.most_running = 0
         self._lock = threading.Lock()
@@ -49,33 +47,35 @@ class FlakyBackend(FakeBackend):
         return [Completion(request.answer.replace("bad", "good"), "stop") for request in requests]
 
     def complete(self, requests):
-        step = self._begin(requests)
         try:
-            time.sleep(step if isinstance(step, float) else self.seconds)
+            step = self._begin(requests)
+            if isinstance(step, threading.Event):
+                assert step.wait(60)
             return self._results(step, requests)
         finally:
             self._end()
 
     async def acomplete(self, requests):
-        step = self._begin(requests)
         try:
-            await asyncio.sleep(step if isinstance(step, float) else self.seconds)
+            step = self._begin(requests)
+            while isinstance(step, threading.Event) and not step.is_set():
+                await asyncio.sleep(0.001)
             return self._results(step, requests)
         finally:
             self._end()
 
     def stream(self, request):
-        step = self._begin([request])
         try:
+            step = self._begin([request])
             yield from self._pieces(step, request)
         finally:
             self._end()
 
     async def astream(self, request):
-        step = self._begin([request])
         try:
+            step = self._begin([request])
             for piece in self._pieces(step, request):
-                await asyncio.sleep(self.seconds)
+                await asyncio.sleep(0)
                 yield piece
         finally:
             self._end()
@@ -94,8 +94,8 @@ class JudgingBackend(FlakyBackend):
     can_score = judges_streams = True
     gate = 1.0
 
-    def __init__(self, *steps, **options):
-        super().__init__(*steps, **options)
+    def __init__(self, *steps):
+        super().__init__(*steps)
         self.judged = self.scored = 0
 
     def _score(self, request):

@@ -44,12 +44,11 @@ from tests.unit.langchain.agents.support import (
     lookup,
 )
 from tests.unit.langchain.listening import KEY_WAYS, WAYS, thread
-from tests.unit.langchain.support import aligner
+from tests.unit.langchain.support import USAGE, aligner
 
 pytestmark = pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
 
 TURNS = [AIMessage(FIRST, tool_calls=[call("lookup", city="Oslo")]), AIMessage(FINAL)]
-USAGE = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
 
 
 def agent(turns=TURNS, has=(lookup,), *, fn=kind, middleware=(), on="raise", model=None, **options):
@@ -519,11 +518,11 @@ async def test_a_cancelled_agent_stops_its_aligner():
     running = asyncio.create_task(
         create_agent(Script(turns=TURNS[1:]), middleware=[AlignerMiddleware(one)]).ainvoke(ASKED)
     )
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), 60)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await asyncio.wait_for(stopped.wait(), 5)
+    await asyncio.wait_for(stopped.wait(), 60)
     assert RECORDER.sizes()["scopes"] == RECORDER.sizes()["calls"] == 0
 
 

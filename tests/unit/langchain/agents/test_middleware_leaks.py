@@ -36,7 +36,7 @@ from tests.unit.langchain.listening import (
     stored,
     thread,
 )
-from tests.unit.langchain.support import Backend, aligner
+from tests.unit.langchain.support import Backend, aligner, until
 
 pytestmark = pytest.mark.filterwarnings("ignore:The v3 streaming protocol", "ignore:astream_log")
 
@@ -265,44 +265,36 @@ def test_the_tag_alone_keeps_langgraphs_own_streams_clean(way, monkeypatch):
 # Live ------------------------------------------------------------------------------------------------------------------
 
 
-def live_agent(content):
-    """An agent, and what happened in which order: words its aligner wrote, words its caller received."""
-    log = []
+def live_agent(content, heard=None):
+    """An agent whose aligner writes four words. With a list of what is heard it waits for each before the next one."""
 
-    class Slow(Backend):
+    class Live(Backend):
         def stream(self, request):
-            for word in ("These ", "are ", "new ", "words."):
-                log.append(("written", word.strip()))
-                yield word
+            yield from ("These ", "are ", "new ", "words.")
 
         async def astream(self, request):
-            for word in self.stream(request):
+            for number, word in enumerate(self.stream(request)):
+                await until(lambda number=number: heard is None or len(heard) == number)
                 yield word
-                await asyncio.sleep(0.01)
 
     one = aligner()
-    one.backend = Slow(kind)
-    return create_agent(Script(turns=[AIMessage(content)]), middleware=[AlignerMiddleware(one)]), log
-
-
-# The last word's white space is known at the end only; LangGraph's synchronous stream hands on a step at a time.
-ORDER = ["written", "received", "written", "received", "written", "received", "written", "received"]
+    one.backend = Live(kind)
+    return create_agent(Script(turns=[AIMessage(content)]), middleware=[AlignerMiddleware(one)])
 
 
 @pytest.mark.parametrize("content", [FINAL, [{"type": "text", "text": FINAL}]])
 async def test_the_aligners_words_come_as_it_writes_them(content):
-    agent, log = live_agent(content)
-    async for chunk, _ in agent.astream(ASKED, stream_mode="messages"):
+    """LangGraph's synchronous stream cannot be told so: it hands on a step at a time."""
+    heard = []
+    async for chunk, _ in live_agent(content, heard).astream(ASKED, stream_mode="messages"):
         if chunk.text.strip():
-            log.append(("received", chunk.text.strip()))
-    assert [what for what, _ in log] == ORDER
-    assert [word for what, word in log if what == "received"] == ["These", "are", "new", "words."]
+            heard.append(chunk.text.strip())
+    assert heard == ["These", "are", "new", "words."]
 
 
 @pytest.mark.parametrize("way", ["stream-messages", "stream_events-v3", "astream_events-v2", "astream-messages"])
 def test_each_word_is_an_event_of_its_own(way):
-    agent, _ = live_agent(FINAL)
-    events = WAYS[way](agent, ASKED, thread())
+    events = WAYS[way](live_agent(FINAL), ASKED, thread())
     words = [
         word for event in events for word in ("These", " are", " new", " words.") if repr(word)[1:-1] in repr(event)
     ]

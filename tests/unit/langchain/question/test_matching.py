@@ -5,6 +5,7 @@ from operator import itemgetter
 
 import pytest
 from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import CallbackManager
 from langchain_core.chat_history import InMemoryChatMessageHistory
 from langchain_core.language_models.fake import FakeStreamingListLLM
 from langchain_core.messages import AIMessage
@@ -20,7 +21,7 @@ from langchain_core.tools import tool
 
 from aligner_integrations.errors import QuestionNotFoundError
 from aligner_integrations.langchain.question.recorder import INTERNAL_TAG
-from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Upstream, step, text, total, want
+from tests.unit.langchain.support import ALIKE, OTHER_PROMPT, PROMPT, Names, Upstream, step, text, total, want
 
 MANY = [f"question {i}" for i in range(100)]
 
@@ -278,15 +279,8 @@ def test_last_human_message_is_the_question():
 
 
 def test_no_callbacks_and_callbacks_of_the_user():
-    from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
-
-    names = []
-
-    class Seen(BaseCallbackHandler):
-        def on_chain_start(self, *args, **kwargs):
-            names.append(kwargs["name"])
-
+    seen = Names()
     chain = PROMPT | Upstream() | step()
-    for callbacks in ([], CallbackManager([]), [Seen()]):
+    for callbacks in ([], CallbackManager([]), [seen]):
         assert chain.invoke({"q": "x"}, {"callbacks": callbacks}).text == want("x")
-    assert names == ["RunnableSequence", "ChatPromptTemplate", "AlignerRunnable", "correction"]
+    assert seen.names == ["RunnableSequence", "ChatPromptTemplate", "AlignerRunnable", "correction"]
