@@ -6,8 +6,11 @@ is gone would wait for ever (gunicorn --preload, Celery, multiprocessing's "fork
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Protocol
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
 from weakref import WeakSet
 
 
@@ -24,6 +27,30 @@ _all: WeakSet[Forks] = WeakSet()
 def survives_fork(thing: Forks) -> None:
     """From now on call `begin_anew` in each forked child, as long as the thing lives."""
     _all.add(thing)
+
+
+class Lock:
+    """A lock that a forked child finds open, whoever held it in the parent.
+
+    Args:
+        make: What makes it: `threading.Lock`, or `threading.RLock`.
+    """
+
+    def __init__(self, make: Callable[[], Any] = threading.Lock) -> None:
+        self._make = make
+        self.begin_anew()
+        survives_fork(self)
+
+    def begin_anew(self) -> None:
+        """In a forked child nobody holds it."""
+        self._lock = self._make()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the process forked while this thread held it, and here is the child
+            self._lock.release()
 
 
 def _begin_anew() -> None:

@@ -19,12 +19,12 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aligner_integrations.errors import AlignerError
+from aligner_integrations.forking import Lock
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -53,7 +53,7 @@ class Instruments:
         self.tracer = tracer
         self._meter = meter
         self._made: dict[str, Any] = {}
-        self._guard = threading.Lock()
+        self._guard = Lock()
 
     def counter(self, name: str) -> Any:
         """The counter of a name."""

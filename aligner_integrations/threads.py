@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from aligner_integrations.errors import OverloadedError
 from aligner_integrations.forking import survives_fork
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -122,6 +126,45 @@ async def await_result(future: Future[_T], seconds: float | None) -> _T:
     """`wait` without blocking the event loop."""
     async with asyncio.timeout(seconds):
         return await asyncio.wrap_future(future)
+
+
+class OneByOne:
+    """Does work in the order in which it comes, on a thread that lives while there is some."""
+
+    def __init__(self) -> None:
+        self.begin_anew()
+        survives_fork(self)
+
+    def begin_anew(self) -> None:
+        """In a forked child there is nothing to do yet."""
+        self._guard = threading.Lock()
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._running = False
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Do this behind what came before.
+
+        Raises:
+            OverloadedError: No thread can be started.
+        """
+        with self._guard:
+            if not self._running:
+                submit(self._run)
+                self._running = True
+            self._waiting.append(work)
+
+    def _run(self) -> None:
+        while True:
+            with self._guard:
+                self._running = bool(self._waiting)
+                if not self._running:
+                    return
+                work = self._waiting.popleft()
+            try:
+                work()
+            except Exception:  # nobody waits for it, and those behind it still want their turn
+                logger.exception("Some work in the background failed.")
+            del work
 
 
 class Shared(Generic[_T]):

@@ -12,9 +12,11 @@ import contextlib
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from aligner_integrations import threads
 from aligner_integrations.backends.base import Backend, Completion, Keep, Reader, Request, Score, completion_limit
 from aligner_integrations.backends.encoding import encodable, encode_completion, encode_prompt
 from aligner_integrations.backends.local.batching import Batcher
@@ -146,7 +148,7 @@ class LocalBackend(Backend):
 
     async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """`complete` without blocking the event loop; cancelling it ends the generation at the next token."""
-        weights = await asyncio.to_thread(lambda: self.weights)
+        weights = await threads.arun(lambda: self.weights, None)
         return await atogether(self._batcher(weights, self._complete), weights, requests)
 
     def _complete(self, parts: list[Part]) -> list[Completion | AlignerError]:
@@ -263,8 +265,7 @@ class LocalBackend(Backend):
         weights = self.weights
         pieces: queue.SimpleQueue[str | Score | AlignerError | None] = queue.SimpleQueue()
         part = Part(weights, request, threading.Event())
-        thread = threading.Thread(target=self._produce, args=(part, keep, pieces.put), daemon=True)
-        thread.start()
+        produced = threads.submit(partial(self._produce, part, keep, pieces.put))
         try:
             while (piece := pieces.get()) is not None:
                 if isinstance(piece, AlignerError):
@@ -272,10 +273,10 @@ class LocalBackend(Backend):
                 yield piece
         finally:
             part.gone.set()
-            thread.join()
+            produced.result()
 
     async def _apieces(self, request: Request, keep: Keep | None) -> AsyncIterator[str | Score]:
-        weights = await asyncio.to_thread(lambda: self.weights)
+        weights = await threads.arun(lambda: self.weights, None)
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | Score | AlignerError | None] = asyncio.Queue()
         part = Part(weights, request, threading.Event())
@@ -285,7 +286,7 @@ class LocalBackend(Backend):
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        weights.worker.submit(self._produce, part, keep, put)
+        weights.worker.submit(partial(self._produce, part, keep, put))
         try:
             while (piece := await pieces.get()) is not None:
                 if isinstance(piece, AlignerError):
@@ -327,7 +328,7 @@ class LocalBackend(Backend):
 
     async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         """`score` without blocking the event loop."""
-        weights = await asyncio.to_thread(lambda: self.weights)
+        weights = await threads.arun(lambda: self.weights, None)
         return await atogether(self._batcher(weights, self._score), weights, requests)
 
     def _score(self, parts: list[Part]) -> list[Score | AlignerError]:

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from aligner_integrations.backends.deadline import NEVER, Deadline
 from aligner_integrations.errors import OverloadedError
+from aligner_integrations.forking import survives_fork
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -53,6 +54,11 @@ class Batcher(Generic[_Item, _Result]):
         self.most = most
         self.wait = wait
         self.queue = queue
+        self.begin_anew()
+        survives_fork(self)
+
+    def begin_anew(self) -> None:
+        """In a forked child nobody waits, and no thread runs."""
         self._lanes: OrderedDict[_Lane[_Item, _Result], None] = OrderedDict()
         self._items = 0  # in all lanes
         self._changed = threading.Condition()
@@ -107,12 +113,17 @@ class Batcher(Generic[_Item, _Result]):
                     f"{self.queue} callers already wait for this model. Send fewer at once, or more of them as one batch.",
                     retryable=True,
                 )
+            if not self._running:
+                try:
+                    threading.Thread(target=self._work, name="aligner-batches").start()
+                except RuntimeError as error:  # nothing has changed, so the next caller may have more luck
+                    raise OverloadedError(
+                        f"No thread can be started for a batch at the moment: {error}.", retryable=True
+                    ) from None
+                self._running = True
             self._lanes[lane] = None
             self._items += len(items)
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._work, name="aligner-batches").start()
-            elif self._items >= self.most:
+            if self._items >= self.most:
                 self._changed.notify()
         return lane
 

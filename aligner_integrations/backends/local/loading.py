@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +17,9 @@ from typing import Any
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.backends.semaphore import Semaphore
 from aligner_integrations.errors import ModelLoadError, first_line, require
+from aligner_integrations.forking import Lock
 from aligner_integrations.models import SMOLLM2, ModelFiles, fingerprint_of, locate, locate_base
+from aligner_integrations.threads import OneByOne
 
 with require(
     "local",
@@ -58,7 +59,7 @@ class Weights:
         drafts: What drafting from the answer can do with this model; None where it cannot.
         prefixes: What went through the model lately and may be gone on from.
         lock: Held while the model runs, because a pass already uses all cores; given to whoever has waited longest.
-        worker: One thread that writes streams for asynchronous callers.
+        worker: Writes streams for asynchronous callers, one after the other.
         batchers: Those that collect what runs together, by what they run and how.
     """
 
@@ -70,7 +71,7 @@ class Weights:
     drafts: DraftSupport | None = None
     prefixes: Prefixes = field(default_factory=Prefixes)
     lock: Semaphore = field(default_factory=lambda: Semaphore(1))
-    worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="aligner"))
+    worker: OneByOne = field(default_factory=OneByOne)
     batchers: dict[Any, Batcher[Any, Any]] = field(default_factory=dict)
 
     def padded(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,8 +83,8 @@ class Weights:
 
 
 _loaded: dict[tuple[Any, ...], Weights] = {}
-_locks: dict[tuple[Any, ...], threading.Lock] = {}
-_guard = threading.Lock()
+_locks: dict[tuple[Any, ...], Lock] = {}
+_guard = Lock()
 
 
 def load_weights(
@@ -97,7 +98,7 @@ def load_weights(
     device = device or default_device()
     key = (name, revision, device, dtype, repr(quantization_config))
     with _guard:
-        lock = _locks.setdefault(key, threading.Lock())
+        lock = _locks.setdefault(key, Lock())
     with lock:
         if key not in _loaded:
             files = locate(name, revision)

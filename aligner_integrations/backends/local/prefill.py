@@ -8,13 +8,13 @@ given up, so that many streams at once cost no more than one after another.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from aligner_integrations.backends.encoding import encode_prompt
 from aligner_integrations.backends.local.prefix_cache import NOTHING, Prefix
+from aligner_integrations.forking import Lock
+from aligner_integrations.threads import OneByOne
 
 if TYPE_CHECKING:
     from aligner_integrations.backends.local.loading import Weights
@@ -28,7 +28,7 @@ _MOST = 256
 # The last tokens of what is there may turn out otherwise with the next piece.
 _LOOSE = 2
 
-_thread = ThreadPoolExecutor(1, thread_name_prefix="aligner-ahead")
+_reading = OneByOne()
 
 
 class LocalReader:
@@ -49,7 +49,7 @@ class LocalReader:
         self._closed = False
         self._loaded: Weights | None = None
         self._read: Prefix = NOTHING
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def feed(self, piece: str) -> None:
         """Take the next piece of the answer; what there is to do is done by another thread."""
@@ -61,7 +61,7 @@ class LocalReader:
             if self._busy or self._waiting < self._enough:
                 return
             self._busy = True
-        _thread.submit(self._work)
+        _reading.submit(self._work)
 
     def close(self) -> None:
         """Stop, and free what was read."""
@@ -81,7 +81,7 @@ class LocalReader:
             again = more or self._waiting >= self._enough
             self._busy = again and not self._closed
         if self._busy:
-            _thread.submit(self._work)  # behind the other streams
+            _reading.submit(self._work)  # behind the other streams
 
     def _step(self) -> bool:
         """Read some tokens; return whether there are more."""

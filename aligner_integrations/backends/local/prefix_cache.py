@@ -11,10 +11,11 @@ the model: `kv_cache.py`.
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from aligner_integrations.forking import Lock
 
 # Most bytes of caches that wait to be gone on from.
 _MOST_BYTES = 256 * 2**20
@@ -76,7 +77,7 @@ class Prefixes:
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         self.most_bytes = most_bytes
         self._kept: list[Prefix] = []
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._kept)

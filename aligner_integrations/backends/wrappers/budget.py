@@ -6,13 +6,12 @@ tried again, and when, is decided in `retry.py`.
 
 from __future__ import annotations
 
-import threading
 import time
 from functools import partial
 from typing import Any
 
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.forking import survives_fork
+from aligner_integrations.forking import Lock
 
 
 class Budget:
@@ -39,12 +38,7 @@ class Budget:
         self.refill = refill
         self._left = float(reserve)
         self._seen = time.monotonic()
-        self.begin_anew()
-        survives_fork(self)
-
-    def begin_anew(self) -> None:
-        """In a forked child nobody holds the lock."""
-        self._guard = threading.Lock()
+        self._guard = Lock()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """Copies and pickles have the same settings, and a full reserve."""

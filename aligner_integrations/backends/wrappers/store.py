@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.forking import Lock
 
 logger = logging.getLogger(__name__)
 
 _APPLICATION = 0x416C6E72  # "Alnr": marks the file as ours
 _BUSY = 5.0  # seconds to wait for another process that writes
 _KEYS_AT_ONCE = 500
-_opening = threading.Lock()
+_opening = Lock()
 _TABLE = """
 CREATE TABLE IF NOT EXISTS kept
 (key BLOB NOT NULL UNIQUE, written REAL NOT NULL, text TEXT NOT NULL, checksum BLOB NOT NULL)

@@ -35,6 +35,7 @@ from langchain_core.tracers.context import register_configure_hook
 
 from aligner_integrations.backends.base import INTERNAL_TAG
 from aligner_integrations.errors import QuestionNotFoundError
+from aligner_integrations.forking import Lock
 from aligner_integrations.langchain.callbacks import holding
 from aligner_integrations.langchain.messages import text_of
 from aligner_integrations.langchain.question import matching
@@ -65,7 +66,7 @@ class UpstreamRecorder(BaseCallbackHandler):
     ignore_custom_event = True
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = Lock(threading.RLock)
         self._clock = itertools.count(1)
         self._scopes: OrderedDict[UUID, Scope] = OrderedDict()
         self._root_calls: OrderedDict[UUID, Call] = OrderedDict()
@@ -283,7 +284,7 @@ RECORDER = UpstreamRecorder()
 
 # The default puts it into every thread, task and context, including those that exist already.
 _hook: ContextVar[UpstreamRecorder | None] = ContextVar("aligner_upstream", default=RECORDER)
-_install_lock = threading.Lock()
+_install_lock = Lock()
 _installed = False
 
 
