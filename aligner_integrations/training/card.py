@@ -6,13 +6,13 @@ leaves them: `run.py`, `embedded/run.py`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligner_integrations.evaluation.report import QualityReport
 from aligner_integrations.models import SMOLLM2, AlignerConfig
+from aligner_integrations.training.provenance import read_result, write_whole
 
 if TYPE_CHECKING:
     from aligner_integrations.training.recipes import Recipe
@@ -41,8 +41,8 @@ def write(
         licence: Licence of the weights for the card's header.
     """
     config = AlignerConfig.read(output / "aligner_config.json")
-    training = _read(output / "training.json") or {}
-    gate = _read(output / "gate.json")
+    training = read_result(output / "training.json") or {}
+    gate = read_result(output / "gate.json")
     header = ["---", "library_name: peft" if config.base else "library_name: transformers"]
     header += [f"base_model: {config.base}"] if config.base else []
     header += [f"license: {licence}"] if licence else []
@@ -72,7 +72,7 @@ def write(
         ]
         _plot(output / CURVE_FILE, training["curve"])
         lines += ["", f"![Loss and learning rate]({CURVE_FILE})"]
-    if strength := _read(output / STRENGTH_FILE):
+    if strength := read_result(output / STRENGTH_FILE):
         lines += ["", "## Strength", "", _strength(strength)]
     lines += ["", "## Gate", ""]
     if gate:
@@ -84,10 +84,10 @@ def write(
     else:
         lines += ["None: too few corrected or identical answers to learn one from."]
     for path in sorted(output.glob("quality*.json")):
-        report = QualityReport.from_dict(json.loads(path.read_text()))
+        report = QualityReport.from_dict(read_result(path) or {})
         label = path.stem.removeprefix("quality").strip("_").replace("_", " ")
         lines += ["", f"## Quality{f': {label}' if label else ''}", "", report.to_markdown()]
-    (output / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    write_whole(output / "README.md", "\n".join(lines).rstrip() + "\n")
 
 
 def _recipe(recipe: Recipe) -> str:
@@ -108,10 +108,6 @@ def _strength(found: dict[str, Any]) -> str:
         f"The adapter was trained with alpha {found['trained_alpha']:g} and is used with {found['alpha']:g}, chosen on "
         f"{found['rows']} rude rows of the tuning split without a gate ({tried})."
     )
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _plot(path: Path, curve: Sequence[Sequence[float]]) -> None:

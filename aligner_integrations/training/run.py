@@ -5,7 +5,7 @@ Each stage leaves a file behind and is skipped when that file is there, so a run
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 import random
 from collections.abc import Sequence
@@ -22,6 +22,15 @@ from aligner_integrations.templates import Template
 from aligner_integrations.training import card
 from aligner_integrations.training.data import Triple
 from aligner_integrations.training.gate import FittedGate, GateExample, fit_gate
+from aligner_integrations.training.provenance import (
+    digest,
+    digest_of_base,
+    digest_of_files,
+    read_result,
+    read_stage,
+    write_stage,
+    written_beside,
+)
 from aligner_integrations.training.recipes import Recipe
 from aligner_integrations.training.sft import TrainingReport, keep_freed_memory, train
 
@@ -29,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 TRAINING_FILE = "training.json"
 GATE_REPORT = "gate.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 _FEWEST_EXAMPLES = 20
 
 
@@ -91,47 +101,73 @@ def fit_weights(
     output: Path,
     start: Path | None = None,
 ) -> None:
-    """Train and save weights, tokenizer, `aligner_config.json` and `training.json`; skipped if that is done."""
-    if (output / TRAINING_FILE).exists():
+    """Train and save weights, tokenizer, `aligner_config.json` and `training.json`; skipped if that is done.
+
+    Raises:
+        ConfigurationError: The folder holds the result of other rows, another base, template, recipe or start.
+    """
+    made_of = {
+        "data": digest(triples),
+        "base": digest_of_base(base, revision),
+        "template": digest([template.to_dict()]),
+        "recipe": digest([dataclasses.asdict(recipe)]),
+        "start": "" if start is None else digest_of_files(*(start / name for name in ADAPTER_FILES)),
+    }
+    if read_stage(output / TRAINING_FILE, made_of) is not None:
         return
     if not torch.cuda.is_available():
         keep_freed_memory()
     dtype = torch.bfloat16 if recipe.method == "lora" else torch.float32
     model, tokenizer = load_base(base, revision, dtype=dtype)
-    trained = train(model, tokenizer, template, triples, recipe, output / "checkpoints", start)
+    trained = train(model, tokenizer, template, triples, recipe, output / "checkpoints", start, made_of)
     if not is_main_process():
         return
     result: Any = trained.model
     name = card.base_name(base)
-    if recipe.method == "lora":
-        result.peft_config["default"].base_model_name_or_path = name
-        result.peft_config["default"].revision = revision
-        result.save_pretrained(output, state_dict=trained.state, save_embedding_layers=False)
-        AlignerConfig(template, name, revision).save(output)
-    else:
-        result.save_pretrained(output, state_dict=trained.state)
-        tokenizer.save_pretrained(output)
-        AlignerConfig(template).save(output)
-    (output / TRAINING_FILE).write_text(json.dumps(trained.report.to_dict(), indent=1))
+    with written_beside(output) as folder:
+        if recipe.method == "lora":
+            result.peft_config["default"].base_model_name_or_path = name
+            result.peft_config["default"].revision = revision
+            result.save_pretrained(folder, state_dict=trained.state, save_embedding_layers=False)
+            AlignerConfig(template, name, revision).save(folder)
+        else:
+            result.save_pretrained(folder, state_dict=trained.state)
+            tokenizer.save_pretrained(folder)
+            AlignerConfig(template).save(folder)
+    write_stage(output / TRAINING_FILE, trained.report.to_dict(), made_of)
 
 
 def fit_own_gate(output: Path, train_on: Sequence[GateExample], tune_on: Sequence[GateExample], seed: int) -> None:
-    """Train the gate of a saved aligner and store it beside the weights; skipped if that is done."""
-    if (output / GATE_REPORT).exists():
+    """Train the gate of a saved aligner and store it beside the weights; skipped if that is done.
+
+    Raises:
+        ConfigurationError: There is one that was learnt on other weights or answers.
+    """
+    made_of = {
+        "weights": digest_of_weights(output),
+        "data": digest([*train_on, *tune_on, seed]),
+    }
+    if read_stage(output / GATE_REPORT, made_of) is not None:
         return
     config = AlignerConfig.read(output / "aligner_config.json")
     weights = load_weights(str(output), None, None, None, None)
     depth = weights.model.config.get_text_config().num_hidden_layers
     layers = sorted({round(depth * share) for share in (0.5, 0.67, 0.87)})
     fitted = fit_gate(weights, config.template, train_on, tune_on, layers=layers, seed=seed, progress=_log_progress)
-    fitted.probe.save(output / GATE_FILE)
-    AlignerConfig(config.template, config.base, config.revision, fitted.threshold, fitted.probe.layer).save(output)
-    (output / GATE_REPORT).write_text(json.dumps(_gate_report(fitted, train_on, tune_on), indent=1))
+    with written_beside(output) as folder:
+        fitted.probe.save(folder / GATE_FILE)
+        dataclasses.replace(config, gate=fitted.threshold, gate_layer=fitted.probe.layer).save(folder)
+    write_stage(output / GATE_REPORT, _gate_report(fitted, train_on, tune_on), made_of)
+
+
+def digest_of_weights(output: Path) -> str:
+    """Name a trained aligner's weights, with the strength of an adapter."""
+    return digest_of_files(*(output / name for name in ADAPTER_FILES), *sorted(output.glob("model*.safetensors")))
 
 
 def read_report(output: Path) -> TrainingReport:
     """Read the `training.json` of a finished training."""
-    data: dict[str, Any] = json.loads((output / TRAINING_FILE).read_text())
+    data = read_result(output / TRAINING_FILE) or {}
     data["curve"] = [tuple(point) for point in data["curve"]]
     return TrainingReport(**data)
 

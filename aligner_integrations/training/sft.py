@@ -14,7 +14,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from aligner_integrations.training.data import (
     encode_triples,
     identity_pairs,
 )
+from aligner_integrations.training.provenance import read_stage, write_stage
 from aligner_integrations.training.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def train(
     recipe: Recipe,
     folder: Path,
     start: Path | None = None,
+    made_of: Mapping[str, str] | None = None,
 ) -> Trained:
     """Train an aligner; resumes from the newest checkpoint in `folder` if there is one.
 
@@ -183,13 +185,15 @@ def train(
         recipe: The hyper-parameters.
         folder: Where checkpoints go.
         start: Folder of a LoRA adapter to go on from (paper, appendix C.5: an aligner learns a further feature).
+        made_of: Digests of all of these; see `provenance.py`. A checkpoint of other rows would be at the wrong place.
 
     Raises:
         ConfigurationError: Nothing to train on, the folder belongs to another training, or `start` is no adapter.
     """
     order, refused = lay_out(triples, tokenizer, template, recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_same_training(folder, order, recipe, start)
+    if read_stage(folder / "training.json", made_of or {}) is None:
+        write_stage(folder / "training.json", {}, made_of or {})
     torch.manual_seed(recipe.seed)
     trainable: Any = model
     if start is not None:
@@ -271,25 +275,6 @@ def _machine() -> str:
     if torch.backends.mps.is_available():
         return "an Apple GPU"
     return f"{os.cpu_count()} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
-
-
-def _check_same_training(
-    folder: Path, order: list[list[EncodedTriple]], recipe: Recipe, start: Path | None = None
-) -> None:
-    """Refuse to resume a training with other rows, recipe or start: its checkpoint would be at the wrong place."""
-    mark = {
-        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
-        "batches": len(order),
-        "tokens": sum(len(row) for batch in order for row in batch),
-        "start": None if start is None else str(start),
-    }
-    path = folder / "training.json"
-    if path.exists() and json.loads(path.read_text()) != mark:
-        raise ConfigurationError(
-            f"{folder} holds checkpoints of another training (other rows, another recipe or another start). "
-            "Give a new folder, or delete this one to start again."
-        )
-    path.write_text(json.dumps(mark, indent=2))
 
 
 def keep_freed_memory() -> None:

@@ -25,6 +25,7 @@ from aligner_integrations.templates import TEMPLATES
 from aligner_integrations.training import card, run
 from aligner_integrations.training.embedded import data as embedded
 from aligner_integrations.training.embedded.strength import choose_strength
+from aligner_integrations.training.provenance import digest, digest_of_files, read_stage, write_stage
 from aligner_integrations.training.recipes import RECIPES
 
 logger = logging.getLogger(__name__)
@@ -46,15 +47,14 @@ def train_embedded(data: Path, output: Path) -> Path:
     recipe = RECIPES["embedded"]
     splits = embedded.load(data, recipe.seed)
     rows = embedded.report_rows(splits.report, data, recipe.seed)  # first, so that a missing file is found at once
-    if not (output / run.TRAINING_FILE).exists():
-        run.fit_weights(
-            embedded.training_triples(splits.train, recipe.seed),
-            base="embedded",
-            revision=REVISIONS[SMOLLM2],
-            template=TEMPLATES["embedded"],
-            recipe=recipe,
-            output=output,
-        )
+    run.fit_weights(
+        embedded.training_triples(splits.train, recipe.seed),
+        base="embedded",
+        revision=REVISIONS[SMOLLM2],
+        template=TEMPLATES["embedded"],
+        recipe=recipe,
+        output=output,
+    )
     choose_strength(output, embedded.strength_rows(splits.tune))
     written_train, written_tune = embedded.written_examples()
     run.fit_own_gate(
@@ -120,8 +120,8 @@ def _once(known: dict[str, _T], requests: Sequence[Request], run: Callable[[Sequ
 
 
 def _measure(output: Path, rows: list[Row]) -> None:
-    path = output / card.QUALITY_FILE
-    if path.exists():
+    path, made_of = output / card.QUALITY_FILE, _measured_on(output, rows)
+    if read_stage(path, made_of) is not None:
         return
     backend = _DecodesOnce(output)
     settings = {
@@ -129,7 +129,12 @@ def _measure(output: Path, rows: list[Row]) -> None:
         "no gate": Aligner(backend=backend, gate=False),
         "gate, marked edits": Aligner(backend=backend, edits="marked"),
     }
-    path.write_text(json.dumps(evaluate(settings, rows, on_progress=_log_progress).to_dict(), indent=1))
+    write_stage(path, evaluate(settings, rows, on_progress=_log_progress).to_dict(), made_of)
+
+
+def _measured_on(output: Path, rows: list[Row]) -> dict[str, str]:
+    weights, gate = run.digest_of_weights(output), digest_of_files(output / GATE_FILE, output / CONFIG_FILE)
+    return {"weights": weights, "gate": gate, "data": digest(map(dataclasses.astuple, rows))}
 
 
 def _log_progress(setting: str, done: int) -> None:
@@ -138,8 +143,8 @@ def _log_progress(setting: str, done: int) -> None:
 
 def _measure_rounded(output: Path, rows: list[Row], bits: int) -> None:
     """Measure again with the base's weights rounded another way, as a stand-in for the Hub's unquantised base."""
-    path = output / f"quality_base_rounded_to_{bits}_bits.json"
-    if path.exists():
+    path, made_of = output / f"quality_base_rounded_to_{bits}_bits.json", _measured_on(output, rows)
+    if read_stage(path, made_of) is not None:
         return
     with TemporaryDirectory() as folder:
         base, adapter = Path(folder) / "base", Path(folder) / "adapter"
@@ -157,7 +162,7 @@ def _measure_rounded(output: Path, rows: list[Row], bits: int) -> None:
         dataclasses.replace(config, base=str(base), revision=None).save(adapter)
         report = evaluate({"gate": Aligner(adapter)}, rows, on_progress=_log_progress)
         loading.release()
-    path.write_text(json.dumps(report.to_dict(), indent=1))
+    write_stage(path, report.to_dict(), made_of)
 
 
 def round_to_bits(matrix: torch.Tensor, bits: int, block: int = 32) -> torch.Tensor:

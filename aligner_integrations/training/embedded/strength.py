@@ -22,13 +22,14 @@ from aligner_integrations.evaluation.quality import evaluate
 from aligner_integrations.evaluation.rows import Row
 from aligner_integrations.models import CONFIG_FILE, AlignerConfig
 from aligner_integrations.training.card import STRENGTH_FILE
+from aligner_integrations.training.provenance import digest, digest_of_files, read_stage, write_stage, write_whole
 
 logger = logging.getLogger(__name__)
 
 STRENGTHS = (1.0, 1.125, 1.25, 1.375, 1.5)
 """What is tried: multiples of the alpha that the adapter was trained with."""
 
-_ADAPTER = "adapter_config.json"
+_ADAPTER, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def choose_strength(output: Path, rows: Sequence[Row]) -> None:
@@ -42,19 +43,21 @@ def choose_strength(output: Path, rows: Sequence[Row]) -> None:
         output: Folder of the adapter.
         rows: Rude rows of the tuning split.
     """
-    if not (output / STRENGTH_FILE).exists():
+    made_of = {"weights": digest_of_files(output / _WEIGHTS), "data": digest(map(dataclasses.astuple, rows))}
+    found = read_stage(output / STRENGTH_FILE, made_of)
+    if found is None:
         trained = _alpha(output)
         tried = [_try(output, trained * strength, rows) for strength in STRENGTHS]
         best = max(tried, key=lambda one: one["chrf"] + one["bleu"] - one["profane_percent"])
         found = {"trained_alpha": trained, "alpha": best["alpha"], "rows": len(rows), "tried": tried}
-        (output / STRENGTH_FILE).write_text(json.dumps(found, indent=1))
-    _set_alpha(output, json.loads((output / STRENGTH_FILE).read_text())["alpha"])
+        write_stage(output / STRENGTH_FILE, found, made_of)
+    _set_alpha(output, found["alpha"])
     loading.release()  # whoever has loaded the folder has the old alpha
 
 
 def _try(output: Path, alpha: float, rows: Sequence[Row]) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
-        for name in (_ADAPTER, "adapter_model.safetensors"):
+        for name in (_ADAPTER, _WEIGHTS):
             shutil.copy(output / name, folder)
         config = AlignerConfig.read(output / CONFIG_FILE)
         dataclasses.replace(config, gate=None, gate_layer=None).save(Path(folder))
@@ -75,4 +78,4 @@ def _alpha(folder: Path) -> float:
 
 def _set_alpha(folder: Path, alpha: float) -> None:
     config = json.loads((folder / _ADAPTER).read_text())
-    (folder / _ADAPTER).write_text(json.dumps({**config, "lora_alpha": alpha}, indent=2))
+    write_whole(folder / _ADAPTER, json.dumps({**config, "lora_alpha": alpha}, indent=2))

@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future
 
 import pytest
 import torch
@@ -202,7 +203,9 @@ async def until(condition) -> None:
 async def stands_still(aligner: Aligner, steps: Counter) -> None:
     """What was given up makes no pass but the one it was about to, and the model's thread and lock are free for others."""
     weights, made = aligner.backend.weights, steps["made"]
-    await asyncio.wrap_future(weights.worker.submit(lambda: None))
+    behind = Future()
+    weights.worker.submit(lambda: behind.set_result(None))
+    await asyncio.wrap_future(behind)
     await asyncio.to_thread(weights.lock.acquire)
     weights.lock.release()
     await asyncio.sleep(0.1)

@@ -38,10 +38,14 @@ def test_the_best_is_set(folder, monkeypatch):
 
 def test_what_was_chosen_is_not_chosen_again(folder, monkeypatch):
     monkeypatch.setattr(strength, "STRENGTHS", (1.0, 2.0))
+    strength.choose_strength(folder, ROWS)
     monkeypatch.setattr(strength, "_try", lambda *_: pytest.fail("it was tried again"))
-    (folder / "strength.json").write_text(json.dumps({"alpha": 5.0}))  # a run that was killed here goes on
+    found = json.loads((folder / "strength.json").read_text())
+    (folder / "strength.json").write_text(json.dumps({**found, "alpha": 5.0}))  # a run that was killed here goes on
     strength.choose_strength(folder, ROWS)
     assert alpha_of(folder) == 5
+    with pytest.raises(ConfigurationError, match="other data"):
+        strength.choose_strength(folder, ROWS[:1])
 
 
 def test_without_rude_rows_there_is_nothing_to_choose_on(folder):

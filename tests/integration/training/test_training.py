@@ -1,8 +1,10 @@
 """Training on a tiny model: what is learnt from, a kill in the middle, and the folder that comes out."""
 
+import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,17 +145,54 @@ def test_a_killed_training_resumes_to_the_same_result(random_model, tmp_path):
     assert aligner.correct("What about 1?", "tea is fine").outcome in ("kept", "corrected", "failed")
 
 
-def test_other_rows_do_not_resume_a_foreign_checkpoint(random_model, tmp_path):
-    from transformers import AutoTokenizer
+def fitted(base, output, rows=None, recipe=RECIPE, template=tiny.TEMPLATE, **options):
+    run.fit_weights(
+        triples(60) if rows is None else rows, base=str(base), revision=None, template=template, recipe=recipe,
+        output=output, **options,
+    )  # fmt: skip
 
-    tokenizer = AutoTokenizer.from_pretrained(random_model)
-    order, _ = sft.lay_out(triples(30), tokenizer, tiny.TEMPLATE, RECIPE)
-    sft._check_same_training(tmp_path, order, RECIPE)
-    sft._check_same_training(tmp_path, order, RECIPE)
-    with pytest.raises(ConfigurationError, match="another training"):
-        sft._check_same_training(tmp_path, order[1:], RECIPE)
-    with pytest.raises(ConfigurationError, match="another training"):
-        sft._check_same_training(tmp_path, order, RECIPE, tmp_path / "adapter")
+
+def test_a_finished_folder_is_not_taken_for_the_work_of_other_data(random_model, adapter, tmp_path):
+    """Trained again with the same, nothing is done; with anything else, the folder says what does not match."""
+    from aligner_integrations.templates import get_template
+
+    output = tmp_path / "out"
+    fitted(random_model, output)
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    fitted(random_model, output)
+    other = shutil.copytree(random_model, tmp_path / "base")
+    (other / "config.json").write_text((other / "config.json").read_text().replace("{", '{"note": 1, ', 1))
+    cases = {
+        "other data": {"rows": triples(61)},
+        "other recipe": {"recipe": dataclasses.replace(RECIPE, seed=7)},
+        "other template": {"template": get_template("Other {question} {answer}")},
+        "other start": {"start": adapter},
+        "other data and recipe": {"rows": triples(61), "recipe": dataclasses.replace(RECIPE, seed=7)},
+    }
+    for what, options in cases.items():
+        with pytest.raises(ConfigurationError, match=f"{what} .*--output"):
+            fitted(random_model, output, **options)
+    with pytest.raises(ConfigurationError, match="other base"):
+        fitted(other, output)
+    assert before == {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+
+
+def test_other_rows_do_not_resume_a_foreign_checkpoint(random_model, tmp_path):
+    fitted(random_model, tmp_path)
+    (tmp_path / "training.json").unlink()  # as if it had been killed before its end
+    with pytest.raises(ConfigurationError, match="other data"):
+        fitted(random_model, tmp_path, rows=triples(61))
+    fitted(random_model, tmp_path)
+    assert (tmp_path / "training.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"rows": 3}'])
+def test_a_damaged_file_of_a_stage_can_be_got_past(random_model, tmp_path, content):
+    (tmp_path / "training.json").write_text(content)
+    with pytest.raises(ConfigurationError, match=r"training\.json is damaged.*Delete it"):
+        fitted(random_model, tmp_path)
+    (tmp_path / "training.json").unlink()
+    fitted(random_model, tmp_path)
 
 
 def test_the_papers_recipe_is_the_papers(random_model):
@@ -164,8 +203,6 @@ def test_the_papers_recipe_is_the_papers(random_model):
 
 
 def test_a_full_training_makes_a_whole_model(random_model, tmp_path):
-    import dataclasses
-
     recipe = dataclasses.replace(RECIPE, method="full", identity_share=0.0)
     folder = run.train_aligner(
         triples(80), base=str(random_model), revision=None, template=tiny.TEMPLATE, recipe=recipe,
@@ -178,7 +215,6 @@ def test_a_full_training_makes_a_whole_model(random_model, tmp_path):
 
 def test_a_training_goes_on_from_an_adapter(random_model, adapter, tmp_path):
     """With hardly any learning rate what comes out is what it began with, and with one it is not."""
-    import dataclasses
 
     def trained(rate: float) -> dict[str, torch.Tensor]:
         folder = tmp_path / str(rate)
@@ -198,8 +234,6 @@ def test_a_training_goes_on_from_an_adapter(random_model, adapter, tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_only_an_adapter_can_be_gone_on_from(random_model, adapter, tmp_path, method):
-    import dataclasses
-
     with pytest.raises(ConfigurationError, match="adapter"):
         run.fit_weights(
             triples(20), base=str(random_model), revision=None, template=tiny.TEMPLATE,
