@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from aligner_integrations.errors import (
     InvalidTextError,
     TruncatedCorrectionError,
 )
+from tests.forks import forked
 from tests.integration import tiny
 from tests.integration.tiny import request
 
@@ -305,3 +307,37 @@ async def test_asynchronous_results_are_the_synchronous_ones(random_model):
     stream = aligner.astream(ended.question, ended.answer)
     assert "".join([piece async for piece in stream]) == ended.text == stream.correction.text
     assert await aligner.ascore("Why?", "So.") == aligner.score("Why?", "So.")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+async def test_forked_children_correct_for_themselves(sure_model):
+    """As under gunicorn --preload: the parent has corrected, streamed, and is correcting while it forks."""
+    aligner = Aligner(str(sure_model), template=tiny.TEMPLATE, gate=False)
+    want = aligner.correct("q", "tea is fine").text
+    assert "".join([piece async for piece in aligner.astream("q", "tea is fine")]) == want
+
+    async def astream():
+        return "".join([piece async for piece in aligner.astream("q", "tea is fine")])
+
+    ways = [
+        lambda: aligner.correct("q", "tea is fine").text,
+        lambda: "".join(aligner.stream("q", "tea is fine")),
+        lambda: asyncio.run(astream()),
+        lambda: asyncio.run(aligner.acorrect("q", "tea is fine")).text,
+    ]
+    stop = threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            aligner.correct("q", "tea is fine")
+
+    threads = [threading.Thread(target=busy) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for way in ways:
+            assert await asyncio.to_thread(forked, lambda way=way: way() == want)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

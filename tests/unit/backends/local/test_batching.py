@@ -1,6 +1,7 @@
 """How callers at the same time share batches: threads and tasks, fair, bounded, and each with its own errors."""
 
 import asyncio
+import os
 import threading
 import time
 
@@ -9,7 +10,8 @@ import pytest
 from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.errors import OverloadedError
-from tests.interrupting import interrupted, needs_timer
+from tests.forks import forked
+from tests.interrupting import interrupted_when, needs_timer
 
 
 class Model:
@@ -195,7 +197,7 @@ async def test_an_interrupted_thread_leaves_no_entry():
     model = Model(held=True)
     batcher = Batcher(model)
     first = await begin(batcher, model)
-    with interrupted(0.05):
+    with interrupted_when(lambda: batcher.waiting):
         batcher.call([1])
     assert batcher.waiting == 0
     model.go.set()
@@ -218,3 +220,40 @@ def test_many_threads_get_their_own():
     for thread in threads:
         thread.join()
     assert not wrong and batcher.waiting == 0
+
+
+async def test_a_moment_without_threads_leaves_it_alive(monkeypatch):
+    """As at a container's limit of processes: that call fails, and the next one is served."""
+    batcher = Batcher(lambda items: [2 * item for item in items], wait=0)
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as peak:
+        peak.setattr(threading.Thread, "start", start)
+        with pytest.raises(OverloadedError, match="No thread can be started"):
+            batcher.call([1])
+        with pytest.raises(OverloadedError, match="No thread can be started"):
+            await batcher.acall([1])
+    assert batcher.waiting == 0
+    assert batcher.call([3]) == [6] and await batcher.acall([4]) == [8]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_has_batches_of_its_own():
+    go = threading.Event()
+    batcher = Batcher(lambda items: [go.wait(60) and 2 * item for item in items], wait=0, most=1)
+    threads = [threading.Thread(target=batcher.call, args=([i],)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    while batcher.waiting < 2:  # one runs, two wait
+        time.sleep(0.001)
+
+    def child():
+        go.set()
+        return batcher.waiting == 0 and batcher.call([5]) == [10]
+
+    assert forked(child)
+    go.set()
+    for thread in threads:
+        thread.join(60)
