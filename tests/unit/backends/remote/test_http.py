@@ -23,9 +23,9 @@ import pytest
 
 from aligner_integrations.backends.base import Timeouts
 from aligner_integrations.backends.deadline import Clock
-from aligner_integrations.backends.remote import http
-from aligner_integrations.backends.remote.http import Endpoint, is_hub, is_loopback, key_for
-from aligner_integrations.backends.remote.keys import Secret
+from aligner_integrations.backends.remote import http, loop
+from aligner_integrations.backends.remote.http import Endpoint
+from aligner_integrations.backends.remote.keys import Secret, is_hub, is_loopback, key_for
 from aligner_integrations.backends.remote.responses import StatusError
 from aligner_integrations.errors import BackendError, ConfigurationError, InvalidTextError
 from tests.unit.backends.remote.stub import CUT, Stub, events, raw, said
@@ -42,14 +42,14 @@ def ask(end, *, clock=None, mode="sync"):
     """The four ways to ask; streams as a list."""
     clock = clock or in_(20)
     if mode == "sync":
-        return end.ask("/x", {"a": 1}, clock)
+        return loop.call(end.ask, "/x", {"a": 1}, clock)
     if mode == "stream":
-        return list(end.events("/x", {"a": 1}, clock))
+        return list(loop.read(end.events("/x", {"a": 1}, clock)))
 
     async def run():
         if mode == "async":
-            return await end.aask("/x", {"a": 1}, clock)
-        async with aclosing(end.aevents("/x", {"a": 1}, clock)) as found:
+            return await loop.acall(end.ask, "/x", {"a": 1}, clock)
+        async with aclosing(loop.aread(end.events("/x", {"a": 1}, clock))) as found:
             return [event async for event in found]
 
     return asyncio.run(run())
@@ -177,7 +177,7 @@ def test_retry_after_in_all_forms():
 def test_an_error_in_the_middle_of_a_stream():
     for error, retryable in (("out of memory", True), ({"message": "bad", "code": 400}, False), ({"code": 503}, True)):
         with Stub(lambda call, error=error: events({"n": 1}, {"error": error})) as stub:
-            found = Endpoint(stub.url).events("/x", {}, in_(9))
+            found = loop.read(Endpoint(stub.url).events("/x", {}, in_(9)))
             assert next(found) == {"n": 1}
             with pytest.raises(StatusError) as caught:
                 next(found)
@@ -211,7 +211,7 @@ def test_nothing_is_unpacked(mode):
 
 def test_text_that_cannot_be_sent():
     with pytest.raises(InvalidTextError):
-        Endpoint("http://127.0.0.1:9").ask("/x", {"prompt": "\ud800"}, in_(1))
+        loop.call(Endpoint("http://127.0.0.1:9").ask, "/x", {"prompt": "\ud800"}, in_(1))
 
 
 # How long it takes --------------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_after_the_first_token_the_deadline_counts(mode):
 
         async def run():
             found = []
-            async with aclosing(Endpoint(stub.url).aevents("/x", {}, clock)) as items:
+            async with aclosing(loop.aread(Endpoint(stub.url).events("/x", {}, clock))) as items:
                 async for event in items:
                     clock.token_seen()
                     found.append(event)
@@ -276,7 +276,7 @@ def test_after_the_first_token_the_deadline_counts(mode):
             assert len(asyncio.run(run())) == 2
         else:
             found = []
-            for event in Endpoint(stub.url).events("/x", {}, clock):
+            for event in loop.read(Endpoint(stub.url).events("/x", {}, clock)):
                 clock.token_seen()
                 found.append(event)
             assert len(found) == 2
@@ -329,7 +329,9 @@ def test_waiting_for_a_free_connection_counts():
         busy.join()
 
         async def both():
-            return await asyncio.gather(*(end.aask("/x", {}, in_(SOON)) for _ in range(5)), return_exceptions=True)
+            return await asyncio.gather(
+                *(loop.acall(end.ask, "/x", {}, in_(SOON)) for _ in range(5)), return_exceptions=True
+            )
 
         started = time.monotonic()
         assert all(isinstance(error, BackendError) for error in asyncio.run(both()))
@@ -387,7 +389,7 @@ def test_the_key_is_in_no_error_and_in_no_variable_of_its_frames(how, mode):
             assert KEY not in "".join(traceback.StackSummary.from_list(ours).format()) + repr(error) + repr(vars(error))
             assert KEY not in repr([frame.locals for frame in ours])
             error = error.__cause__ or error.__context__
-        assert KEY not in repr(end) + repr(vars(end)) + repr(vars(end.connections))
+        assert KEY not in repr(end) + repr(vars(end)) + repr(vars(end._here or end))
 
 
 @modes
@@ -421,7 +423,7 @@ def test_a_hub_token_goes_to_the_hub_only(monkeypatch):
         with pytest.raises(ConfigurationError, match="token of the Hugging Face Hub"):
             Endpoint(url, Secret(TOKEN))
         with pytest.raises(ConfigurationError, match="token of the Hugging Face Hub"):
-            Endpoint(url, Secret(lambda: TOKEN)).ask("/x", None, in_(1))
+            loop.call(Endpoint(url, Secret(lambda: TOKEN)).ask, "/x", None, in_(1))
     for url in ("https://router.huggingface.co/v1", "https://x.us-east-1.aws.endpoints.huggingface.cloud/v1"):
         Endpoint(url, Secret(TOKEN))
     assert is_hub("huggingface.co") and not is_hub("hf.space.example") and not is_hub("")
@@ -497,10 +499,11 @@ def test_connections_are_kept_and_shared():
 
         async def five():
             for _ in range(5):
-                await end.aask("/x", {}, in_(9))
+                await loop.acall(end.ask, "/x", {}, in_(9))
 
-        asyncio.run(five())
-        assert stub.connections == 2
+        for _ in range(2):
+            asyncio.run(five())
+        assert stub.connections == 1, "threads and event loops share them, and a loop's end ends none"
         end.close()
         assert stub.closed()
         ask(end)  # and may be used again
@@ -512,11 +515,13 @@ def test_many_loops_and_threads_at_once():
         end, results = Endpoint(stub.url), []
 
         async def some(start):
-            return await asyncio.gather(*(end.aask("/x", {"n": n}, in_(20)) for n in range(start, start + 20)))
+            return await asyncio.gather(
+                *(loop.acall(end.ask, "/x", {"n": n}, in_(20)) for n in range(start, start + 20))
+            )
 
         def work(start):
             results.extend(answer["n"] for answer in asyncio.run(some(start)))
-            results.extend(end.ask("/x", {"n": n}, in_(20))["n"] for n in range(start + 20, start + 40))
+            results.extend(loop.call(end.ask, "/x", {"n": n}, in_(20))["n"] for n in range(start + 20, start + 40))
 
         threads = [threading.Thread(target=work, args=(i * 40,)) for i in range(6)]
         for thread in threads:
@@ -528,30 +533,56 @@ def test_many_loops_and_threads_at_once():
         assert stub.closed()
 
 
-@pytest.mark.parametrize("how", ["loop ends", "backend dies first", "closed"])
-def test_nothing_stays_open_and_nobody_warns(how):
+@pytest.mark.parametrize("how", ["dies", "closed"])
+@pytest.mark.parametrize("where", ["on its loop", "after its loop"])
+def test_nothing_stays_open_and_nobody_warns(how, where):
     with Stub(lambda call: said({})) as stub, warnings.catch_warnings():
         warnings.simplefilter("error")
         end = Endpoint(stub.url)
 
-        async def run():
+        def give_up():
             nonlocal end
-            await end.aask("/x", {}, in_(9))
-            assert stub.open == 1
             if how == "closed":
-                await end.aclose()
-                assert await asyncio.to_thread(stub.closed)
-            if how == "backend dies first":
+                end.close()
+            else:
                 end = None
                 gc.collect()
+
+        async def run():
+            await loop.acall(end.ask, "/x", {}, in_(9))
+            assert stub.open == 1
+            if where == "on its loop":
+                give_up()
                 assert await asyncio.to_thread(stub.closed)
 
         asyncio.run(run())
+        if where == "after its loop":
+            assert stub.open == 1
+            give_up()
         assert stub.closed()
-        if how == "loop ends":
-            assert not list(end.connections._loops)
         ask(Endpoint(stub.url))
         gc.collect()
+        assert stub.closed()
+
+
+@modes
+def test_closing_leaves_requests_that_are_under_way_alone(mode):
+    go = threading.Event()
+
+    def late(call):
+        go.wait(20)
+        return said({"n": 1})
+
+    with Stub(late) as stub:
+        end, results = Endpoint(stub.url), []
+        asking = threading.Thread(target=lambda: results.append(ask(end, mode=mode)))
+        asking.start()
+        while not stub.calls:
+            time.sleep(0.01)
+        end.close()
+        go.set()
+        asking.join()
+        assert results in ([{"n": 1}], [[{"n": 1}]])
         assert stub.closed()
 
 
@@ -560,7 +591,7 @@ def test_cancelling_closes_the_connection():
         end = Endpoint(stub.url)
 
         async def run():
-            tasks = [asyncio.create_task(end.aask("/x", {}, in_(50))) for _ in range(5)]
+            tasks = [asyncio.create_task(loop.acall(end.ask, "/x", {}, in_(50))) for _ in range(5)]
             while len(stub.calls) < 5:
                 await asyncio.sleep(0.01)
             for task in tasks:
@@ -577,13 +608,13 @@ def test_a_stream_that_is_left_closes_the_connection():
     many = [{"n": n} for n in range(1000)]
     with Stub(lambda call: events(*many, pause=0.01)) as stub:
         end = Endpoint(stub.url)
-        found = end.events("/x", {}, in_(50))
+        found = loop.read(end.events("/x", {}, in_(50)))
         assert next(found) == {"n": 0}
         found.close()
         assert stub.closed()
 
         async def run():
-            found = end.aevents("/x", {}, in_(50))
+            found = loop.aread(end.events("/x", {}, in_(50)))
             assert await anext(found) == {"n": 0}
             await found.aclose()
             assert await asyncio.to_thread(stub.closed)

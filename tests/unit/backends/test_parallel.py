@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from aligner_integrations.backends.remote.parallel import aeach, each
+from aligner_integrations.backends.parallel import aeach, each
 
 variable = contextvars.ContextVar("variable", default="none")
 
