@@ -4,8 +4,8 @@ The key goes to this server and nowhere else: over https unless that is waived, 
 message. Responses are bounded in size. Nothing is tried twice here; `retryable` and `retry_after` say what may be.
 All coroutines here run on the loop of `loop.py`, for which the connections are kept, too.
 
-What lives elsewhere: keys and URLs (`keys.py`), proxies and certificates (`environment.py`), what the JSON means
-(`responses.py`).
+What lives elsewhere: keys and URLs (`keys.py`), proxies and certificates (`environment.py`), where an event begins and
+ends (`event_data.py`), what the JSON means (`responses.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import math
 import ssl
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from aligner_integrations._version import __version__
 from aligner_integrations.backends.deadline import Clock, brief
 from aligner_integrations.backends.remote import loop
 from aligner_integrations.backends.remote.environment import Proxy, certificates, proxy_for
+from aligner_integrations.backends.remote.event_data import EventData
 from aligner_integrations.backends.remote.keys import Secret, is_hub, is_loopback, split_url
 from aligner_integrations.backends.remote.responses import broken_off, may_pass, refusal, shown
 from aligner_integrations.errors import BackendError, ConfigurationError, InvalidTextError, MissingDependencyError
@@ -136,13 +137,11 @@ class Endpoint:
             if not reply.is_stream:
                 yield self._object(await self._whole(reply, clock))
                 return
-            lines = _Lines()
-            while True:
+            lines, chunk = EventData(), b"..."
+            while chunk:
                 async with self._in_time(clock):
                     chunk = await reply.response.content.readany()
-                if not chunk:
-                    return
-                for data in lines.feed(chunk):
+                for data in lines.feed(chunk) if chunk else lines.end():
                     if data == b"[DONE]":
                         return
                     event = self._object(self._json(data))
@@ -353,24 +352,6 @@ def _close(session: aiohttp.ClientSession, its_loop: asyncio.AbstractEventLoop) 
     if session in loop.kept:  # else it is that of a forked child's parent
         loop.kept.discard(session)
         asyncio.run_coroutine_threadsafe(session.close(), its_loop)
-
-
-class _Lines:
-    """Splits a stream of bytes into the data of its events, whatever the chunks."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._rest = bytearray()
-
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        self.size += len(chunk)
-        self._rest += chunk
-        if b"\n" not in chunk:  # or a line that comes byte by byte would be searched again with each
-            return
-        *lines, self._rest = self._rest.split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:") and (data := line[5:].strip()):
-                yield bytes(data)
 
 
 def _encode(body: Json | None) -> bytes:

@@ -77,18 +77,30 @@ class Written:
             raise BackendError(f"The response of {self._host} holds no choices.", retryable=True)
         if answer.get("usage"):  # some servers count in each event, from the beginning
             self.usage = usage_of(answer["usage"])
-        if not choices:
+        choice = next((choice for choice in choices if choice.get("index", 0) == 0), None)
+        if choice is None or self.reason is not None:  # another choice, or what comes after the text
             return ""
-        text = self._text_of(choices[0])
-        if not (text is None or isinstance(text, str)):
-            raise BackendError(f"The response of {self._host} holds a {type(text).__name__} as text.", retryable=True)
-        self.reason = choices[0].get("finish_reason") or self.reason
-        self.text += text or ""
-        return text or ""
+        text = readable(self._text_of(choice) or "", self._host)
+        self.reason = choice.get("finish_reason") or None  # some say "" until it ends
+        self.text += text
+        return text
 
     def completion(self, mend: Callable[[str], str] = lambda text: text) -> Completion:
         """Return the completion; see `completion`."""
         return completion(mend(self.text), self.reason, self.usage, self._host)
+
+
+def readable(text: Any, host: str) -> str:
+    """Return a text as it came.
+
+    Raises:
+        BackendError: It is none, or holds half of a character.
+    """
+    if not isinstance(text, str):
+        raise BackendError(f"The response of {host} holds a {type(text).__name__} as text.", retryable=True)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise BackendError(f"The response of {host} holds half of a character, so its text is damaged.", retryable=True)
+    return text
 
 
 def completion(text: Any, reason: Any, usage: Usage, host: str) -> Completion:

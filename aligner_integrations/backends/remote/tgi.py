@@ -25,7 +25,7 @@ from aligner_integrations.backends.remote.completions import CompletionsBackend
 from aligner_integrations.backends.remote.http import Endpoint, Json
 from aligner_integrations.backends.remote.keys import Secret, key_for
 from aligner_integrations.backends.remote.loop import call, outside
-from aligner_integrations.backends.remote.responses import StatusError, completion, may_pass
+from aligner_integrations.backends.remote.responses import StatusError, completion, may_pass, readable
 from aligner_integrations.backends.remote.window import Fitted, fit, refit
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
@@ -229,9 +229,9 @@ class _Generated:
         """Take a whole response; through TGI's older route it comes as a list of one."""
         answer = answer[0] if isinstance(answer, list) and answer else answer
         text = answer.get("generated_text") if isinstance(answer, dict) else None
-        if not isinstance(text, str):
+        if text is None:
             raise BackendError(f"The response of {self._host} holds no generated_text.", retryable=True)
-        self.text = text
+        self.text = readable(text, self._host)
         self._end(answer.get("details"))
         if self.reason is None:
             raise BackendError(
@@ -242,10 +242,10 @@ class _Generated:
     def feed(self, event: Json) -> str:
         """Take an event of a stream; return its text."""
         token = event.get("token")
-        if not isinstance(token, dict) or not isinstance(token.get("text"), str):
+        if not isinstance(token, dict) or token.get("text") is None:
             raise BackendError(f"An event of {self._host} holds no token.", retryable=True)
         self._end(event.get("details"))
-        text: str = "" if token.get("special") else token["text"]
+        text = "" if token.get("special") else readable(token["text"], self._host)
         self.text += text
         return text
 
