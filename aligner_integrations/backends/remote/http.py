@@ -238,7 +238,8 @@ class Endpoint:
                 ) from None
             if isinstance(error, aiohttp.ClientHttpProxyError):
                 raise BackendError(
-                    f"The proxy of the environment does not let through to {name}: it answered with status {error.status}.",
+                    f"The proxy of the environment refuses the way to {name} with status {error.status}. Check HTTPS_PROXY "
+                    "and its like.",
                     retryable=may_pass(error.status),
                 ) from None
             verb = (

@@ -338,6 +338,20 @@ def test_waiting_for_a_free_connection_counts():
         assert time.monotonic() - started < SOON + 1
 
 
+def test_what_many_look_up_at_once_is_asked_once_and_each_waits_as_long_as_it_may():
+    with Stub(lambda call: [0.3, *said({"n": 1})]) as stub:
+        end = Endpoint(stub.url)
+
+        async def many():
+            waits = [end.look_up("/models", in_(20 if n else SOON)) for n in range(20)]
+            return await asyncio.gather(*waits, return_exceptions=True)
+
+        late, *others = asyncio.run(loop.acall(many))
+        assert "deadline" in str(late) and others == [{"n": 1}] * 19
+        assert [call.method for call in stub.calls] == ["GET"]
+        assert loop.call(end.look_up, "/models", in_(20)) == {"n": 1} and len(stub.calls) == 2
+
+
 # The key ------------------------------------------------------------------------------------------------------------
 
 
@@ -370,10 +384,12 @@ def test_redirects_are_not_followed(status, mode):
 
 
 @modes
-@pytest.mark.parametrize("how", ["refused", "cut", "late", "lost", "not there"])
+@pytest.mark.parametrize("how", ["refused", "repeated", "garbled", "cut", "late", "lost", "not there"])
 def test_the_key_is_in_no_error_and_in_no_variable_of_its_frames(how, mode):
     replies = {
         "refused": said({"error": "no"}, 401),
+        "repeated": said({"error": f"not with {KEY}"}, 401),
+        "garbled": [f"Authorization: Bearer {KEY}\r\n\r\n".encode(), CUT],
         "cut": [CUT],
         "late": [60],
         "lost": [b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{", CUT],
@@ -390,6 +406,49 @@ def test_the_key_is_in_no_error_and_in_no_variable_of_its_frames(how, mode):
             assert KEY not in repr([frame.locals for frame in ours])
             error = error.__cause__ or error.__context__
         assert KEY not in repr(end) + repr(vars(end)) + repr(vars(end._here or end))
+
+
+@modes
+def test_a_function_gives_the_key_for_each_request_and_never_on_the_loop(mode):
+    asked = []
+
+    def give():
+        asked.append(threading.current_thread())
+        return f"{KEY}-{len(asked)}"
+
+    refusal = said({"error": f"not with {KEY}-2"}, 401)
+    whole = mode in ("sync", "async")
+    with Stub(lambda call: refusal if len(stub.calls) > 1 else said({}) if whole else events()) as stub:
+        end = Endpoint(stub.url, Secret(give))
+        ask(end, mode=mode)
+        with pytest.raises(StatusError, match=r"not with \*\*\*$|not with \*\*\*\.") as caught:
+            ask(end, mode=mode)
+        assert [call.headers["authorization"] for call in stub.calls] == [f"Bearer {KEY}-1", f"Bearer {KEY}-2"]
+    assert len(asked) == 2 and KEY not in str(caught.value)
+    # In the thread that asks, whose own a function may be; for an event loop in neither its thread nor that of all loops.
+    own = threading.current_thread()
+    assert all(thread is own if mode in ("sync", "stream") else thread is not own for thread in asked)
+    assert not any(thread.name == "aligner-remote" for thread in asked)
+
+
+@pytest.mark.parametrize("mode", ["async", "astream"])
+def test_a_function_that_gives_no_key_in_time_is_not_waited_for(mode):
+    go = threading.Event()
+    with Stub(lambda call: said({})) as stub:
+        with pytest.raises(BackendError, match="deadline"):
+            ask(Endpoint(stub.url, Secret(lambda: go.wait(20) and KEY)), clock=in_(SOON), mode=mode)
+        go.set()
+        assert not stub.calls
+
+
+@two_modes
+def test_a_function_that_fails_is_named(mode):
+    def fail():
+        raise OSError(f"no vault for {KEY}")
+
+    with Stub(lambda call: said({})) as stub, pytest.raises(ConfigurationError, match="raised OSError") as caught:
+        ask(Endpoint(stub.url, Secret(fail)), mode=mode)
+    assert not stub.calls and caught.value.__context__ is None
 
 
 @modes
@@ -490,7 +549,8 @@ def test_over_tls(tmp_path, monkeypatch):
 # What is left open --------------------------------------------------------------------------------------------------
 
 
-def test_connections_are_kept_and_shared():
+def test_connections_are_kept_and_shared(monkeypatch):
+    monkeypatch.setattr(http, "_KEEP_ALIVE", 600)  # of a busy machine, seconds mean little
     with Stub(lambda call: said({})) as stub:
         end = Endpoint(stub.url)
         for _ in range(5):
@@ -638,7 +698,10 @@ def test_travels_without_its_key_and_its_connections():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_opens_connections_of_its_own():
+def test_a_forked_child_opens_connections_of_its_own(monkeypatch):
+    monkeypatch.setattr(
+        http, "_KEEP_ALIVE", 600
+    )  # or a busy machine finds its idle connection closed, which is right, too
     with Stub(lambda call: said({"connection": call.connection})) as stub:
         end = Endpoint(stub.url)
         mine = ask(end)["connection"]
