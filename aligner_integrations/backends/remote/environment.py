@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 import ipaddress
 import os
-import re
 import ssl
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 
-from aligner_integrations.backends.remote.keys import is_loopback
+from aligner_integrations.backends.remote.keys import address_of, is_host, is_loopback
 from aligner_integrations.errors import ConfigurationError
-
-_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ def proxy_for(scheme: str, host: str, port: int) -> Proxy | None:
         proxy_host, proxy_port = parts.hostname or "", parts.port
     except ValueError:
         proxy_host, proxy_port = "", 0
-    if kind not in ("http", "https") or proxy_port == 0 or not _is_host(proxy_host):
+    if kind not in ("http", "https") or proxy_port == 0 or not is_host(proxy_host):
         what = "has no scheme" if not kind else "has a host or a port that cannot be one"
         raise ConfigurationError(
             f"{name} names a proxy that cannot be used: it {what if kind in ('', 'http', 'https') else f'begins with {kind[:20]}://'}. "
@@ -71,24 +68,13 @@ def proxy_for(scheme: str, host: str, port: int) -> Proxy | None:
     return Proxy(f"{kind}://{shown}:{proxy_port or (443 if kind == 'https' else 80)}", headers)
 
 
-def _is_host(name: str) -> bool:
-    return _HOST.fullmatch(name) is not None or _address(name) is not None
-
-
 def _is_exempt(host: str, port: int) -> bool:
     """Whether `NO_PROXY` names a host, one of its parents, its address with or without port, or a network it is in."""
     if urllib.request.proxy_bypass(f"{host}:{port}"):
         return True
-    address = _address(host)
+    address = address_of(host)
     entries = os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(",")
     return address is not None and any(address in network for entry in entries if (network := _network(entry.strip())))
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:

@@ -222,7 +222,7 @@ class Endpoint:
             async with asyncio.timeout(clock.left):
                 yield
         except TimeoutError as error:
-            if isinstance(error, aiohttp.ConnectionTimeoutError) and not clock.passed:
+            if isinstance(error, aiohttp.ConnectionTimeoutError) and clock.connect is not None and not clock.passed:
                 late = f"{name} could not be reached within {clock.connect:g} seconds."
             else:
                 what = "did not begin to write in time" if clock.waits_for_token else "was not done at the deadline"
@@ -242,6 +242,8 @@ class Endpoint:
                     "and its like.",
                     retryable=may_pass(error.status),
                 ) from None
+            if isinstance(error, aiohttp.InvalidURL | UnicodeError):
+                raise BackendError(f"{name} cannot be reached: {why}. Check the URL.") from None
             verb = (
                 "cannot be reached"
                 if isinstance(error, aiohttp.ClientConnectorError)

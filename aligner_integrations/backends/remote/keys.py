@@ -20,6 +20,8 @@ _KEY_LIKE = re.compile(
     r"(?i:\bbearer\s+)[^\s'\";,]{6,}|\b(?:sk|pk|hf|gsk|xai|nvapi|AKIA)[-_]?(?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{12,}"
 )
 
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+
 
 class Secret:
     """A key, or a function that is asked for it at each request.
@@ -120,12 +122,21 @@ def _hub_token() -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
+    address = address_of(host)
+    return host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback)
+
+
+def is_host(name: str) -> bool:
+    """Whether a name or an address can be that of a host."""
+    return _HOST.fullmatch(name) is not None or address_of(name) is not None
+
+
+def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return a host's address if that is what it is named by."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
 
 
 def is_hub(host: str) -> bool:
@@ -154,13 +165,8 @@ def split_url(url: str) -> urllib.parse.SplitResult:
             f"The URL of {parts.hostname or 'the server'} holds a user name, a password, a query or a fragment. Give "
             "scheme, host and path alone, and the key as api_key."
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    if parts.scheme not in ("http", "https") or not is_host(parts.hostname or "") or port == 0:
         raise ConfigurationError(f"{url!r} is not the URL of a server. It looks like https://host:8000/v1.")
-    if (
-        not parts.netloc.isascii()
-        or not parts.path.isascii()
-        or not (parts.netloc + parts.path).isprintable()
-        or " " in url
-    ):
+    if not parts.path.isascii() or not parts.path.isprintable() or " " in url:
         raise ConfigurationError(f"{url!r} has characters that a URL cannot have; encode them first.")
     return parts

@@ -1,6 +1,6 @@
 """What happens to a process that talks to a server: it forks, it ends in the middle, its readers go away. Each is a program.
 
-python -X dev -W error -m tests.unit.backends.remote.lives forked
+python -W error -m tests.unit.backends.remote.lives forked
 """
 
 import asyncio

@@ -238,6 +238,6 @@ LIVES = {
 def test_a_process_gets_through_it_without_a_word(life):
     if sys.platform == "win32" and "fork" in life:
         pytest.skip("needs fork")
-    command = [sys.executable, "-X", "dev", "-W", "error", "-m", "tests.unit.backends.remote.lives", life]
+    command = [sys.executable, "-W", "error", "-m", "tests.unit.backends.remote.lives", life]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, LIVES[life] + "done\n", "")
