@@ -242,8 +242,6 @@ class Endpoint:
                     "and its like.",
                     retryable=may_pass(error.status),
                 ) from None
-            if isinstance(error, aiohttp.InvalidURL | UnicodeError):
-                raise BackendError(f"{name} cannot be reached: {why}. Check the URL.") from None
             verb = (
                 "cannot be reached"
                 if isinstance(error, aiohttp.ClientConnectorError)

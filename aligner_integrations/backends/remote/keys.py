@@ -20,7 +20,8 @@ _KEY_LIKE = re.compile(
     r"(?i:\bbearer\s+)[^\s'\";,]{6,}|\b(?:sk|pk|hf|gsk|xai|nvapi|AKIA)[-_]?(?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{12,}"
 )
 
-_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+# What ends like an IPv4 address is one, or nothing.
+_HOST = re.compile(r"(?=.{1,253}$)(?!.*\.[0-9]+\.?$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 class Secret:

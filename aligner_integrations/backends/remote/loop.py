@@ -3,6 +3,11 @@
 Threads and event loops alike hand it their work and wait. So there is one set of connections for all of them, nothing ends
 with a caller's loop, and each verb of a backend is written once, as a coroutine. Work runs in its caller's context.
 
+Event loops could have connections of their own instead, as each has its own for anything else. 320 tasks against a server
+that takes 20 ms, on two busy cores: 1,690 corrections a second through here and 1,840 on their own loop with 64 places
+(0.44 and 0.32 ms of CPU), 1,500 and 1,780 with 320. That is not worth a second way, which would have to end with each loop.
+A thread that asks alone pays 0.02 ms more than it did with a blocking socket of its own.
+
 What lives elsewhere: connections and what is said on them (`http.py`), the verbs (`base.py`).
 """
 
@@ -24,8 +29,7 @@ _E = TypeVar("_E", bound=BaseException)
 _P = ParamSpec("_P")
 _END: Any = object()
 
-_Errand = Callable[[], object]
-_errands: contextvars.ContextVar[SimpleQueue[_Errand | None] | None] = contextvars.ContextVar("errands", default=None)
+_caller: contextvars.ContextVar[_Caller | None] = contextvars.ContextVar("caller", default=None)
 
 _starting = threading.Lock()
 _running: asyncio.AbstractEventLoop | None = None
@@ -77,16 +81,16 @@ if hasattr(os, "register_at_fork"):
 
 def call(work: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Return what `work(...)` comes to on the loop; this thread waits. Ctrl-C cancels it at once."""
-    loop = the_loop()
-    errands: SimpleQueue[_Errand | None] = SimpleQueue()
-    future = asyncio.run_coroutine_threadsafe(_alone(work(*args, **kwargs), errands), loop)
-    future.add_done_callback(lambda _: errands.put(None))
+    loop, caller = the_loop(), _Caller()
     try:
-        while (errand := errands.get()) is not None:
+        future = asyncio.run_coroutine_threadsafe(_alone(work(*args, **kwargs), caller), loop)
+        future.add_done_callback(lambda _: caller.errands.put(None))
+        while (errand := caller.errands.get()) is not None:
             errand()
         return future.result()
     except BaseException:
-        future.cancel()
+        # By the caller and not by the future: Ctrl-C may come when the work has begun and the future is not yet here.
+        loop.call_soon_threadsafe(caller.leave)
         raise
 
 
@@ -96,12 +100,35 @@ async def acall(work: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **k
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_alone(work(*args, **kwargs), None), loop))
 
 
-async def _alone(work: Coroutine[Any, Any, _T], errands: SimpleQueue[_Errand | None] | None) -> _T:
-    _errands.set(errands)
+class _Caller:
+    """A thread that waits for work on the loop, runs errands for it meanwhile, and may be interrupted."""
+
+    def __init__(self) -> None:
+        self.errands: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.task: asyncio.Task[Any] | None = None
+        self._left = False
+
+    def start(self) -> None:
+        self.task = asyncio.current_task()
+        if self._left:
+            raise asyncio.CancelledError
+
+    def leave(self) -> None:
+        self._left = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+async def _alone(work: Coroutine[Any, Any, _T], caller: _Caller | None) -> _T:
+    _caller.set(caller)
     try:
+        if caller is not None:
+            caller.start()
         return await work
     except AlignerError as error:
         raise bare(error) from None
+    finally:
+        work.close()
 
 
 def bare(error: _E) -> _E:
@@ -115,8 +142,7 @@ async def outside(function: Callable[[], _T]) -> _T:
 
     It runs in the thread that waits for this work, which knows it, or for an event loop in one of its own.
     """
-    errands = _errands.get()
-    if errands is None:
+    if (caller := _caller.get()) is None:
         return await asyncio.to_thread(function)
     answer: Future[_T] = Future()
 
@@ -127,7 +153,7 @@ async def outside(function: Callable[[], _T]) -> _T:
             except Exception as error:  # noqa: BLE001 - raised where the answer is waited for
                 answer.set_exception(error)
 
-    errands.put(errand)
+    caller.errands.put(errand)
     return await asyncio.wrap_future(answer)
 
 
