@@ -14,6 +14,7 @@ from aligner_integrations.backends.deadline import brief
 from aligner_integrations.backends.local.backend import LocalBackend
 from aligner_integrations.backends.prompted.chat_completions import ChatEndpoint
 from aligner_integrations.backends.prompted.frameworks import Said
+from aligner_integrations.backends.remote import loop
 from aligner_integrations.backends.remote.completions import CompletionsBackend
 from aligner_integrations.backends.remote.special_tokens import Broken
 from aligner_integrations.errors import AnswerTooLongError, TruncatedCorrectionError
@@ -220,9 +221,9 @@ def test_a_chat_route_answers_a_prompted_aligner(served):
     chat = ChatEndpoint(url, served.model, api_key=None, generation={"max_tokens": 20}, concurrency=4, allow_http=False)
     request = Request("Hi?", "Hello.", "Say hello.")
     said = Said()
-    whole = chat.say("You are a helpful assistant.", request, brief(), said)
+    whole = loop.call(chat.asay, "You are a helpful assistant.", request, brief(), said)
     assert whole and said.reason in ("stop", "length")
-    assert "".join(chat.pieces("You are a helpful assistant.", request, brief(), Said())) == whole
+    assert "".join(loop.read(chat.apieces("You are a helpful assistant.", request, brief(), Said()))) == whole
     # A small model does not follow the instruction well; but whatever it says is no correction without its code.
     outcome = Aligner.from_chat_model(url, model=served.model, max_new_tokens=60, on_error="keep").correct(
         "Hi?", "Hello."

@@ -20,7 +20,14 @@ FLOORS = [
     ["_lazy", "_version", "errors", "forking"],
     ["correction", "fingerprint", "hub", "jsonl", "structured", "templates", "thought", "threads"],
     ["backends/base", "models", "telemetry"],
-    ["backends/deadline", "backends/encoding", "backends/prefill", "backends/semaphore", "edits"],
+    [
+        "backends/deadline",
+        "backends/encoding",
+        "backends/prefill",
+        "backends/semaphore",
+        "backends/side_by_side",
+        "edits",
+    ],
     ["backends/local", "backends/remote", "backends/wrappers", "policy"],
     ["backends/prompted", "streaming"],
     ["backends"],  # its front: what is exported

@@ -112,7 +112,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_a_missing_http_library_is_named_with_its_extra(module):
     code = f"""
 import sys
-sys.modules["httpcore"] = None
+sys.modules["aiohttp"] = None
 import aligner_integrations.backends.prompted.backend, aligner_integrations.backends.prompted.frameworks  # need none
 from aligner_integrations.errors import MissingDependencyError
 try:

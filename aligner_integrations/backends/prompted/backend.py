@@ -6,23 +6,31 @@ The model may be LangChain's, LlamaIndex's (`frameworks.py`), or behind an OpenA
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aligner_integrations.backends.base import Backend, Completion, Request, require_end
 from aligner_integrations.backends.deadline import Clock
-from aligner_integrations.backends.prompted.frameworks import LangChainTalker, LlamaIndexTalker, Said, Talker
+from aligner_integrations.backends.prompted.frameworks import (
+    LangChainTalker,
+    LlamaIndexTalker,
+    Said,
+    Talker,
+    ThreadTalker,
+)
 from aligner_integrations.backends.prompted.prompt import INSTRUCTION, PRINCIPLES, PROMPTED, Reply, system_message
-from aligner_integrations.backends.remote.keys import Secret
-from aligner_integrations.backends.remote.parallel import aeach, each
+from aligner_integrations.backends.remote.keys import Secret, key_for
+from aligner_integrations.backends.remote.loop import acall, aread, bare, call, read
 from aligner_integrations.backends.remote.responses import is_cut, is_withheld
+from aligner_integrations.backends.side_by_side import aeach, each
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
 from aligner_integrations.templates import Template
 
 if TYPE_CHECKING:
-    from aligner_integrations.backends.remote.http import Endpoint
+    from aligner_integrations.backends.prompted.chat_completions import ChatEndpoint
 
 
 class ChatModelBackend(Backend):
@@ -71,14 +79,13 @@ class ChatModelBackend(Backend):
         self.allow_http = allow_http
         self.api_key: Secret | None = None
         self._system = system_message(instruction, self.principles)
-        self._talker: Talker
-        self._endpoint: Endpoint | None = None
+        self._model: ThreadTalker
+        self._chat: ChatEndpoint | None = None
         if isinstance(llm, str):
             from aligner_integrations.backends.prompted.chat_completions import ChatEndpoint
-            from aligner_integrations.backends.remote.http import key_for
 
             self.api_key = key_for(llm, api_key)
-            self._talker = chat = ChatEndpoint(
+            self._chat = ChatEndpoint(
                 llm,
                 model,
                 api_key=self.api_key,
@@ -86,16 +93,15 @@ class ChatModelBackend(Backend):
                 concurrency=concurrency,
                 allow_http=allow_http,
             )
-            self._endpoint = chat.endpoint
             return
         if model is not None or api_key is not None or generation:
             raise ConfigurationError(
                 f"model, api_key and generation go with a URL; {type(llm).__name__} has its own. Set them there."
             )
         if hasattr(llm, "invoke") and hasattr(llm, "ainvoke"):
-            self._talker = LangChainTalker(llm)
+            self._model = LangChainTalker(llm)
         elif hasattr(llm, "complete") and hasattr(llm, "acomplete"):
-            self._talker = LlamaIndexTalker(llm)
+            self._model = LlamaIndexTalker(llm)
         else:
             raise ConfigurationError(
                 f"{type(llm).__name__} is no chat model that can be asked: give one of LangChain (with invoke and ainvoke), "
@@ -107,71 +113,81 @@ class ChatModelBackend(Backend):
         return f"ChatModelBackend({self.llm if isinstance(self.llm, str) else type(self.llm).__name__!r})"
 
     def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """Correct a batch, side by side in threads."""
-        return each(self._one, requests, self.concurrency, self.close)
+        """Correct a batch, side by side; a framework's model is called in threads."""
+        if self._chat is not None:
+            return call(self._all, self._chat, requests)
+        return each(self._one, requests, self.concurrency)
 
     async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """`complete` without blocking the event loop; cancelling it cancels the model's calls."""
-        return await aeach(self._aone, requests, self.concurrency)
+        if self._chat is not None:
+            return await acall(self._all, self._chat, requests)
+        return await self._all(self._model, requests)
+
+    def stream(self, request: Request) -> Generator[str, None, None]:
+        """Yield text as it comes; an answer that is to stay as it is comes whole."""
+        if self._chat is not None:
+            yield from read(self._written(self._chat, request))
+            return
+        turn = _Turn(request)
+        with closing(self._shown(turn)) as pieces:
+            yield from pieces
+        yield from turn.rest()
+
+    def astream(self, request: Request) -> AsyncGenerator[str, None]:
+        """`stream` without blocking the event loop."""
+        if self._chat is not None:
+            return aread(self._written(self._chat, request))
+        return self._written(self._model, request)
+
+    # In threads -----------------------------------------------------------------------------------------------------
 
     def _one(self, request: Request) -> Completion | AlignerError:
         turn = _Turn(request)
         try:
             if request.timeouts.first_token is None:
-                text = turn.reply.feed(self._talker.say(self._system, turn.request, turn.clock, turn.said))
+                text = turn.reply.feed(self._model.say(self._system, turn.request, turn.clock, turn.said))
             else:  # when a token comes shows in a stream only
                 text = "".join(self._shown(turn))
             return turn.completion(text)
         except AlignerError as error:
             return error
 
-    async def _aone(self, request: Request) -> Completion | AlignerError:
+    def _shown(self, turn: _Turn) -> Generator[str, None, None]:
+        with closing(self._model.pieces(self._system, turn.request, turn.clock, turn.said)) as pieces:
+            for piece in pieces:
+                if shown := turn.feed(piece):
+                    yield shown
+
+    # On event loops -------------------------------------------------------------------------------------------------
+
+    async def _all(self, talker: Talker, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        return await aeach(partial(self._aone, talker), requests, self.concurrency)
+
+    async def _aone(self, talker: Talker, request: Request) -> Completion | AlignerError:
         turn = _Turn(request)
         try:
             if request.timeouts.first_token is None:
-                text = turn.reply.feed(await self._talker.asay(self._system, turn.request, turn.clock, turn.said))
+                text = turn.reply.feed(await talker.asay(self._system, turn.request, turn.clock, turn.said))
             else:
-                async with aclosing(self._ashown(turn)) as pieces:
+                async with aclosing(self._ashown(talker, turn)) as pieces:
                     text = "".join([piece async for piece in pieces])
             return turn.completion(text)
         except AlignerError as error:
-            return error
+            return error if self._chat is None else bare(error)  # a framework's own error stays its cause
 
-    def stream(self, request: Request) -> Generator[str, None, None]:
-        """Yield text as it comes; an answer that is to stay as it is comes whole."""
+    async def _written(self, talker: Talker, request: Request) -> AsyncGenerator[str, None]:
         turn = _Turn(request)
-        with closing(self._shown(turn)) as pieces:
-            yield from pieces
-        done = turn.completion("")
-        require_end(done, request.max_new_tokens)
-        if done.text:
-            yield done.text
-
-    async def astream(self, request: Request) -> AsyncGenerator[str, None]:
-        """`stream` without blocking the event loop."""
-        turn = _Turn(request)
-        async with aclosing(self._ashown(turn)) as pieces:
+        async with aclosing(self._ashown(talker, turn)) as pieces:
             async for piece in pieces:
                 yield piece
-        done = turn.completion("")
-        require_end(done, request.max_new_tokens)
-        if done.text:
-            yield done.text
+        for piece in turn.rest():
+            yield piece
 
-    def _shown(self, turn: _Turn) -> Generator[str, None, None]:
-        with closing(self._talker.pieces(self._system, turn.request, turn.clock, turn.said)) as pieces:
-            for piece in pieces:
-                if piece:
-                    turn.clock.token_seen()
-                if shown := turn.reply.feed(piece):
-                    yield shown
-
-    async def _ashown(self, turn: _Turn) -> AsyncGenerator[str, None]:
-        async with aclosing(self._talker.apieces(self._system, turn.request, turn.clock, turn.said)) as pieces:
+    async def _ashown(self, talker: Talker, turn: _Turn) -> AsyncGenerator[str, None]:
+        async with aclosing(talker.apieces(self._system, turn.request, turn.clock, turn.said)) as pieces:
             async for piece in pieces:
-                if piece:
-                    turn.clock.token_seen()
-                if shown := turn.reply.feed(piece):
+                if shown := turn.feed(piece):
                     yield shown
 
     @property
@@ -182,14 +198,9 @@ class ChatModelBackend(Backend):
         return [self.llm, self.model, self.instruction, self.principles, sorted(self.generation.items())]
 
     def close(self) -> None:
-        """Close the connections of threads; a framework's model keeps its own."""
-        if self._endpoint is not None:
-            self._endpoint.close()
-
-    async def aclose(self) -> None:
-        """Close the connections of this event loop and of threads."""
-        if self._endpoint is not None:
-            await self._endpoint.aclose()
+        """Close the connections to a URL; a framework's model keeps its own."""
+        if self._chat is not None:
+            self._chat.endpoint.close()
 
 
 class _Turn:
@@ -206,6 +217,23 @@ class _Turn:
         self.request = (
             replace(request, prompt=f"{request.prompt}\n\nThe code is {self.reply.code}.") if missing else request
         )
+
+    def feed(self, piece: str) -> str:
+        """Take a piece of the reply; return what of the correction can be shown now."""
+        if piece:
+            self.clock.token_seen()
+        return self.reply.feed(piece)
+
+    def rest(self) -> Iterator[str]:
+        """Yield what is left to show, once the reply is over.
+
+        Raises:
+            TruncatedCorrectionError: It was cut.
+        """
+        done = self.completion("")
+        require_end(done, self.request.max_new_tokens)
+        if done.text:
+            yield done.text
 
     def completion(self, shown: str) -> Completion:
         """Return the completion, of which a part has been shown, once the reply is over."""

@@ -5,24 +5,23 @@ What is said to the model, and how its reply is read, is in `prompt.py`.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from aligner_integrations.backends.base import Request
-from aligner_integrations.backends.deadline import Clock, brief
+from aligner_integrations.backends.deadline import Clock
 from aligner_integrations.backends.prompted.frameworks import Said
 from aligner_integrations.backends.remote.http import Endpoint, Json
 from aligner_integrations.backends.remote.keys import Secret
-from aligner_integrations.backends.remote.responses import StatusError, Written, completion, only_model
+from aligner_integrations.backends.remote.responses import StatusError, Written, only_model
 from aligner_integrations.backends.remote.window import says_too_long, too_long
 
 _PATH = "/chat/completions"
 
 
 class ChatEndpoint:
-    """A `Talker` for a chat endpoint.
+    """A `Talker` for a chat endpoint; what it does, it does on the loop of all that goes to servers.
 
     Args:
         url: The server's API; it ends in `/v1`.
@@ -47,79 +46,48 @@ class ChatEndpoint:
         self.generation = dict(generation)
         self._served = model
 
-    def load(self) -> None:
-        """Ask the server which model it has, unless that is known."""
-        if self._served is None:
-            self._served, _ = only_model(self.endpoint.ask("/models", None, brief()), self.endpoint.host)
-
-    def say(self, system: str, request: Request, clock: Clock, said: Said) -> str:
-        """Return the reply."""
-        self.load()
-        written = self._written()
-        try:
-            written.feed(self.endpoint.ask(_PATH, self._body(system, request), clock))
-        except StatusError as refusal:
-            raise _meaning(refusal) from None
-        return self._end(written, said)
-
     async def asay(self, system: str, request: Request, clock: Clock, said: Said) -> str:
-        """`say` without blocking the event loop."""
-        if self._served is None:
-            await asyncio.to_thread(self.load)
-        written = self._written()
-        try:
-            written.feed(await self.endpoint.aask(_PATH, self._body(system, request), clock))
-        except StatusError as refusal:
-            raise _meaning(refusal) from None
-        return self._end(written, said)
+        """Return the reply."""
+        pieces = self._replied(system, request, clock, said, stream=False)
+        async with aclosing(pieces):
+            return "".join([piece async for piece in pieces])
 
-    def pieces(self, system: str, request: Request, clock: Clock, said: Said) -> Generator[str, None, None]:
+    def apieces(self, system: str, request: Request, clock: Clock, said: Said) -> AsyncGenerator[str, None]:
         """Yield the reply as it comes."""
-        self.load()
-        written = self._written(streamed=True)
-        try:
-            with closing(self.endpoint.events(_PATH, {**self._body(system, request), "stream": True}, clock)) as events:
-                for event in events:
-                    yield written.feed(event)
-                    if written.reason is not None:
-                        break
-        except StatusError as refusal:
-            raise _meaning(refusal) from None
-        self._end(written, said)
+        return self._replied(system, request, clock, said, stream=True)
 
-    async def apieces(self, system: str, request: Request, clock: Clock, said: Said) -> AsyncGenerator[str, None]:
-        """`pieces` without blocking the event loop."""
+    async def _replied(
+        self, system: str, request: Request, clock: Clock, said: Said, *, stream: bool
+    ) -> AsyncGenerator[str, None]:
         if self._served is None:
-            await asyncio.to_thread(self.load)
-        written = self._written(streamed=True)
-        body = {**self._body(system, request), "stream": True}
+            self._served, _ = only_model(await self.endpoint.look_up("/models", clock), self.endpoint.host)
+        written, body = self._written(stream=stream), self._body(system, request)
         try:
-            async with aclosing(self.endpoint.aevents(_PATH, body, clock)) as events:
-                async for event in events:
-                    yield written.feed(event)
-                    if written.reason is not None:
-                        break
+            if not stream:
+                yield written.feed(await self.endpoint.ask(_PATH, body, clock))
+            else:
+                async with aclosing(self.endpoint.events(_PATH, {**body, "stream": True}, clock)) as events:
+                    async for event in events:
+                        yield written.feed(event)
+                        if written.reason is not None:
+                            break
         except StatusError as refusal:
             raise _meaning(refusal) from None
-        self._end(written, said)
+        done = written.completion()
+        said.reason, said.usage = done.finish_reason, done.usage
 
     def _body(self, system: str, request: Request) -> Json:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": request.prompt}]
         limit = {} if request.max_new_tokens is None else {"max_tokens": request.max_new_tokens}
         return {"model": self._served, "messages": messages, "temperature": 0, **limit, **self.generation}
 
-    def _written(self, *, streamed: bool = False) -> Written:
+    def _written(self, *, stream: bool) -> Written:
         # A server that is asked for a stream may still answer in one piece.
-        keys = ("delta", "message") if streamed else ("message",)
+        keys = ("delta", "message") if stream else ("message",)
         return Written(
             self.endpoint.host,
             lambda choice: next((part.get("content") for k in keys if isinstance(part := choice.get(k), dict)), None),
         )
-
-    def _end(self, written: Written, said: Said) -> str:
-        done = completion(written.text, written.reason, written.usage, self.endpoint.host)
-        said.reason, said.usage = done.finish_reason, done.usage
-        return done.text
 
 
 def _meaning(refusal: StatusError) -> Exception:

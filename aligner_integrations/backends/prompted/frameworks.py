@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from aligner_integrations.backends.base import INTERNAL_TAG, Request
 from aligner_integrations.backends.deadline import Clock, in_time, pulled
 from aligner_integrations.backends.remote.keys import redact
+from aligner_integrations.backends.remote.responses import may_pass, seconds_of
 from aligner_integrations.backends.remote.window import says_too_long, too_long
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError
@@ -24,7 +25,6 @@ _CONFIG = {"tags": [INTERNAL_TAG, "nostream"]}
 """In LangChain: this is not the user's upstream, and (for LangGraph) its tokens are not the user's, either."""
 
 _PASSING = ("timeout", "connect", "ratelimit", "overloaded", "unavailable", "internalserver")
-_RETRYABLE = {408, 409, 425, 429}
 
 
 @dataclass(slots=True)
@@ -38,17 +38,21 @@ class Said:
 class Talker(Protocol):
     """One way to ask a chat model; `said` is filled by the time the text is complete."""
 
-    def say(self, system: str, request: Request, clock: Clock, said: Said) -> str:
+    async def asay(self, system: str, request: Request, clock: Clock, said: Said) -> str:
         """Return the reply."""
 
-    async def asay(self, system: str, request: Request, clock: Clock, said: Said) -> str:
-        """`say` without blocking the event loop."""
-
-    def pieces(self, system: str, request: Request, clock: Clock, said: Said) -> Generator[str, None, None]:
+    def apieces(self, system: str, request: Request, clock: Clock, said: Said) -> AsyncGenerator[str, None]:
         """Yield the reply as it comes."""
 
-    def apieces(self, system: str, request: Request, clock: Clock, said: Said) -> AsyncGenerator[str, None]:
-        """`pieces` without blocking the event loop."""
+
+class ThreadTalker(Talker, Protocol):
+    """One that threads can use, too, as models of frameworks: those are never taken off their callers' threads."""
+
+    def say(self, system: str, request: Request, clock: Clock, said: Said) -> str:
+        """`asay` for a thread."""
+
+    def pieces(self, system: str, request: Request, clock: Clock, said: Said) -> Generator[str, None, None]:
+        """`apieces` for a thread."""
 
 
 class LangChainTalker:
@@ -211,7 +215,7 @@ def _explained(llm: Any) -> Iterator[None]:
             f"{_name(llm)} did not reply in time."
             if isinstance(error, TimeoutError) and not text
             else f"{_name(llm)} failed: {kind}: {shown[:300] or 'no details'}",
-            retryable=status in _RETRYABLE or status >= 500 if isinstance(status, int) else passing,
+            retryable=may_pass(status) if isinstance(status, int) else passing,
             retry_after=_retry_after(response),
         )
         # A traceback shows the cause with its own words, and these must not hold a key.
@@ -221,6 +225,6 @@ def _explained(llm: Any) -> Iterator[None]:
 def _retry_after(response: Any) -> float | None:
     headers = getattr(response, "headers", None)
     try:
-        return max(0.0, float(headers["retry-after"])) if headers is not None else None
-    except (KeyError, TypeError, ValueError):
+        return None if headers is None else seconds_of(headers["retry-after"])
+    except (KeyError, TypeError):
         return None

@@ -48,8 +48,10 @@ _FRAME = (
     f"Reply with the edited answer alone: no markers, no remarks, no quotation marks around it. If no change is needed, "
     f"reply with the word {_UNCHANGED} and the code, and with nothing else."
 )
-_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_THOUGHT, _THOUGHT_END = "<think>", "</think>"
 _LONGEST_OPENING = 40
+_DECIDED_BY = 4 * _LONGEST_OPENING
+"""Characters by which it is clear, if ever, whether a reply is a correction."""
 
 
 def system_message(instruction: str, principles: Sequence[str]) -> str:
@@ -90,6 +92,8 @@ PROMPTED = PromptedTemplate(
 class Reply:
     """Reads a reply as it comes: the correction, or the answer again if the model says that nothing need change.
 
+    Each piece costs what it is long, however long the reply has become.
+
     Args:
         question: What the upstream was asked.
         answer: What it said.
@@ -100,15 +104,35 @@ class Reply:
         self.code = code_for(question, answer)
         self._sign = (_UNCHANGED + self.code).lower()
         self._opening, self._closing = f"<answer {self.code}>", f"</answer {self.code}>"
-        self._text = ""
-        self._shown: int | None = None
+        # Until it is clear that the reply is a correction: its pieces, and how they begin.
+        self._pieces: list[str] = []
+        self._head = ""
+        self._thinks: bool | None = None  # None: not yet
+        # After that: what waits because it may not belong to the text, and the end of what was shown.
+        self._begun = False
+        self._waiting = ""
+        self._shown = ""
 
     def feed(self, piece: str) -> str:
         """Take a piece of the reply; return what of the correction can be shown now."""
-        self._text += piece
-        if self._shown is None and not self._begin():
-            return ""
-        return self._show()
+        if self._begun:
+            return self._show(piece)
+        if self._thinks:
+            thought, ended, piece = (self._head + piece).partition(_THOUGHT_END)
+            if not ended:
+                self._head = thought[-len(_THOUGHT_END) :]
+                return ""
+            self._head, self._thinks = "", False
+        self._pieces.append(piece)
+        if len(self._head) < _DECIDED_BY:
+            self._head = (self._head + piece).lstrip()
+            if self._thinks is None and self._head.startswith(_THOUGHT):
+                rest = self._head.removeprefix(_THOUGHT)
+                self._pieces, self._head, self._thinks = [], "", True
+                return self.feed(rest)
+            if not self._is_undecided():
+                return self._begin("".join(self._pieces).lstrip())
+        return ""
 
     def end(self) -> str:
         """Return what is left to show.
@@ -116,54 +140,51 @@ class Reply:
         Raises:
             BackendError: The reply is no correction.
         """
-        if self._shown is None:
-            body = self._body()
-            letters = _letters(body)
-            if body.startswith("<think>"):  # and the thought has no end
-                return ""
-            if letters == self._sign:
-                return self._answer
-            if re.fullmatch(rf"{_UNCHANGED.lower()}[0-9a-f]*", letters) and len(letters) <= _LONGEST_OPENING:
-                raise BackendError(
-                    "The LLM says that nothing need change, but without the code that it was given. That may be the "
-                    "answer speaking through it, so the answer is not taken as checked."
-                )
-            self._text, self._shown = body.removeprefix(self._opening).lstrip("\n"), 0
-        self._text = self._text.rstrip().removesuffix(self._closing)
-        return self._show(last=True)
-
-    def _begin(self) -> bool:
-        """Decide whether the reply is a correction; False: it cannot be said yet."""
-        body = self._body()
+        if self._begun:
+            return self._show("", last=True)
+        body = "".join(self._pieces).lstrip()
+        if self._thinks or body.startswith(_THOUGHT):  # and the thought has no end
+            return ""
         letters = _letters(body)
-        undecided = (
-            "<think>".startswith(body)
-            or body.startswith("<think>")
-            or self._opening.startswith(body)
+        if letters == self._sign:
+            return self._answer
+        if re.fullmatch(rf"{_UNCHANGED.lower()}[0-9a-f]*", letters) and len(letters) <= _LONGEST_OPENING:
+            raise BackendError(
+                "The LLM says that nothing need change, but without the code that it was given. That may be the "
+                "answer speaking through it, so the answer is not taken as checked."
+            )
+        return self._begin(body, last=True)
+
+    def _is_undecided(self) -> bool:
+        letters = _letters(self._head)
+        return (
+            _THOUGHT.startswith(self._head)
+            or self._head.startswith(_THOUGHT)
+            or self._opening.startswith(self._head)
             or self._sign.startswith(letters)
             or (letters.startswith(_UNCHANGED.lower()) and len(letters) <= _LONGEST_OPENING)
         )
-        if undecided:
-            return False
-        self._text, self._shown = body.removeprefix(self._opening).lstrip("\n"), 0
-        return True
 
-    def _body(self) -> str:
-        """The reply so far, without what a reasoning model thought aloud."""
-        text = self._text.lstrip()
-        return _THINKING.sub("", text, count=1) if text.startswith("<think>") else text
+    def _begin(self, body: str, *, last: bool = False) -> str:
+        self._begun, self._pieces = True, []
+        return self._show(body.removeprefix(self._opening).lstrip("\n"), last=last)
 
-    def _show(self, *, last: bool = False) -> str:
-        text = self._text.rstrip()
-        if not last:  # what may be the closing marker, or its beginning, waits
+    def _show(self, piece: str, *, last: bool = False) -> str:
+        self._waiting += piece
+        text = self._waiting.rstrip()
+        if last:
+            text = text.removesuffix(self._closing).rstrip()
+        else:  # what may be the closing marker, or its beginning, waits
             held = next(n for n in range(len(self._closing), -1, -1) if text.endswith(self._closing[:n]))
             text = text[: len(text) - held].rstrip()
-        start, self._shown = self._shown or 0, max(self._shown or 0, len(text))
-        if self.code in text[max(0, start - len(self.code)) :]:
+        self._waiting = self._waiting[len(text) :]
+        seen = self._shown + text
+        if self.code in seen:
             raise BackendError("The LLM mixed its markers into the correction, so its text cannot be told from them.")
-        return text[start:]
+        self._shown = seen[-len(self.code) :]
+        return text
 
 
 def _letters(text: str) -> str:
     """What is left of a short text without quotation marks, full stops and the like."""
-    return re.sub(r"[^0-9a-z]", "", text[: 4 * _LONGEST_OPENING].lower())
+    return re.sub(r"[^0-9a-z]", "", text[:_DECIDED_BY].lower())

@@ -1,51 +1,46 @@
 """An aligner behind any OpenAI-compatible `/v1/completions`: vLLM, SGLang, llama.cpp, TGI, `transformers serve`.
 
 The rendered template goes to the server as a raw prompt: a chat route would wrap it into a chat template and ruin it.
-What a server takes beyond that (lists of prompts, token ids) is found out (`capabilities.py`).
+What a server takes beyond that (token ids) is found out (`capabilities.py`). Prompts go one by one, side by side: servers
+batch by themselves, and each request keeps its own time limits.
 
-What lives elsewhere: HTTP and keys (`http.py`), limits (`window.py`), special-token strings (`special_tokens.py`),
-scores (`prompt_logprobs.py`), trying again (`wrappers/resilient.py`).
+What lives elsewhere: who runs this, and where (`base.py`), HTTP (`http.py`), limits (`window.py`), special-token strings
+(`special_tokens.py`), scores (`prompt_logprobs.py`), trying again (`wrappers/resilient.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aligner_integrations.backends.base import Backend, Completion, Request, Score, require_end
+from aligner_integrations.backends.base import Completion, Request, Score, require_end
 from aligner_integrations.backends.deadline import Clock, brief
 from aligner_integrations.backends.encoding import load_tokenizer
 from aligner_integrations.backends.remote import prompt_logprobs
-from aligner_integrations.backends.remote.capabilities import LIST_REFUSALS, Dialect
-from aligner_integrations.backends.remote.http import Endpoint, key_for
-from aligner_integrations.backends.remote.keys import Secret
-from aligner_integrations.backends.remote.parallel import aeach, each
-from aligner_integrations.backends.remote.responses import (
-    StatusError,
-    Written,
-    completion,
-    only_model,
-    shares,
-    usage_of,
-)
+from aligner_integrations.backends.remote.base import RemoteBackend, longest, settled
+from aligner_integrations.backends.remote.capabilities import Dialect
+from aligner_integrations.backends.remote.http import Endpoint
+from aligner_integrations.backends.remote.keys import Secret, key_for
+from aligner_integrations.backends.remote.loop import acall, call, outside
+from aligner_integrations.backends.remote.responses import StatusError, Written, only_model
 from aligner_integrations.backends.remote.window import Fitted, fit
+from aligner_integrations.backends.side_by_side import aeach
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, ModelError
 from aligner_integrations.models import config_of, template_of
 from aligner_integrations.templates import Template, template_for_model
 
-_Results = dict[int, Completion | AlignerError]
-
 _PATH = "/completions"
 _ATTEMPTS = 4  # as it was meant; then without what the server refuses, one thing at a time
 _TAIL = 0.5  # seconds to wait for the token counts that may follow a streamed text
+_NO_SCORES = {400, 404, 405, 413, 415, 422, 500, 501}  # politely, or by an assertion that fails
 _OWN = {"prompt", "model", "max_tokens", "stream", "n", "echo", "logprobs", "best_of"}
 
 
-class CompletionsBackend(Backend):
+class CompletionsBackend(RemoteBackend):
     """Runs an aligner on a server that speaks OpenAI's completions.
 
     Args:
@@ -57,7 +52,7 @@ class CompletionsBackend(Backend):
         window: The model's context in tokens, for servers that do not keep to it themselves.
         generation: Fields of the request, for sampling; greedy by default. The paper samples with top_k=10, top_p=0.95,
             temperature=0.3, frequency_penalty=1.2.
-        concurrency: Most requests on the way at once, of an event loop and of all threads together.
+        concurrency: Most requests on the way at once, of all callers together.
         allow_http: Whether the key may travel unencrypted to another machine.
 
     Raises:
@@ -87,7 +82,7 @@ class CompletionsBackend(Backend):
         if wrong := sorted(_OWN & set(self.generation)):
             raise ConfigurationError(f"generation holds {', '.join(wrong)}, which the backend sets itself.")
         self.endpoint = Endpoint(url, self.api_key, allow_http=allow_http, concurrency=concurrency)
-        # What is learnt about the server. Each is set to what was seen, whoever sees it first, so threads need no lock.
+        # What is learnt about the server. Each is set to what was seen, whoever sees it first.
         self._served = model
         self._window = window
         self._loaded_tokenizer: Any = None if isinstance(tokenizer, str | Path) else tokenizer
@@ -99,26 +94,21 @@ class CompletionsBackend(Backend):
         return f"CompletionsBackend({self.url!r}, {self.model!r})"
 
     def close(self) -> None:
-        """Close the connections of threads; they are also closed when the backend is no longer used."""
+        """Close the connections; they are also closed when the backend is no longer used."""
         self.endpoint.close()
-
-    async def aclose(self) -> None:
-        """Close the connections of this event loop and of threads; the end of the loop closes its own, too."""
-        await self.endpoint.aclose()
 
     # What is served -------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
         """Ask the server which model it has, and load the tokenizer, where that is needed."""
+        call(self._load, brief())
+
+    async def _load(self, clock: Clock) -> None:
         if self._served is None:
-            self._served, window = only_model(self.endpoint.ask("/models", None, brief()), self.endpoint.host)
+            self._served, window = only_model(await self.endpoint.look_up("/models", clock), self.endpoint.host)
             self._window = self._window or window
         if self._loaded_tokenizer is None and self.tokenizer is not None:
-            self._loaded_tokenizer = load_tokenizer(self.tokenizer)
-
-    async def _aload(self) -> None:
-        if self._served is None or (self._loaded_tokenizer is None and self.tokenizer is not None):
-            await asyncio.to_thread(self.load)
+            self._loaded_tokenizer = await outside(partial(load_tokenizer, self.tokenizer))
 
     @property
     def template(self) -> Template:
@@ -160,176 +150,84 @@ class CompletionsBackend(Backend):
         )
 
     @property
-    def can_score(self) -> bool:
+    def can_score(self) -> bool | None:
         """Whether the server gives the log-probabilities of prompts; asks it once, with a prompt of a few tokens."""
         if self._scores is None:
-            try:
-                self.load()
-                self._scores = prompt_logprobs.is_sound(
-                    self.endpoint.ask(_PATH, prompt_logprobs.probe(self._served), brief())
-                )
-            except StatusError as error:
-                if error.status not in LIST_REFUSALS:
-                    return True  # not an answer to this question; scoring will say what is wrong
-                self._scores = False
-            except BackendError:
-                return True
+            with suppress(BackendError):  # no answer to this question; scoring will say what is wrong
+                self._scores = call(self._probe)
         return self._scores
+
+    async def _probe(self) -> bool:
+        await self._load(brief())
+        try:
+            probe = prompt_logprobs.probe(self._served)
+            return prompt_logprobs.is_sound(await self.endpoint.ask(_PATH, probe, brief()))
+        except StatusError as error:
+            if error.status in _NO_SCORES:
+                return False
+            raise
 
     # Completions ----------------------------------------------------------------------------------------------------
 
-    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """Correct a batch: in lists where the server takes them, else side by side in threads."""
+    async def _complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         try:
-            self.load()
+            await self._load(longest(requests))
         except BackendError as error:
             return [error] * len(requests)
-        jobs, results = self._fit(requests)
-        lists = self._dialect.lists(jobs)
-        for done in each(self._list, lists, self.concurrency, self.close):
-            results.update(done)
-        rest = {i: job for i, job in jobs.items() if i not in results}
-        results.update(zip(rest, each(self._one, list(rest.values()), self.concurrency, self.close), strict=True))
-        self._learn(lists, rest, results)
-        return [results[i] for i in range(len(requests))]
+        return await aeach(lambda request: settled(self._one(request)), requests, self.concurrency)
 
-    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """`complete` without blocking the event loop; cancelling it closes its connections."""
-        try:
-            await self._aload()
-        except BackendError as error:
-            return [error] * len(requests)
-        jobs, results = self._fit(requests)
-        lists = self._dialect.lists(jobs)
-        for done in await aeach(self._alist, lists, self.concurrency):
-            results.update(done)
-        rest = {i: job for i, job in jobs.items() if i not in results}
-        results.update(zip(rest, await aeach(self._aone, list(rest.values()), self.concurrency), strict=True))
-        self._learn(lists, rest, results)
-        return [results[i] for i in range(len(requests))]
+    async def _one(self, request: Request) -> Completion:
+        async with aclosing(self._attempts(request, shown=False)) as parts:
+            (done,) = [part async for part in parts if isinstance(part, Completion)]
+        return done
 
-    def _one(self, meant: Fitted) -> Completion | AlignerError:
-        job = meant
-        try:
-            for _ in range(_ATTEMPTS):
-                written = Written(self.endpoint.host)
-                try:
-                    if job.request.timeouts.first_token is None:
-                        written.feed(self.endpoint.ask(_PATH, self._dialect.body(self._served, [job]), _clock(job)))
-                    else:  # when a token comes shows in a stream only
-                        for _ in self._pieces(job, written):
-                            pass
-                except StatusError as refusal:
-                    job = self._dialect.adapt(job, refusal)
-                    continue
-                self._dialect.worked(meant, job)
-                return written.completion(job.broken.mend)
-        except AlignerError as error:
-            return error
-        return _endless(self.endpoint.host)
+    async def _stream(self, request: Request) -> AsyncGenerator[str, None]:
+        await self._load(longest([request]))
+        async with aclosing(self._attempts(request, shown=True)) as parts:
+            async for part in parts:
+                if isinstance(part, str):
+                    yield part
 
-    async def _aone(self, meant: Fitted) -> Completion | AlignerError:
-        job = meant
-        try:
-            for _ in range(_ATTEMPTS):
-                written = Written(self.endpoint.host)
-                try:
-                    if job.request.timeouts.first_token is None:
-                        body = self._dialect.body(self._served, [job])
-                        written.feed(await self.endpoint.aask(_PATH, body, _clock(job)))
-                    else:
-                        async with aclosing(self._apieces(job, written)) as pieces:
-                            async for _ in pieces:
-                                pass
-                except StatusError as refusal:
-                    job = self._dialect.adapt(job, refusal)
-                    continue
-                self._dialect.worked(meant, job)
-                return written.completion(job.broken.mend)
-        except AlignerError as error:
-            return error
-        return _endless(self.endpoint.host)
+    async def _attempts(self, request: Request, *, shown: bool) -> AsyncGenerator[str | Completion, None]:
+        """Yield the pieces of a text, and at last the completion; what the server refuses is left out of the next attempt.
 
-    def _list(self, group: Mapping[int, Fitted]) -> _Results:
-        """Send several prompts at once; nothing comes back if the server does not take that."""
-        jobs = list(group.values())
-        try:
-            answer = self.endpoint.ask(_PATH, self._dialect.body(self._served, jobs), _clock(jobs[0]))
-            return self._read_list(answer, group)
-        except StatusError as error:
-            return {} if error.status in LIST_REFUSALS else dict.fromkeys(group, error)
-        except AlignerError as error:
-            return dict.fromkeys(group, error)
-
-    async def _alist(self, group: Mapping[int, Fitted]) -> _Results:
-        jobs = list(group.values())
-        try:
-            answer = await self.endpoint.aask(_PATH, self._dialect.body(self._served, jobs), _clock(jobs[0]))
-            return self._read_list(answer, group)
-        except StatusError as error:
-            return {} if error.status in LIST_REFUSALS else dict.fromkeys(group, error)
-        except AlignerError as error:
-            return dict.fromkeys(group, error)
-
-    # Streams --------------------------------------------------------------------------------------------------------
-
-    def stream(self, request: Request) -> Generator[str, None, None]:
-        """Yield text as it comes; closing the iterator closes the connection."""
-        self.load()
-        meant = job = self._fit_one(request)
+        Args:
+            request: The correction to run.
+            shown: Whether somebody reads the pieces, who cannot be told afterwards that they were cut.
+        """
+        stream = shown or request.timeouts.first_token is not None  # when a token comes shows in a stream only
+        meant = job = await self._fitted(request)
         for _ in range(_ATTEMPTS):
             written = Written(self.endpoint.host)
             try:
-                with closing(self._pieces(job, written)) as pieces:
-                    yield from pieces
-                self._dialect.worked(meant, job)
-                require_end(written.completion(), job.limit)
-                return
-            except StatusError as refusal:
-                if written.text:
-                    raise
-                job = self._dialect.adapt(job, refusal)
-        raise _endless(self.endpoint.host)
-
-    async def astream(self, request: Request) -> AsyncGenerator[str, None]:
-        """`stream` without blocking the event loop."""
-        await self._aload()
-        meant = job = self._fit_one(request)
-        for _ in range(_ATTEMPTS):
-            written = Written(self.endpoint.host)
-            try:
-                async with aclosing(self._apieces(job, written)) as pieces:
+                async with aclosing(self._pieces(job, written, stream=stream)) as pieces:
                     async for piece in pieces:
                         yield piece
-                self._dialect.worked(meant, job)
-                require_end(written.completion(), job.limit)
-                return
             except StatusError as refusal:
                 if written.text:
                     raise
                 job = self._dialect.adapt(job, refusal)
-        raise _endless(self.endpoint.host)
+                continue
+            self._dialect.worked(meant, job)
+            done = written.completion(job.broken.mend)
+            if shown:
+                require_end(done, job.limit)
+            yield done
+            return
+        raise BackendError(f"{self.endpoint.host} refuses the prompt each time for another reason.")
 
-    def _pieces(self, job: Fitted, written: Written) -> Generator[str, None, None]:
-        clock, mender = _clock(job), job.broken.mender()
-        body = self._dialect.body(self._served, [job], stream=True)
-        with closing(self.endpoint.events(_PATH, body, clock)) as events, _tail_matters_little(written):
-            for event in events:
-                if piece := written.feed(event):
-                    clock.token_seen()
-                    if shown := mender.feed(piece):
-                        yield shown
-                if written.reason is not None:
-                    if written.usage != Usage():
-                        break
-                    clock.hurry(_TAIL)
-        if rest := mender.end():
-            yield rest
+    async def _fitted(self, request: Request) -> Fitted:
+        fitting = partial(fit, request, self._window, self._loaded_tokenizer, ids=self._dialect.takes_ids)
+        # A tokenizer takes its time.
+        return fitting() if self._loaded_tokenizer is None else await outside(fitting)
 
-    async def _apieces(self, job: Fitted, written: Written) -> AsyncGenerator[str, None]:
-        clock, mender = _clock(job), job.broken.mender()
-        body = self._dialect.body(self._served, [job], stream=True)
-        async with aclosing(self.endpoint.aevents(_PATH, body, clock)) as events:
+    async def _pieces(self, job: Fitted, written: Written, *, stream: bool) -> AsyncGenerator[str, None]:
+        clock, mender = Clock(job.request.timeouts), job.broken.mender()
+        body = self._dialect.body(self._served, job, stream=stream)
+        if not stream:
+            written.feed(await self.endpoint.ask(_PATH, body, clock))
+            return
+        async with aclosing(self.endpoint.events(_PATH, body, clock)) as events:
             with _tail_matters_little(written):
                 async for event in events:
                     if piece := written.feed(event):
@@ -347,76 +245,22 @@ class CompletionsBackend(Backend):
 
     def score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         """Judge each answer by the log-probabilities that the server gives for it."""
-        try:
-            self.load()
-        except BackendError as error:
-            return [error] * len(requests)
-        return each(self._score, requests, self.concurrency, self.close)
+        return call(self._score, requests)
 
     async def ascore(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         """`score` without blocking the event loop."""
+        return await acall(self._score, requests)
+
+    async def _score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         try:
-            await self._aload()
+            await self._load(longest(requests))
         except BackendError as error:
             return [error] * len(requests)
-        return await aeach(self._ascore, requests, self.concurrency)
+        return await aeach(lambda request: settled(self._score_one(request)), requests, self.concurrency)
 
-    def _score(self, request: Request) -> Score | AlignerError:
-        try:
-            question = prompt_logprobs.Question(self._served, request)
-            return question.score(self.endpoint.ask(_PATH, question.body, Clock(request.timeouts)))
-        except AlignerError as error:
-            return error
-
-    async def _ascore(self, request: Request) -> Score | AlignerError:
-        try:
-            question = prompt_logprobs.Question(self._served, request)
-            return question.score(await self.endpoint.aask(_PATH, question.body, Clock(request.timeouts)))
-        except AlignerError as error:
-            return error
-
-    # What both share ------------------------------------------------------------------------------------------------
-
-    def _fit_one(self, request: Request) -> Fitted:
-        return fit(request, self._window, self._loaded_tokenizer, ids=self._dialect.takes_ids)
-
-    def _fit(self, requests: Sequence[Request]) -> tuple[dict[int, Fitted], _Results]:
-        jobs: dict[int, Fitted] = {}
-        failed: _Results = {}
-        for i, request in enumerate(requests):
-            try:
-                jobs[i] = self._fit_one(request)
-            except AlignerError as error:
-                failed[i] = error
-        return jobs, failed
-
-    def _learn(self, lists: Sequence[Mapping[int, Fitted]], singles: Mapping[int, Fitted], results: _Results) -> None:
-        """Tell the dialect of lists that came back unread, and whose prompts were then taken one by one."""
-        for group in lists:
-            if any(i in singles and isinstance(results[i], Completion) for i in group):
-                self._dialect.list_worked(whole=False)
-
-    def _read_list(self, answer: Any, group: Mapping[int, Fitted]) -> _Results:
-        """Return a list's completions; none if they are not as many as the prompts."""
-        choices = answer.get("choices") if isinstance(answer, dict) else None
-        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-            raise BackendError(f"The response of {self.endpoint.host} holds no choices.", retryable=True)
-        rows = sorted((c for c in choices if isinstance(c.get("index"), int)), key=lambda choice: choice["index"])
-        if [row["index"] for row in rows] != list(range(len(group))):
-            return {}
-        usage = usage_of(answer.get("usage"))
-        read = shares(usage.prompt_tokens, [len(job.broken.text) for job in group.values()])
-        wrote = shares(usage.completion_tokens, [len(str(row.get("text"))) for row in rows])
-        results: _Results = {}
-        for (i, job), row, counts in zip(group.items(), rows, zip(read, wrote, strict=True), strict=True):
-            text = row.get("text")
-            try:
-                mended = job.broken.mend(text) if isinstance(text, str) else text
-                results[i] = completion(mended, row.get("finish_reason"), Usage(*counts), self.endpoint.host)
-            except BackendError as error:
-                results[i] = error
-        self._dialect.list_worked(whole=True)
-        return results
+    async def _score_one(self, request: Request) -> Score:
+        question = prompt_logprobs.Question(self._served, request)
+        return question.score(await self.endpoint.ask(_PATH, question.body, Clock(request.timeouts)))
 
 
 @contextmanager
@@ -427,11 +271,3 @@ def _tail_matters_little(written: Written) -> Iterator[None]:
     except BackendError:
         if written.reason is None:
             raise
-
-
-def _clock(job: Fitted) -> Clock:
-    return Clock(job.request.timeouts)
-
-
-def _endless(host: str) -> BackendError:
-    return BackendError(f"{host} refuses the prompt each time for another reason.")

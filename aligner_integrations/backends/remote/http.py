@@ -2,35 +2,48 @@
 
 The key goes to this server and nowhere else: over https unless that is waived, never after a redirect, and into no
 message. Responses are bounded in size. Nothing is tried twice here; `retryable` and `retry_after` say what may be.
+All coroutines here run on the loop of `loop.py`, for which the connections are kept, too.
 
-What lives elsewhere: connections and deadlines (`connection.py`), what the JSON means (the backends).
+What lives elsewhere: keys and URLs (`keys.py`), proxies and certificates (`environment.py`), where an event begins and
+ends (`event_data.py`), what the JSON means (`responses.py`).
 """
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
+import contextvars
+import io
 import json
 import math
-import time
-import urllib.parse
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
-from email.utils import parsedate_to_datetime
+import ssl
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import constants, get_token
-
 from aligner_integrations._version import __version__
-from aligner_integrations.backends.deadline import Clock
-from aligner_integrations.backends.remote.connection import Connections, Headers
-from aligner_integrations.backends.remote.keys import Secret, redact
-from aligner_integrations.backends.remote.responses import StatusError
-from aligner_integrations.errors import BackendError, ConfigurationError, InvalidTextError
+from aligner_integrations.backends.deadline import Clock, brief
+from aligner_integrations.backends.remote import loop
+from aligner_integrations.backends.remote.environment import Proxy, certificates, proxy_for
+from aligner_integrations.backends.remote.event_data import EventData
+from aligner_integrations.backends.remote.keys import Secret, is_hub, is_loopback, split_url
+from aligner_integrations.backends.remote.responses import broken_off, may_pass, refusal, shown
+from aligner_integrations.errors import BackendError, ConfigurationError, InvalidTextError, require
+
+with require("remote", "Running an aligner on a server needs aiohttp ({missing} is missing)", "aiohttp", "yarl"):
+    import aiohttp
+    from aiohttp.http_exceptions import HttpProcessingError
+    from yarl import URL
 
 MAX_RESPONSE = 32 * 2**20
 """Longest response in bytes."""
 
 _MAX_REFUSAL = 64 * 2**10
-_RETRYABLE = {408, 425, 429}
+_KEEP_ALIVE = 4.0
+"""Seconds for which an idle connection is kept: less than the 5 after which uvicorn, and so most servers, close it."""
+
+_LARGE = 2**20  # from here on aiohttp warns of a body in one piece
 
 Json = dict[str, Any]
 
@@ -42,154 +55,200 @@ class Endpoint:
         url: Where paths start, for example `https://host/v1`.
         api_key: Sent as a bearer token.
         allow_http: Whether the key may travel unencrypted to another machine.
-        concurrency: Most requests on the way at once, of an event loop and of all threads together.
+        concurrency: Most requests on the way at once.
 
     Raises:
-        ConfigurationError: A URL that cannot be used, or one to which the key must not be sent.
+        ConfigurationError: A URL that cannot be used, one to which the key must not be sent, or a proxy that cannot be used.
     """
 
     def __init__(
         self, url: str, api_key: Secret | None = None, *, allow_http: bool = False, concurrency: int = 64
     ) -> None:
-        parts = _parts(url)
+        parts = split_url(url)
         if concurrency < 1:
             raise ConfigurationError(f"concurrency is {concurrency}; it must be at least 1.")
         self.host = parts.hostname or ""
-        loopback = is_loopback(self.host)
-        if api_key is not None and parts.scheme != "https" and not loopback and not allow_http:
+        if api_key is not None and parts.scheme != "https" and not is_loopback(self.host) and not allow_http:
             raise ConfigurationError(
                 f"An API key for {self.host} would travel unencrypted over http. Use https, or pass allow_http=True if the "
                 "network between is trusted."
             )
-        self.path = parts.path.rstrip("/")
+        self._url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._scheme = parts.scheme
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._concurrency = concurrency
         self.api_key = api_key
         if api_key is not None and not api_key.is_asked_for:
-            self._refuse_hub_token()
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        # The host header names the port only where it is not the usual one.
-        self._authority = parts.netloc
-        self.connections = Connections(parts.scheme, self.host, port, loopback=loopback, limit=concurrency)
+            self._refuse_hub_token(api_key)
+        self._proxy()
+        self._here: _Here | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Where the server is: connections do not travel, and a copy opens its own."""
+        return {**vars(self), "_here": None}
 
     def __repr__(self) -> str:
         """Name the server."""
-        return f"Endpoint({self.connections.scheme}://{self._authority}{self.path})"
+        return f"Endpoint({self._url})"
 
     def close(self) -> None:
-        """Close connections that threads used."""
-        self.connections.close()
-
-    async def aclose(self) -> None:
-        """Close connections that this event loop and threads used."""
-        await self.connections.aclose()
+        """Close idle connections, and those in use once they are idle. It may be used again, and opens new ones then."""
+        if (here := self._here) is not None:
+            here.connections = None
 
     # One response ---------------------------------------------------------------------------------------------------
 
-    def ask(self, path: str, body: Json | None, clock: Clock) -> Any:
+    async def ask(self, path: str, body: Json | None, clock: Clock) -> Any:
         """Post JSON (or get, without a body) and return the JSON of the response.
 
         Raises:
             BackendError: Anything else came, or nothing in time.
         """
-        content = _encode(body)
-        with self.connections.open(*self._request(path, content), clock, self._key) as reply:
-            limit = _limit(reply.status)
-            read = bytearray()
-            for chunk in reply.chunks:
-                read += chunk
-                if self._enough(len(read), limit, reply.status):
-                    break
-        return self._value(reply.status, reply.headers, bytes(read))
+        async with self._reply(path, body, "application/json", clock) as reply:
+            return await self._whole(reply, clock)
 
-    async def aask(self, path: str, body: Json | None, clock: Clock) -> Any:
-        """`ask` without blocking the event loop; cancelling it closes the connection."""
-        content = _encode(body)
-        async with self.connections.aopen(*self._request(path, content), clock, self._key) as reply:
-            limit = _limit(reply.status)
-            read = bytearray()
-            async for chunk in reply.chunks:
-                read += chunk
-                if self._enough(len(read), limit, reply.status):
-                    break
-        return self._value(reply.status, reply.headers, bytes(read))
+    async def look_up(self, path: str, clock: Clock) -> Any:
+        """Get JSON for which many may wait at once: they share one request, and each waits as long as it may itself.
 
-    # Server-sent events ---------------------------------------------------------------------------------------------
+        Raises:
+            BackendError: As above.
+        """
+        asked = self._on_this_loop().asked
+        if (task := asked.get(path)) is None:
+            # It is nobody's own work, so it runs in nobody's context.
+            task = asked[path] = contextvars.Context().run(asyncio.ensure_future, self.ask(path, None, brief()))
+            # Its error is seen by those who wait; perhaps they have all gone.
+            task.add_done_callback(lambda task: (asked.pop(path), task.cancelled() or task.exception()))
+        async with self._in_time(clock):
+            return await asyncio.shield(task)
 
-    def events(self, path: str, body: Json, clock: Clock) -> Generator[Json, None, None]:
-        """Post JSON and yield the JSON of each event; a plain JSON response is one event.
+    async def events(self, path: str, body: Json, clock: Clock) -> AsyncGenerator[Json, None]:
+        """Post JSON and yield the JSON of each server-sent event; a plain JSON response is one event.
 
         Raises:
             BackendError: As above, also in the middle.
         """
-        content = _encode(body)
-        with self.connections.open(*self._request(path, content, "text/event-stream"), clock, self._key) as reply:
-            if not _is_stream(reply.status, reply.headers):
-                read = bytearray()
-                for chunk in reply.chunks:
-                    read += chunk
-                    if self._enough(len(read), _limit(reply.status), reply.status):
-                        break
-                yield self._object(self._value(reply.status, reply.headers, bytes(read)))
+        async with self._reply(path, body, "text/event-stream", clock) as reply:
+            if not reply.is_stream:
+                yield self._object(await self._whole(reply, clock))
                 return
-            lines = _Lines()
-            for chunk in reply.chunks:
-                for data in lines.feed(chunk):
+            lines, chunk = EventData(), b"..."
+            while chunk:
+                async with self._in_time(clock):
+                    chunk = await reply.response.content.readany()
+                for data in lines.feed(chunk) if chunk else lines.end():
                     if data == b"[DONE]":
                         return
-                    yield self._event(data)
+                    event = self._object(self._json(data))
+                    if (error := event.get("error")) and not event.get("choices"):
+                        raise broken_off(self.host, error, reply.key)
+                    yield event
                 self._enough(lines.size, MAX_RESPONSE, reply.status)
 
-    async def aevents(self, path: str, body: Json, clock: Clock) -> AsyncGenerator[Json, None]:
-        """`events` without blocking the event loop; closing it closes the connection."""
-        content = _encode(body)
-        async with self.connections.aopen(
-            *self._request(path, content, "text/event-stream"), clock, self._key
-        ) as reply:
-            if not _is_stream(reply.status, reply.headers):
-                read = bytearray()
-                async for chunk in reply.chunks:
-                    read += chunk
-                    if self._enough(len(read), _limit(reply.status), reply.status):
-                        break
-                yield self._object(self._value(reply.status, reply.headers, bytes(read)))
-                return
-            lines = _Lines()
-            async for chunk in reply.chunks:
-                for data in lines.feed(chunk):
-                    if data == b"[DONE]":
-                        return
-                    yield self._event(data)
-                self._enough(lines.size, MAX_RESPONSE, reply.status)
+    async def _whole(self, reply: _Reply, clock: Clock) -> Any:
+        good, read = 200 <= reply.status < 300, bytearray()
+        async with self._in_time(clock):
+            while chunk := await reply.response.content.readany():
+                read += chunk
+                if self._enough(len(read), MAX_RESPONSE if good else _MAX_REFUSAL, reply.status):
+                    break
+        if not good:
+            raise refusal(self.host, reply.status, reply.response.headers, read, reply.key)
+        if packed := reply.packed:
+            raise BackendError(f"{self.host} packed its response ({packed[:20]}) though asked not to.")
+        return self._json(read)
 
-    # What both share ------------------------------------------------------------------------------------------------
+    # Sending --------------------------------------------------------------------------------------------------------
 
-    def _request(self, path: str, content: bytes, accept: str = "application/json") -> tuple[str, str, Headers, bytes]:
-        headers = [
-            (b"host", self._authority.encode()),
-            (b"user-agent", f"aligner-integrations/{__version__}".encode()),
-            (b"accept", accept.encode()),
-            (b"accept-encoding", b"identity"),  # what is sent packed could be of any size when it is unpacked
-        ]
-        if content:
-            headers += [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        return "POST" if content else "GET", self.path + path or "/", headers, content
+    @asynccontextmanager
+    async def _reply(self, path: str, body: Json | None, accept: str, clock: Clock) -> AsyncIterator[_Reply]:
+        """Send a request; what has not been read of the response when the block ends is dropped with its connection."""
+        async with AsyncExitStack() as stack:
+            async with self._in_time(clock):
+                here = self._on_this_loop()
+                await stack.enter_async_context(here.free)
+                connections = await self._connected(here)
+                key = await self._key()
+                response = await connections.send(self._url + path, _encode(body), accept, key, clock.connect)
+                stack.callback(response.close)
+            yield _Reply(response, key)
 
-    def _key(self) -> Headers:
-        if self.api_key is None:
-            return []
-        self._refuse_hub_token()
-        return [(b"authorization", b"Bearer " + self.api_key.reveal().encode())]
+    def _on_this_loop(self) -> _Here:
+        """What is open in this process; a forked child has a loop of its own, and begins anew."""
+        if self._here is None or self._here.loop is not asyncio.get_running_loop():
+            self._here = _Here(self._concurrency)
+        return self._here
 
-    def _refuse_hub_token(self) -> None:
+    async def _connected(self, here: _Here) -> _Connections:
+        if (connections := here.connections) is None:
+            async with here.connecting:
+                if (connections := here.connections) is None:
+                    proxy = self._proxy()
+                    tls = self._scheme == "https" or (proxy is not None and proxy.url.startswith("https"))
+                    trusted = await loop.outside(certificates) if tls else None
+                    connections = here.connections = _Connections(proxy, trusted)
+        return connections
+
+    def _proxy(self) -> Proxy | None:
+        return proxy_for(self._scheme, self.host, self._port)
+
+    async def _key(self) -> Secret | None:
+        """The key for one request; a function is asked each time, because keys expire."""
+        if self.api_key is None or not self.api_key.is_asked_for:
+            return self.api_key
+        key = Secret(await loop.outside(self.api_key.reveal))
+        self._refuse_hub_token(key)
+        return key
+
+    def _refuse_hub_token(self, key: Secret) -> None:
         """A token of the Hub is worth more than this server: it must not learn one, not even by mistake."""
-        if (
-            self.api_key is not None
-            and self.api_key.reveal().startswith("hf_")
-            and not (is_hub(self.host) or is_loopback(self.host))
-        ):
+        if key.reveal().startswith("hf_") and not (is_hub(self.host) or is_loopback(self.host)):
             raise ConfigurationError(
                 f"The API key for {self.host} is a token of the Hugging Face Hub, and {self.host} does not belong to the Hub. "
                 "It is not sent there; give the server's own key."
             )
+
+    @asynccontextmanager
+    async def _in_time(self, clock: Clock) -> AsyncIterator[None]:
+        """Keep to the clock, and turn what goes wrong on the way into an error of ours."""
+        name = f"{self.host}:{self._port}"
+        try:
+            # Not aiohttp's own limits: they are rounded up to whole seconds.
+            async with asyncio.timeout(clock.left):
+                yield
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ConnectionTimeoutError) and clock.connect is not None and not clock.passed:
+                late = f"{name} could not be reached within {clock.connect:g} seconds."
+            else:
+                what = "did not begin to write in time" if clock.waits_for_token else "was not done at the deadline"
+                late = f"{name} {what}; the request was given up."
+            loop.bare(error)
+            raise BackendError(late, retryable=True) from None
+        except (aiohttp.ClientError, HttpProcessingError, OSError, UnicodeError) as error:
+            loop.bare(error)  # its frames hold the request's headers, and so the key
+            why = f"{type(error).__name__}: {shown(str(error), self._plain_key)}"
+            if isinstance(error, aiohttp.ClientConnectorCertificateError):
+                raise BackendError(
+                    f"The certificate of {name} is not trusted: {why}. Set SSL_CERT_FILE if it is signed by your own authority."
+                ) from None
+            if isinstance(error, aiohttp.ClientHttpProxyError):
+                raise BackendError(
+                    f"The proxy of the environment refuses the way to {name} with status {error.status}. Check HTTPS_PROXY "
+                    "and its like.",
+                    retryable=may_pass(error.status),
+                ) from None
+            verb = (
+                "cannot be reached"
+                if isinstance(error, aiohttp.ClientConnectorError)
+                else "cut or broke the connection"
+            )
+            raise BackendError(f"{name} {verb}: {why}", retryable=True) from None
+
+    @property
+    def _plain_key(self) -> Secret | None:
+        return None if self.api_key is None or self.api_key.is_asked_for else self.api_key
+
+    # What came ------------------------------------------------------------------------------------------------------
 
     def _enough(self, size: int, limit: int, status: int) -> bool:
         """Whether a refusal has been read as far as it matters; a response beyond the limit is an error."""
@@ -199,16 +258,7 @@ class Endpoint:
             )
         return size > limit
 
-    def _value(self, status: int, headers: Mapping[str, str], read: bytes) -> Any:
-        if not 200 <= status < 300:
-            raise self._refusal(status, headers, read)
-        if headers.get("content-encoding", "identity") != "identity":
-            raise BackendError(
-                f"{self.host} packed its response ({headers['content-encoding'][:20]}) though asked not to."
-            )
-        return self._json(read)
-
-    def _json(self, data: bytes) -> Any:
+    def _json(self, data: bytes | bytearray) -> Any:
         try:
             return json.loads(data)
         except (ValueError, RecursionError):
@@ -222,121 +272,82 @@ class Endpoint:
             )
         return value
 
-    def _event(self, data: bytes) -> Json:
-        event = self._object(self._json(data))
-        if (error := event.get("error")) and not event.get("choices"):
-            detail = self._shown(_message(error))
-            code = error.get("code") if isinstance(error, dict) else None
-            refused = isinstance(code, int) and 400 <= code < 500 and code not in _RETRYABLE
-            raise StatusError(
-                f"{self.host} broke off its stream: {detail or 'it does not say why'}",
-                status=code if isinstance(code, int) else 0,
-                detail=detail,
-                retryable=not refused,
-                retry_after=None,
-            )
-        return event
 
-    def _refusal(self, status: int, headers: Mapping[str, str], read: bytes) -> StatusError:
-        try:
-            data = json.loads(read)
-        except (ValueError, RecursionError):
-            data = None
-        detail = self._shown(_message(data))
-        if 300 <= status < 400:
-            target = urllib.parse.urlsplit(headers.get("location", ""))
-            detail = f"it redirects to {self._shown(target.hostname or target.path)}; give that server's URL yourself"
-        hint = {
-            401: " Check api_key.",
-            403: " Check that api_key may use this model.",
-            404: " Check the URL (it ends in /v1) and the model's name.",
-        }.get(status, "")
-        return StatusError(
-            f"{self.host} answered with status {status}{': ' + detail if detail else ''}.{hint}",
-            status=status,
-            detail=detail,
-            retryable=status in _RETRYABLE or status >= 500,
-            retry_after=_retry_after(headers.get("retry-after"), data),
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """The head of a response, its body as it comes, and the key that was sent."""
+
+    response: aiohttp.ClientResponse
+    key: Secret | None
+
+    @property
+    def status(self) -> int:
+        return self.response.status
+
+    @property
+    def packed(self) -> str | None:
+        """How the body is packed, if it is."""
+        encoding = self.response.headers.get("content-encoding", "identity")
+        return None if encoding == "identity" else encoding
+
+    @property
+    def is_stream(self) -> bool:
+        kind = self.response.headers.get("content-type", "").lower()
+        return 200 <= self.status < 300 and not self.packed and not kind.startswith("application/json")
+
+
+class _Here:
+    """What an endpoint has on one loop. Waiting is done at `free`: it is fair, and thousands may wait at little cost."""
+
+    def __init__(self, limit: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.free = asyncio.Semaphore(limit)
+        self.connecting = asyncio.Lock()
+        self.connections: _Connections | None = None
+        self.asked: dict[str, asyncio.Future[Any]] = {}
+
+
+class _Connections:
+    """Open connections. They are closed once nobody holds this object: neither its endpoint nor a request under way."""
+
+    def __init__(self, proxy: Proxy | None, trusted: ssl.SSLContext | None) -> None:
+        self._proxy = proxy
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ssl=trusted or True)
+        self._session = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        )
+        loop.kept.add(self._session)
+        weakref.finalize(self, _close, self._session, asyncio.get_running_loop()).atexit = False
+
+    async def send(
+        self, url: str, content: bytes, accept: str, key: Secret | None, connect: float | None
+    ) -> aiohttp.ClientResponse:
+        headers = {
+            "User-Agent": f"aligner-integrations/{__version__}",
+            "Accept": accept,
+            "Accept-Encoding": "identity",  # what is sent packed could be of any size when it is unpacked
+        }
+        if content:
+            headers["Content-Type"] = "application/json"
+        if self._proxy is not None and url.startswith("http:"):
+            headers |= self._proxy.headers
+        return await self._session.request(
+            "POST" if content else "GET",
+            URL(url, encoded=True),
+            data=io.BytesIO(content) if len(content) >= _LARGE else content or None,
+            # The key is in no variable of ours, because errors carry variables along.
+            headers=headers if key is None else {**headers, "Authorization": f"Bearer {key.reveal()}"},
+            proxy=None if self._proxy is None else self._proxy.url,
+            proxy_headers=None if self._proxy is None else self._proxy.headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf),
         )
 
-    def _shown(self, text: str) -> str:
-        """Text of a server as part of a message: one line, short, without keys."""
-        line = " ".join(text.split())
-        return redact("".join(c for c in line if c.isprintable()), self.api_key)[:300].rstrip(". ")
 
-
-class _Lines:
-    """Splits a stream of bytes into the data of its events, whatever the chunks."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._rest = bytearray()
-
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        self.size += len(chunk)
-        self._rest += chunk
-        if b"\n" not in chunk:  # or a line that comes byte by byte would be searched again with each
-            return
-        *lines, self._rest = self._rest.split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:") and (data := line[5:].strip()):
-                yield bytes(data)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def is_hub(host: str) -> bool:
-    """Whether a host belongs to the Hugging Face Hub, its router, or its Inference Endpoints."""
-    own = urllib.parse.urlsplit(constants.ENDPOINT).hostname  # HF_ENDPOINT, for those with a Hub of their own
-    return host == own or any(
-        host == hub or host.endswith("." + hub) for hub in ("huggingface.co", "hf.co", "huggingface.cloud")
-    )
-
-
-def key_for(url: str, api_key: str | Callable[[], str] | Secret | None) -> Secret | None:
-    """Return the key to send to a server: the one given, else for a host of the Hub the token this machine has for it."""
-    if api_key is not None:
-        return api_key if isinstance(api_key, Secret) else Secret(api_key)
-    parts = _parts(url)
-    if parts.scheme == "https" and is_hub(parts.hostname or "") and get_token():
-        return Secret(_hub_token)
-    return None
-
-
-def _hub_token() -> str:
-    return get_token() or ""
-
-
-def _parts(url: str) -> urllib.parse.SplitResult:
-    """Split a URL; what does not belong into it is not repeated in the message, because it may be a secret."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        port = parts.port
-    except (ValueError, TypeError, AttributeError):
-        raise ConfigurationError("The URL of the server cannot be read. It looks like https://host:8000/v1.") from None
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise ConfigurationError(
-            f"The URL of {parts.hostname or 'the server'} holds a user name, a password, a query or a fragment. Give "
-            "scheme, host and path alone, and the key as api_key."
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise ConfigurationError(f"{url!r} is not the URL of a server. It looks like https://host:8000/v1.")
-    if (
-        not parts.netloc.isascii()
-        or not parts.path.isascii()
-        or not (parts.netloc + parts.path).isprintable()
-        or " " in url
-    ):
-        raise ConfigurationError(f"{url!r} has characters that a URL cannot have; encode them first.")
-    return parts
+def _close(session: aiohttp.ClientSession, its_loop: asyncio.AbstractEventLoop) -> None:
+    if session in loop.kept:  # else it is that of a forked child's parent
+        loop.kept.discard(session)
+        asyncio.run_coroutine_threadsafe(session.close(), its_loop)
 
 
 def _encode(body: Json | None) -> bytes:
@@ -346,40 +357,3 @@ def _encode(body: Json | None) -> bytes:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as error:
         raise InvalidTextError(f"The prompt cannot be encoded as UTF-8: {error.reason}.") from None
-
-
-def _limit(status: int) -> int:
-    return MAX_RESPONSE if 200 <= status < 300 else _MAX_REFUSAL
-
-
-def _is_stream(status: int, headers: Mapping[str, str]) -> bool:
-    packed = headers.get("content-encoding", "identity") != "identity"
-    return 200 <= status < 300 and not packed and not headers.get("content-type", "").startswith("application/json")
-
-
-def _message(data: Any) -> str:
-    """What an error object says: servers differ in where they say it."""
-    for _ in range(3):
-        inner = (
-            next((data[key] for key in ("error", "message", "detail") if data.get(key)), None)
-            if isinstance(data, dict)
-            else None
-        )
-        if inner is None:
-            break
-        data = inner
-    return data if isinstance(data, str) else json.dumps(data) if data else ""
-
-
-def _retry_after(value: str | None, data: Any) -> float | None:
-    """Seconds from a Retry-After header (seconds or a date), or from what the Hub says of a model that is loading."""
-    if value is None:
-        value = str(data.get("estimated_time", "")) if isinstance(data, dict) else ""
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None

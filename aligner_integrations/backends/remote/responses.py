@@ -1,20 +1,33 @@
-"""Reading what OpenAI-compatible servers answer, whole or in events: text, the reason why it ended, token counts.
+"""Reading what OpenAI-compatible servers answer, whole or in events: text, the reason why it ended, token counts, refusals.
 
 A text counts as a correction only if the server says that it ended by itself. What was sent is made in `window.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import math
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from aligner_integrations.backends.base import Completion
+from aligner_integrations.backends.remote.keys import Secret, redact
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import BackendError, ConfigurationError
 
 _ENDED = {"stop", "eos_token", "stop_sequence", "eos", "end_turn", "stop_string"}
 _CUT = {"length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length"}
 _WITHHELD = {"content_filter", "safety", "prohibited_content", "refusal"}
+
+_PASSING = {408, 409, 425, 429}
+_HINTS = {
+    401: " Check api_key.",
+    403: " Check that api_key may use this model.",
+    404: " Check the URL (it ends in /v1) and the model's name.",
+}
 
 
 class StatusError(BackendError):
@@ -64,18 +77,30 @@ class Written:
             raise BackendError(f"The response of {self._host} holds no choices.", retryable=True)
         if answer.get("usage"):  # some servers count in each event, from the beginning
             self.usage = usage_of(answer["usage"])
-        if not choices:
+        choice = next((choice for choice in choices if choice.get("index", 0) == 0), None)
+        if choice is None or self.reason is not None:  # another choice, or what comes after the text
             return ""
-        text = self._text_of(choices[0])
-        if not (text is None or isinstance(text, str)):
-            raise BackendError(f"The response of {self._host} holds a {type(text).__name__} as text.", retryable=True)
-        self.reason = choices[0].get("finish_reason") or self.reason
-        self.text += text or ""
-        return text or ""
+        text = readable(self._text_of(choice) or "", self._host)
+        self.reason = choice.get("finish_reason") or None  # some say "" until it ends
+        self.text += text
+        return text
 
     def completion(self, mend: Callable[[str], str] = lambda text: text) -> Completion:
         """Return the completion; see `completion`."""
         return completion(mend(self.text), self.reason, self.usage, self._host)
+
+
+def readable(text: Any, host: str) -> str:
+    """Return a text as it came.
+
+    Raises:
+        BackendError: It is none, or holds half of a character.
+    """
+    if not isinstance(text, str):
+        raise BackendError(f"The response of {host} holds a {type(text).__name__} as text.", retryable=True)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise BackendError(f"The response of {host} holds half of a character, so its text is damaged.", retryable=True)
+    return text
 
 
 def completion(text: Any, reason: Any, usage: Usage, host: str) -> Completion:
@@ -115,17 +140,6 @@ def usage_of(data: Any) -> Usage:
     return Usage(*(n if isinstance(n, int) and n >= 0 else 0 for n in counts))
 
 
-def shares(total: int, weights: Sequence[int]) -> list[int]:
-    """Split a count that a server gives for a whole list, in proportion to the lengths of the texts; the sum stays."""
-    whole, running, given = sum(weights) or 1, 0, 0
-    parts: list[int] = []
-    for weight in weights:
-        running += weight
-        parts.append(total * running // whole - given)
-        given += parts[-1]
-    return parts
-
-
 def only_model(answer: Any, host: str) -> tuple[str, int | None]:
     """Return the name of the one model that `/v1/models` lists, and its context in tokens if it says so.
 
@@ -140,3 +154,93 @@ def only_model(answer: Any, host: str) -> tuple[str, int | None]:
         raise ConfigurationError(f"{host} does not list exactly one model, but {found}: name one with model=.")
     window = rows[0].get("max_model_len")
     return names[0], window if isinstance(window, int) and window > 0 else None
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def may_pass(status: int) -> bool:
+    """Whether the same request may succeed after this status.
+
+    409 is among them, as for the clients of OpenAI and Anthropic: a request that changes nothing on the server can only
+    conflict with a lock that is held for a while.
+    """
+    return status in _PASSING or status >= 500
+
+
+def seconds_of(retry_after: Any) -> float | None:
+    """Return the seconds that a `Retry-After` asks for, as a number or as a date; None if it cannot be read."""
+    try:
+        seconds = float(retry_after)
+    except (ValueError, TypeError):
+        try:
+            seconds = parsedate_to_datetime(str(retry_after)).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def refusal(
+    host: str, status: int, headers: Mapping[str, str], body: bytes | bytearray, key: Secret | None
+) -> StatusError:
+    """Return the error for a response that is no success.
+
+    Args:
+        host: The server's name, for the message.
+        status: The HTTP status.
+        headers: The response's headers.
+        body: Its body, or the beginning.
+        key: The key that was sent; it is not repeated.
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        data = None
+    detail = shown(_message(data), key)
+    if 300 <= status < 400:
+        target = urllib.parse.urlsplit(headers.get("location", ""))
+        detail = f"it redirects to {shown(target.hostname or target.path, key)}; give that server's URL yourself"
+    after = headers.get("retry-after")
+    if after is None and isinstance(data, dict):
+        after = data.get("estimated_time")  # what the Hub says of a model that is loading
+    return StatusError(
+        f"{host} answered with status {status}{': ' + detail if detail else ''}.{_HINTS.get(status, '')}",
+        status=status,
+        detail=detail,
+        retryable=may_pass(status),
+        retry_after=seconds_of(after),
+    )
+
+
+def broken_off(host: str, error: Any, key: Secret | None) -> StatusError:
+    """Return the error for an event that reports one."""
+    detail = shown(_message(error), key)
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if isinstance(code, int) else 0
+    return StatusError(
+        f"{host} broke off its stream: {detail or 'it does not say why'}",
+        status=status,
+        detail=detail,
+        retryable=may_pass(status) or not 400 <= status < 500,
+        retry_after=None,
+    )
+
+
+def shown(text: str, key: Secret | None) -> str:
+    """Return a text of others as part of a message: one line, short, without keys."""
+    line = " ".join(text.split())
+    return redact("".join(c for c in line if c.isprintable()), key)[:300].rstrip(". ")
+
+
+def _message(data: Any) -> str:
+    """What an error object says: servers differ in where they say it."""
+    for _ in range(3):
+        inner = (
+            next((data[key] for key in ("error", "message", "detail") if data.get(key)), None)
+            if isinstance(data, dict)
+            else None
+        )
+        if inner is None:
+            break
+        data = inner
+    return data if isinstance(data, str) else json.dumps(data) if data else ""

@@ -8,7 +8,10 @@ repeats the broken string gets the whole one back. (Leaving such answers uncorre
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
+from functools import cached_property
+from itertools import pairwise
 
 _NAMES = "s|unk|pad|bos|eos|mask|sep|cls|eod|sop|eop|reponame|filename|image|video|audio|unused[0-9]{1,4}"
 _BRACKETED = (
@@ -38,58 +41,73 @@ class Broken:
 
     def __init__(self, text: str, specials: Iterable[str] | None = None) -> None:
         found = _known(text) if specials is None else _listed(text, specials)
-        self.text = text
-        self._whole: dict[str, str] = {}
-        self._places = sorted(start for start, _ in found)
-        self._pad = ""
-        if not found:
-            return
-        strings = {text[start:end] for start, end in found}
+        strings = frozenset(text[start:end] for start, end in found)
         # A pad that makes no string which the text holds already, or putting back would change the writer's own words.
-        for length in range(1, _LONGEST_PAD + 1):
-            self._pad = " " * length
-            whole = {string[0] + self._pad + string[1:]: string for string in strings}
-            if not any(broken in text for broken in whole):
-                self._whole = whole
-                break
-        pieces, last = [], 0
-        for place in self._places:
-            pieces += [text[last : place + 1], self._pad]
-            last = place + 1
-        self.text = "".join([*pieces, text[last:]])
+        pads = [" " * length for length in range(1, _LONGEST_PAD + 1)] if found else []
+        pad = next((pad for pad in pads if Mender(strings, pad).mend(text) == text), None)
+        self._mended = strings if pad is not None else frozenset()
+        self._pad = pad or " " * _LONGEST_PAD
+        places = sorted(start for start, _ in found)
+        # Where the pads begin in the sent text.
+        self._pads = [place + 1 + i * len(self._pad) for i, place in enumerate(places)]
+        ends = [0, *(place + 1 for place in places), len(text)]
+        self.text = self._pad.join(text[start:end] for start, end in pairwise(ends))
 
     def position(self, sent: int) -> int:
         """Return where in the original text a position in the sent one is."""
-        for place in self._places:
-            if sent <= place + 1:
-                break
-            sent = max(place + 1, sent - len(self._pad))
-        return sent
+        before = bisect_left(self._pads, sent)
+        if before == 0:
+            return sent
+        inside = min(sent - self._pads[before - 1], len(self._pad))
+        return sent - (before - 1) * len(self._pad) - inside
 
     def mend(self, text: str) -> str:
         """Return a completion with broken strings made whole again."""
-        for broken, string in self._whole.items():
-            text = text.replace(broken, string)
-        return text
+        return self.mender().mend(text)
 
     def mender(self) -> Mender:
         """Return what does the same to a completion that comes in pieces."""
-        return Mender(self._whole)
+        return Mender(self._mended, self._pad)
 
 
 class Mender:
-    """Makes broken strings whole in a stream; holds back only what may be the beginning of one."""
+    """Makes broken strings whole; in a stream it holds back only what may be the beginning of one.
 
-    def __init__(self, whole: dict[str, str]) -> None:
-        self._whole = whole
+    Args:
+        strings: The strings that were broken up.
+        pad: What stands after the first character of each.
+    """
+
+    def __init__(self, strings: frozenset[str], pad: str) -> None:
+        self._strings = strings
+        self._pad = pad
+        self._lengths = {len(string) for string in strings}
+        self._longest = max(self._lengths, default=0)
+        firsts = "".join(re.escape(first) for first in {string[0] for string in strings})
+        self._places = re.compile(f"[{firsts}](?={pad})") if strings else None
         self._held = ""
+
+    def mend(self, text: str) -> str:
+        """Return a text with broken strings made whole."""
+        if self._places is None:
+            return text
+        # From the end, so that a string inside another one is whole by the time that one is looked at. And by looking up
+        # what follows each pad: looking for each string in the text would take the square of the time.
+        pieces, end, ahead = [], len(text), ""
+        for match in reversed(list(self._places.finditer(text))):
+            after = match.end() + len(self._pad)
+            rest = (text[after : min(end, after + self._longest)] + ahead)[: self._longest]
+            string = match[0] + rest
+            if any(string[:length] in self._strings for length in self._lengths):
+                pieces.append(text[after:end])
+                end, ahead = match.end(), rest
+        return "".join([text[:end], *reversed(pieces)])
 
     def feed(self, piece: str) -> str:
         """Take a piece; return what can be given out."""
-        text = self._held + piece
-        for broken, string in self._whole.items():
-            text = text.replace(broken, string)
-        start = min((self._begins(text, broken) for broken in self._whole), default=len(text))
+        text = self.mend(self._held + piece)
+        first = max(0, len(text) - self._longest - len(self._pad) + 1)
+        start = next((i for i in range(first, len(text)) if text[i:] in self._beginnings), len(text))
         self._held = text[start:]
         return text[:start]
 
@@ -98,13 +116,10 @@ class Mender:
         held, self._held = self._held, ""
         return held
 
-    @staticmethod
-    def _begins(text: str, broken: str) -> int:
-        """Where the end of the text may be the beginning of a broken string."""
-        for length in range(min(len(broken) - 1, len(text)), 0, -1):
-            if text.endswith(broken[:length]):
-                return len(text) - length
-        return len(text)
+    @cached_property
+    def _beginnings(self) -> set[str]:
+        broken = [string[0] + self._pad + string[1:] for string in self._strings]
+        return {string[:length] for string in broken for length in range(1, len(string))}
 
 
 def _known(text: str) -> list[tuple[int, int]]:

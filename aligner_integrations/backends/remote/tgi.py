@@ -4,27 +4,29 @@
 to 2). Requests are sent from here: its own session knows neither deadlines nor bounds, waits for a server for ever
 unless told otherwise, and would hand this machine's Hub token to any URL.
 
-What lives elsewhere: HTTP and keys (`http.py`), limits (`window.py`), and servers that speak `/v1/completions`
+What lives elsewhere: who runs this, and where (`base.py`), HTTP (`http.py`), limits (`window.py`), and servers that speak `/v1/completions`
 (`completions.py`): vLLM and SGLang, also as the engine of an Inference Endpoint, and the providers.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import aclosing, closing
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, cast
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from aligner_integrations.backends.base import Backend, Completion, Request, require_end
+from aligner_integrations.backends.base import Completion, Request, require_end
 from aligner_integrations.backends.deadline import Clock, brief
+from aligner_integrations.backends.remote.base import RemoteBackend, settled
 from aligner_integrations.backends.remote.completions import CompletionsBackend
-from aligner_integrations.backends.remote.http import Endpoint, Json, key_for
-from aligner_integrations.backends.remote.keys import Secret
-from aligner_integrations.backends.remote.parallel import aeach, each
-from aligner_integrations.backends.remote.responses import StatusError, completion
+from aligner_integrations.backends.remote.http import Endpoint, Json
+from aligner_integrations.backends.remote.keys import Secret, key_for
+from aligner_integrations.backends.remote.loop import call, outside
+from aligner_integrations.backends.remote.responses import StatusError, completion, may_pass, readable
 from aligner_integrations.backends.remote.window import Fitted, fit, refit
+from aligner_integrations.backends.side_by_side import aeach
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
 from aligner_integrations.models import template_of
@@ -34,7 +36,7 @@ _ROUTER = "https://router.huggingface.co"
 _OWN = {"max_new_tokens", "return_full_text", "details", "decoder_input_details", "stream"}
 
 
-class TextGenerationBackend(Backend):
+class TextGenerationBackend(RemoteBackend):
     """Runs an aligner on a server that speaks TGI's dialect, or at a provider.
 
     Args:
@@ -43,7 +45,7 @@ class TextGenerationBackend(Backend):
         api_key: A Hub token, a provider's key, or a function that returns one. For hosts of the Hub and for providers, by
             default the token of this machine; it is sent to no other host.
         generation: Parameters for sampling; greedy by default.
-        concurrency: Most requests on the way at once, of an event loop and of all threads together.
+        concurrency: Most requests on the way at once, of all callers together.
         allow_http: Whether the key may travel unencrypted to another machine.
 
     Raises:
@@ -83,16 +85,10 @@ class TextGenerationBackend(Backend):
         return [self.model, self.provider, sorted(self.generation.items())]
 
     def close(self) -> None:
-        """Close the connections of threads; they are also closed when the backend is no longer used."""
+        """Close the connections; they are also closed when the backend is no longer used."""
         for part in (self._endpoint, self._provided):
             if part is not None:
                 part.close()
-
-    async def aclose(self) -> None:
-        """Close the connections of this event loop and of threads; the end of the loop closes its own, too."""
-        for part in (self._endpoint, self._provided):
-            if part is not None:
-                await part.aclose()
 
     @property
     def template(self) -> Template:
@@ -106,7 +102,7 @@ class TextGenerationBackend(Backend):
             return template_of(self.model)
         if self._served is None:
             try:
-                info = self._endpoint.ask("/info", None, brief())
+                info = call(self._endpoint.look_up, "/info", brief())
             except StatusError as error:
                 if error.retryable:
                     raise
@@ -118,12 +114,12 @@ class TextGenerationBackend(Backend):
 
     def load(self) -> None:
         """Ask the Hub how the provider serves the model; nothing for a URL."""
-        self._route()
+        call(self._route)
 
-    def _route(self) -> CompletionsBackend | None:
-        """The provider's completions, or None for a server that speaks TGI's dialect."""
+    async def _route(self) -> CompletionsBackend | Endpoint:
+        """The provider's completions, or a server that speaks TGI's dialect."""
         if self._endpoint is None and self._provided is None:
-            url, name, dialect = _where(self.model, self.provider, self.api_key)
+            url, name, dialect = await outside(partial(_where, self.model, self.provider, self.api_key))
             if dialect == "inputs":
                 self._endpoint = self._endpoint_at(url)
             else:
@@ -134,129 +130,79 @@ class TextGenerationBackend(Backend):
                     generation=self.generation,
                     concurrency=self.concurrency,
                 )
-        return self._provided
-
-    async def _aroute(self) -> CompletionsBackend | None:
-        if self._endpoint is None and self._provided is None:
-            return await asyncio.to_thread(self._route)
-        return self._provided
+        # One of them is set, and stays.
+        return self._provided or cast("Endpoint", self._endpoint)
 
     def _endpoint_at(self, url: str) -> Endpoint:
         return Endpoint(url, self.api_key, allow_http=self.allow_http, concurrency=self.concurrency)
 
     # Completions ----------------------------------------------------------------------------------------------------
 
-    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """Correct a batch, side by side in threads."""
+    async def _complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         try:
-            provided = self._route()
+            route = await self._route()
         except BackendError as error:
             return [error] * len(requests)
-        return provided.complete(requests) if provided else each(self._one, requests, self.concurrency, self.close)
+        if isinstance(route, CompletionsBackend):
+            return await route._complete(requests)
+        return await aeach(lambda request: settled(self._one(route, request)), requests, self.concurrency)
 
-    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """`complete` without blocking the event loop; cancelling it closes its connections."""
-        try:
-            provided = await self._aroute()
-        except BackendError as error:
-            return [error] * len(requests)
-        return await provided.acomplete(requests) if provided else await aeach(self._aone, requests, self.concurrency)
+    async def _one(self, server: Endpoint, request: Request) -> Completion:
+        async with aclosing(self._attempts(server, request, shown=False)) as parts:
+            (done,) = [part async for part in parts if isinstance(part, Completion)]
+        return done
 
-    def _one(self, request: Request) -> Completion | AlignerError:
-        try:
-            job = fit(request, None)
+    async def _stream(self, request: Request) -> AsyncGenerator[str, None]:
+        route = await self._route()
+        parts: AsyncGenerator[str | Completion, None] | AsyncGenerator[str, None] = (
+            route._stream(request)
+            if isinstance(route, CompletionsBackend)
+            else self._attempts(route, request, shown=True)
+        )
+        async with aclosing(parts):
+            async for part in parts:
+                if isinstance(part, str):
+                    yield part
+
+    async def _attempts(
+        self, server: Endpoint, request: Request, *, shown: bool
+    ) -> AsyncGenerator[str | Completion, None]:
+        """Yield the pieces of a text, and at last the completion; a limit that leaves no room is lowered once.
+
+        Args:
+            server: Who is asked.
+            request: The correction to run.
+            shown: Whether somebody reads the pieces, who cannot be told afterwards that they were cut.
+        """
+        stream = shown or request.timeouts.first_token is not None  # when a token comes shows in a stream only
+        job = fit(request, None)
+        for last in (False, True):
+            written = _Generated(server.host)
             try:
-                return self._completion(job)
+                async with aclosing(self._pieces(server, job, written, stream=stream)) as pieces:
+                    async for piece in pieces:
+                        yield piece
             except StatusError as refusal:
-                return self._completion(refit(job, refusal))
-        except AlignerError as error:
-            return error
-
-    async def _aone(self, request: Request) -> Completion | AlignerError:
-        try:
-            job = fit(request, None)
-            try:
-                return await self._acompletion(job)
-            except StatusError as refusal:
-                return await self._acompletion(refit(job, refusal))
-        except AlignerError as error:
-            return error
-
-    def _completion(self, job: Fitted) -> Completion:
-        written = _Generated(self._here.host)
-        if job.request.timeouts.first_token is None:
-            written.take(self._here.ask("", self._body(job), Clock(job.request.timeouts)))
-        else:  # when a token comes shows in a stream only
-            for _ in self._pieces(job, written):
-                pass
-        return written.completion(job)
-
-    async def _acompletion(self, job: Fitted) -> Completion:
-        written = _Generated(self._here.host)
-        if job.request.timeouts.first_token is None:
-            written.take(await self._here.aask("", self._body(job), Clock(job.request.timeouts)))
-        else:
-            async with aclosing(self._apieces(job, written)) as pieces:
-                async for _ in pieces:
-                    pass
-        return written.completion(job)
-
-    # Streams --------------------------------------------------------------------------------------------------------
-
-    def stream(self, request: Request) -> Generator[str, None, None]:
-        """Yield text as it comes; closing the iterator closes the connection."""
-        if (provided := self._route()) is not None:
-            yield from provided.stream(request)
+                if written.text or last:
+                    raise
+                job = refit(job, refusal)
+                continue
+            done = written.completion(job)
+            if shown:
+                require_end(done, job.limit)
+            yield done
             return
-        job, written = fit(request, None), _Generated(self._here.host)
-        try:
-            with closing(self._pieces(job, written)) as pieces:
-                yield from pieces
-        except StatusError as refusal:
-            if written.text:
-                raise
-            job, written = refit(job, refusal), _Generated(self._here.host)
-            with closing(self._pieces(job, written)) as pieces:
-                yield from pieces
-        require_end(written.completion(job), job.limit)
 
-    async def astream(self, request: Request) -> AsyncGenerator[str, None]:
-        """`stream` without blocking the event loop."""
-        if (provided := await self._aroute()) is not None:
-            async with aclosing(provided.astream(request)) as pieces:
-                async for piece in pieces:
-                    yield piece
+    async def _pieces(
+        self, server: Endpoint, job: Fitted, written: _Generated, *, stream: bool
+    ) -> AsyncGenerator[str, None]:
+        clock, mender = Clock(job.request.timeouts), job.broken.mender()
+        own = {"max_new_tokens": job.limit, "return_full_text": False, "details": True}
+        body: Json = {"inputs": job.broken.text, "parameters": {"do_sample": False, **self.generation, **own}}
+        if not stream:
+            written.take(await server.ask("", body, clock))
             return
-        job, written = fit(request, None), _Generated(self._here.host)
-        try:
-            async with aclosing(self._apieces(job, written)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        except StatusError as refusal:
-            if written.text:
-                raise
-            job, written = refit(job, refusal), _Generated(self._here.host)
-            async with aclosing(self._apieces(job, written)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        require_end(written.completion(job), job.limit)
-
-    def _pieces(self, job: Fitted, written: _Generated) -> Generator[str, None, None]:
-        clock, mender = Clock(job.request.timeouts), job.broken.mender()
-        with closing(self._here.events("", {**self._body(job), "stream": True}, clock)) as events:
-            for event in events:
-                if piece := written.feed(event):
-                    clock.token_seen()
-                    if shown := mender.feed(piece):
-                        yield shown
-                if written.reason is not None:
-                    break
-        if rest := mender.end():
-            yield rest
-
-    async def _apieces(self, job: Fitted, written: _Generated) -> AsyncGenerator[str, None]:
-        clock, mender = Clock(job.request.timeouts), job.broken.mender()
-        async with aclosing(self._here.aevents("", {**self._body(job), "stream": True}, clock)) as events:
+        async with aclosing(server.events("", {**body, "stream": True}, clock)) as events:
             async for event in events:
                 if piece := written.feed(event):
                     clock.token_seen()
@@ -266,16 +212,6 @@ class TextGenerationBackend(Backend):
                     break
         if rest := mender.end():
             yield rest
-
-    @property
-    def _here(self) -> Endpoint:
-        if self._endpoint is None:
-            raise BackendError(f"{self!r} has no route yet; call load() first.")
-        return self._endpoint
-
-    def _body(self, job: Fitted) -> Json:
-        own = {"max_new_tokens": job.limit, "return_full_text": False, "details": True}
-        return {"inputs": job.broken.text, "parameters": {"do_sample": False, **self.generation, **own}}
 
 
 class _Generated:
@@ -293,9 +229,9 @@ class _Generated:
         """Take a whole response; through TGI's older route it comes as a list of one."""
         answer = answer[0] if isinstance(answer, list) and answer else answer
         text = answer.get("generated_text") if isinstance(answer, dict) else None
-        if not isinstance(text, str):
+        if text is None:
             raise BackendError(f"The response of {self._host} holds no generated_text.", retryable=True)
-        self.text = text
+        self.text = readable(text, self._host)
         self._end(answer.get("details"))
         if self.reason is None:
             raise BackendError(
@@ -306,10 +242,10 @@ class _Generated:
     def feed(self, event: Json) -> str:
         """Take an event of a stream; return its text."""
         token = event.get("token")
-        if not isinstance(token, dict) or not isinstance(token.get("text"), str):
+        if not isinstance(token, dict) or token.get("text") is None:
             raise BackendError(f"An event of {self._host} holds no token.", retryable=True)
         self._end(event.get("details"))
-        text: str = "" if token.get("special") else token["text"]
+        text = "" if token.get("special") else readable(token["text"], self._host)
         self.text += text
         return text
 
@@ -340,7 +276,7 @@ def _where(model: str, provider: str, api_key: Secret | None) -> tuple[str, str,
         status = getattr(error.response, "status_code", None)
         raise BackendError(
             f"The Hub does not say who serves {model}: it answered with status {status}.",
-            retryable=status is None or status in (408, 429) or status >= 500,
+            retryable=status is None or may_pass(status),
         ) from None
     except Exception as error:  # noqa: BLE001 - the HTTP client below huggingface_hub differs between its versions
         raise BackendError(

@@ -142,7 +142,7 @@ class Stub:
                 return False
         return not self._stop.is_set()
 
-    def closed(self, within=2.0):
+    def closed(self, within=20.0):
         """Whether all connections are closed, now or soon."""
         end = time.monotonic() + within
         while self.open and time.monotonic() < end:

@@ -134,14 +134,14 @@ def test_a_server_that_gives_no_log_probabilities_has_no_gate(rows, mode):
 
 def test_a_refusal_is_an_answer_and_a_failure_is_none():
     with Stub(lambda call: said({"error": "logprobs is not supported"}, 500)) as stub:
-        assert not CompletionsBackend(stub.url, "m").can_score
+        assert CompletionsBackend(stub.url, "m").can_score is False
     for status in (429, 503):
         with Stub(lambda call, status=status: said({}, status)) as stub:
             backend = CompletionsBackend(stub.url, "m")
-            assert backend.can_score and backend._scores is None, "it is asked again"
+            assert backend.can_score is None, "it is asked again"
             kept = Aligner(backend=backend, template=TEMPLATE, gate=0.5, on_error="keep").correct("q", "It is bad.")
             assert kept.outcome == "failed"
-    assert CompletionsBackend("http://127.0.0.1:1/v1", "m").can_score
+    assert CompletionsBackend("http://127.0.0.1:1/v1", "m").can_score is None
 
 
 @modes

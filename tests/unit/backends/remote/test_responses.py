@@ -1,19 +1,17 @@
 """Small questions about what servers answer."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from aligner_integrations.backends.remote.responses import is_cut, is_withheld, only_model, shares, usage_of
+from aligner_integrations.backends.remote.responses import (
+    is_cut,
+    is_withheld,
+    may_pass,
+    only_model,
+    seconds_of,
+    usage_of,
+)
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import ConfigurationError
-
-
-@given(st.integers(0, 10_000), st.lists(st.integers(0, 500), min_size=1, max_size=20))
-def test_shares_add_up(total, weights):
-    parts = shares(total, weights)
-    assert sum(parts) == (total if sum(weights) else 0)
-    assert all(part >= 0 for part in parts)
 
 
 def test_usage_is_read_where_it_makes_sense():
@@ -31,3 +29,13 @@ def test_one_model():
     assert only_model({"data": [{"id": "m", "max_model_len": "9"}]}, "h") == ("m", None)
     with pytest.raises(ConfigurationError, match="h does not list exactly one model, but a, b"):
         only_model({"data": [{"id": "a"}, {"id": "b"}]}, "h")
+
+
+def test_statuses_that_may_pass():
+    assert [status for status in range(300, 500) if may_pass(status)] == [408, 409, 425, 429]
+    assert all(may_pass(status) for status in (500, 502, 503, 504, 529)) and not may_pass(0)
+
+
+def test_retry_after_is_seconds_or_a_date():
+    assert [seconds_of(value) for value in ("7", 2.5, "-3", "soon", "nan", None)] == [7, 2.5, 0, None, None, None]
+    assert seconds_of("Wed, 21 Oct 2015 07:28:00 GMT") == 0

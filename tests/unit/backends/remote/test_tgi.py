@@ -139,9 +139,8 @@ def test_all_time_limits_hold(mode):
     with Stub(lambda call: [30]) as stub:
         backend = TextGenerationBackend(stub.origin)
         for timeouts in (Timeouts(deadline=time.monotonic() + 0.15), Timeouts(first_token=0.15)):
-            started = time.monotonic()
             (result,) = complete(backend, [request_of(timeouts=timeouts)], mode)
-            assert result.retryable and time.monotonic() - started < 1
+            assert isinstance(result, BackendError) and result.retryable and "given up" in str(result)
         assert stub.closed()
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from aligner_integrations.backends.remote.parallel import aeach, each
+from aligner_integrations.backends.side_by_side import aeach, each
 
 variable = contextvars.ContextVar("variable", default="none")
 
