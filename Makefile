@@ -88,6 +88,10 @@ test: $(VENV)/.all  ## all tests: unit, integration, notebooks (but for llama.cp
 unit: $(VENV)/.all  ## the fast tests, without weights
 	@$(BIN)/python -m pytest tests/unit -m "not slow" -n auto --dist worksteal --benchmark-disable $(ARGS)
 
+.PHONY: stress
+stress: $(VENV)/.all  ## cancels, forks, a full disk, damaged files, hung servers, at ten times the size they have in `make test`
+	@STRESS=10 $(BIN)/python -m pytest tests/stress -s -o timeout=3600 $(ARGS)
+
 .PHONY: test-servers
 test-servers: $(VENV)/.servers  ## the tests against `transformers serve` and llama.cpp's server, which is compiled first: a C++ compiler, some minutes
 	@$(BIN)/python -m pytest tests/integration/test_servers.py $(ARGS)
