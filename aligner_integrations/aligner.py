@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from aligner_integrations import telemetry, threads
 from aligner_integrations._version import __version__
-from aligner_integrations.backends.base import Backend, Reader, Request, Score, Timeouts, closing_at_end
+from aligner_integrations.backends.base import Backend, Completion, Reader, Request, Score, Timeouts, closing_at_end
 from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.prefill import Ahead
 from aligner_integrations.backends.wrappers.traced import traced
@@ -266,7 +266,7 @@ class Aligner:
                 for job, score in zip(waiting, self._scores(waiting, backend), strict=True):
                     job.judge(score)
             if waiting := open_jobs(jobs):
-                for job, result in zip(waiting, backend.complete([job.request() for job in waiting]), strict=True):
+                for job, result in zip(waiting, self._completions(waiting, backend), strict=True):
                     job.take(result)
         for job in changed_jobs(jobs):
             job.mend()
@@ -287,8 +287,7 @@ class Aligner:
                 for job, score in zip(waiting, await self._ascores(waiting, backend), strict=True):
                     await job.ajudge(score)
             if waiting := open_jobs(jobs):
-                results = await backend.acomplete([job.request() for job in waiting])
-                for job, result in zip(waiting, results, strict=True):
+                for job, result in zip(waiting, await self._acompletions(waiting, backend), strict=True):
                     job.take(result)
         for job in changed_jobs(jobs):
             await job.amend()
@@ -423,16 +422,36 @@ class Aligner:
             raise job.error
         return job.request()
 
+    # What a backend raises for all of a batch is each one's error, as in a stream. -----------------------------------------
+
     def _scores(self, jobs: list[Job], backend: Backend) -> Sequence[Score | AlignerError | None]:
         """What the gate judges by, for jobs of one call."""
         if not jobs[0].plan.wants_score:
             return [None] * len(jobs)
-        return backend.score([job.request() for job in jobs])
+        try:
+            return backend.score([job.request() for job in jobs])
+        except ONE_CORRECTION as error:
+            return [error] * len(jobs)
 
     async def _ascores(self, jobs: list[Job], backend: Backend) -> Sequence[Score | AlignerError | None]:
         if not jobs[0].plan.wants_score:
             return [None] * len(jobs)
-        return await backend.ascore([job.request() for job in jobs])
+        try:
+            return await backend.ascore([job.request() for job in jobs])
+        except ONE_CORRECTION as error:
+            return [error] * len(jobs)
+
+    def _completions(self, jobs: list[Job], backend: Backend) -> Sequence[Completion | AlignerError]:
+        try:
+            return backend.complete([job.request() for job in jobs])
+        except ONE_CORRECTION as error:
+            return [error] * len(jobs)
+
+    async def _acompletions(self, jobs: list[Job], backend: Backend) -> Sequence[Completion | AlignerError]:
+        try:
+            return await backend.acomplete([job.request() for job in jobs])
+        except ONE_CORRECTION as error:
+            return [error] * len(jobs)
 
     # What is known before -------------------------------------------------------------------------------------------
 
