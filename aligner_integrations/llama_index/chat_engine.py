@@ -8,9 +8,11 @@ What lives elsewhere: what happens to one text (`corrector.py`), and the policy 
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,7 +25,9 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
 )
+from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
 from llama_index.core.bridge.pydantic import Field
+from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.chat_engine.types import (
     AGENT_CHAT_RESPONSE_TYPE,
     AgentChatResponse,
@@ -31,6 +35,7 @@ from llama_index.core.chat_engine.types import (
     StreamingAgentChatResponse,
 )
 from llama_index.core.memory import BaseMemory
+from llama_index.core.schema import QueryType
 from llama_index.core.tools import ToolOutput
 
 from aligner_integrations.aligner import Aligner
@@ -38,7 +43,9 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.corrector import Corrector, aligner_from
-from aligner_integrations.llama_index.messages import response_with_text, with_text
+from aligner_integrations.llama_index.delegation import HandsOn
+from aligner_integrations.llama_index.messages import answer_in, response_with_text, with_correction
+from aligner_integrations.llama_index.question import words_of
 from aligner_integrations.llama_index.response import METADATA_KEY
 
 logger = logging.getLogger(__name__)
@@ -50,16 +57,30 @@ class AlignedChatStream(StreamingAgentChatResponse):
 
     metadata: dict[str, Any] | None = None
 
+    @property
+    def response_gen(self) -> Generator[str, None, None]:
+        """The text in pieces. To close it is to abandon the chat's turn."""
+        with closing(cast(ChatResponseGen, self.chat_stream)):
+            yield from super().response_gen
+
+    async def async_response_gen(self) -> AsyncGenerator[str, None]:
+        """`response_gen` without blocking the event loop."""
+        async with aclosing(cast(ChatResponseAsyncGen, self.achat_stream)):
+            async for piece in super().async_response_gen():
+                yield piece
+
 
 class TurnMemory(BaseMemory):
     """Reads a chat's memory, and keeps to itself what is put into it. Lives for one turn.
 
     Attributes:
-        memory: The chat's memory.
+        memory: The chat's memory, a `BaseMemory`; None if the engine keeps its history where it is not reached.
+        question: The user's words.
         turn: What was put during this turn.
     """
 
-    memory: BaseMemory
+    memory: Any
+    question: str
     turn: list[ChatMessage] = Field(default_factory=list)
 
     @classmethod
@@ -105,15 +126,21 @@ class TurnMemory(BaseMemory):
 
     def put(self, message: ChatMessage) -> None:
         """Add a message to the turn."""
-        self.turn.append(message)
+        # A message takes no QueryBundle: engines that are asked one would note the user's without a word of it.
+        wordless = message.role == MessageRole.USER and not message.blocks
+        self.turn.append(self._asked() if wordless else message)
 
     async def aput(self, message: ChatMessage) -> None:
         """Add a message to the turn."""
-        self.turn.append(message)
+        self.put(message)
 
     async def aput_messages(self, messages: list[ChatMessage]) -> None:
         """Add messages to the turn."""
-        self.turn += messages
+        for message in messages:
+            self.put(message)
+
+    def _asked(self) -> ChatMessage:
+        return ChatMessage(role=MessageRole.USER, content=self.question)
 
     def set(self, messages: list[ChatMessage]) -> None:
         """Replace the chat's messages: a caller gave a history of its own."""
@@ -138,32 +165,46 @@ class TurnMemory(BaseMemory):
 
     # The end of the turn ----------------------------------------------------------------------------------------------
 
-    def remember(self, text: str) -> None:
-        """Put the turn into the chat's memory, with the text that was shown in place of the upstream's answer."""
-        for message in self._shown(text):
-            self.memory.put(message)
+    def answer(self, draft: str) -> ChatMessage:
+        """Return the message that holds an answer: the engine's own, with all its blocks, if that says the same."""
+        last = self._last()
+        if last is not None and str(self.turn[last].content).strip() == draft.strip():
+            return self.turn[last]
+        return ChatMessage(role=MessageRole.ASSISTANT, content=draft)
 
-    async def aremember(self, text: str) -> None:
+    def remember(self, message: ChatMessage | None) -> None:
+        """Put the turn into the chat's memory, with the message that was shown as its answer; None: none was, to its end."""
+        for one in self._shown(message) if self.memory is not None else ():
+            self.memory.put(one)
+
+    async def aremember(self, message: ChatMessage | None) -> None:
         """`remember` without blocking the event loop."""
-        for message in self._shown(text):
-            await self.memory.aput(message)
+        for one in self._shown(message) if self.memory is not None else ():
+            await self.memory.aput(one)
 
-    def _shown(self, text: str) -> list[ChatMessage]:
+    def _shown(self, message: ChatMessage | None) -> list[ChatMessage]:
+        if message is None:
+            return [one for one in self.turn if one.role == MessageRole.USER] or [self._asked()]
+        last = self._last()
+        if last is None:
+            logger.warning("The chat engine put no answer into its memory, so there is none to correct in it.")
+            return self.turn
+        return [*self.turn[:last], message, *self.turn[last + 1 :]]
+
+    def _last(self) -> int | None:
         # From the end: an engine may note several messages of its own in a turn, and the last is the one that was shown.
-        for i in range(len(self.turn) - 1, -1, -1):
-            if self.turn[i].role == MessageRole.ASSISTANT:
-                return [*self.turn[:i], with_text(self.turn[i], text), *self.turn[i + 1 :]]
-        logger.warning("The chat engine put no answer into its memory, so there is none to correct in it.")
-        return self.turn
+        return next((i for i in reversed(range(len(self.turn))) if self.turn[i].role == MessageRole.ASSISTANT), None)
 
 
-class AlignerChatEngine(BaseChatEngine):
+class AlignerChatEngine(HandsOn, BaseChatEngine):
     """Wraps a chat engine and corrects its answers; its memory holds what was shown.
 
-    Works in all chat modes, also in streams of engines that cannot stream. The question is the user's message, whatever
-    the engine condenses it to. A turn enters the memory once its correction is complete: until then, and if that fails or
-    a stream is not read to its end, the memory is as it was before the turn. Each turn runs on a shallow copy of the
-    engine, so turns may overlap.
+    Works in all chat modes; streams come from the LLM's stream, also those of engines that cannot stream. The question is the
+    user's message, whatever the engine condenses it to. A turn enters the memory once its correction is complete: until then,
+    and if that fails, the memory is as it was before the turn. Of a stream that is closed before its end the chat keeps what
+    the user said, and never the answer. Each turn runs on a shallow copy of the engine, so turns may overlap.
+
+    What else the wrapped engine has is reached through this one.
 
     Example:
         >>> engine = AlignerChatEngine(index.as_chat_engine(chat_mode="context", llm=llm), aligner=aligner)
@@ -181,6 +222,8 @@ class AlignerChatEngine(BaseChatEngine):
         ConfigurationError: Both an aligner and options, or something that is no chat engine.
     """
 
+    _inner: BaseChatEngine
+
     def __init__(
         self,
         engine: BaseChatEngine,
@@ -195,7 +238,7 @@ class AlignerChatEngine(BaseChatEngine):
                 f"AlignerChatEngine wraps a chat engine, got {type(engine).__name__}. "
                 "An index gives one with index.as_chat_engine()."
             )
-        self._engine = engine
+        self._inner = engine
         self._corrector = Corrector(
             aligner_from(aligner, **options), citations, include_original, question_from="message"
         )
@@ -213,95 +256,140 @@ class AlignerChatEngine(BaseChatEngine):
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
-    def chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+    def chat(self, message: QueryType, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
         """Answer a message, corrected."""
-        engine, turn = self._for_a_turn()
+        engine, turn = self._for_a_turn(message)
         draft = engine.chat(message, chat_history)
-        correction, record = self._corrector.recorded(message, str(draft), draft.source_nodes)
-        if turn is not None:
-            turn.remember(correction.text)
-        return _aligned(draft, correction, record)
+        said = turn.answer(str(draft))
+        corrected = self._corrector.recorded(words_of(message), answer_in(said), draft.source_nodes)
+        shown = with_correction(said, corrected[0], self._corrector.citations, corrected[1])
+        turn.remember(shown)
+        return _aligned(draft, shown, *corrected)
 
-    async def achat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+    async def achat(self, message: QueryType, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
         """`chat` without blocking the event loop."""
-        engine, turn = self._for_a_turn()
+        engine, turn = self._for_a_turn(message)
         draft = await engine.achat(message, chat_history)
-        correction, record = await self._corrector.arecorded(message, str(draft), draft.source_nodes)
-        if turn is not None:
-            await turn.aremember(correction.text)
-        return _aligned(draft, correction, record)
+        said = turn.answer(str(draft))
+        corrected = await self._corrector.arecorded(words_of(message), answer_in(said), draft.source_nodes)
+        shown = with_correction(said, corrected[0], self._corrector.citations, corrected[1])
+        await turn.aremember(shown)
+        return _aligned(draft, shown, *corrected)
 
-    def stream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
+    def stream_chat(self, message: QueryType, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
         """Answer a message; the aligner's own pieces are streamed once the upstream has answered."""
-        engine, turn = self._for_a_turn()
-        draft = engine.chat(message, chat_history)
+        engine, turn = self._for_a_turn(message)
+        try:
+            draft: AGENT_CHAT_RESPONSE_TYPE = engine.stream_chat(message, chat_history)
+        except (NotImplementedError, ValueError) as error:
+            if not _cannot_stream(error):
+                raise
+            draft = engine.chat(message, chat_history)
         stream = _stream(draft)
-        stream.chat_stream = self._pieces(message, draft, turn, stream)
+        stream.chat_stream = self._pieces(words_of(message), draft, turn, stream)
+        next(stream.chat_stream)
         return stream
 
-    async def astream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
+    async def astream_chat(
+        self, message: QueryType, chat_history: list[ChatMessage] | None = None
+    ) -> AlignedChatStream:
         """`stream_chat` without blocking the event loop."""
-        engine, turn = self._for_a_turn()
-        draft = await engine.achat(message, chat_history)
+        engine, turn = self._for_a_turn(message)
+        try:
+            draft: AGENT_CHAT_RESPONSE_TYPE = await engine.astream_chat(message, chat_history)
+        except (NotImplementedError, ValueError) as error:
+            if not _cannot_stream(error):
+                raise
+            draft = await engine.achat(message, chat_history)
         stream = _stream(draft)
-        stream.achat_stream = self._apieces(message, draft, turn, stream)
+        stream.achat_stream = self._apieces(words_of(message), draft, turn, stream)
+        await anext(stream.achat_stream)
         return stream
 
     def _pieces(
-        self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory | None, stream: AlignedChatStream
+        self, question: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory, stream: AlignedChatStream
     ) -> ChatResponseGen:
         shown = ""
-        with closing(self._corrector.stream(message, str(draft), draft.source_nodes)) as pieces:
-            for piece in pieces:
-                shown += piece
-                yield _chunk(shown, piece)
+        try:
+            yield _chunk(
+                "", ""
+            )  # taken by stream_chat: a generator that was never begun would not notice that it is closed
+            with self.aligner.ahead(question) as ahead:
+                answer = "".join(ahead.through(_read(draft)))
+                with closing(self._corrector.stream(question, answer, stream.source_nodes)) as pieces:
+                    for piece in pieces:
+                        shown += piece
+                        yield _chunk(shown, piece)
+        except GeneratorExit:  # nobody saw the end of the answer, so the chat does not know it either
+            turn.remember(None)
+            raise
         correction = cast(Correction, pieces.correction)  # read to its end
-        # Not before: of a stream that was closed early nobody saw the end, so the chat does not know it either.
-        if turn is not None:
-            turn.remember(correction.text)
-        _complete(stream, draft, correction, self._corrector.record(correction))
+        record = self._corrector.record(correction)
+        turn.remember(with_correction(turn.answer(answer), correction, self._corrector.citations, record))
+        stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
+        stream.sources = _sources(draft, answer, correction.text)
+        stream.is_done = True
 
     async def _apieces(
-        self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory | None, stream: AlignedChatStream
+        self, question: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory, stream: AlignedChatStream
     ) -> ChatResponseAsyncGen:
         shown = ""
-        async with aclosing(self._corrector.astream(message, str(draft), draft.source_nodes)) as pieces:
-            async for piece in pieces:
-                shown += piece
-                yield _chunk(shown, piece)
+        try:
+            yield _chunk("", "")  # as above
+            with self.aligner.ahead(question) as ahead:
+                answer = "".join([piece async for piece in ahead.athrough(_aread(draft))])
+                async with aclosing(self._corrector.astream(question, answer, stream.source_nodes)) as pieces:
+                    async for piece in pieces:
+                        shown += piece
+                        yield _chunk(shown, piece)
+        except (GeneratorExit, asyncio.CancelledError):
+            await turn.aremember(None)
+            raise
         correction = cast(Correction, pieces.correction)  # read to its end
-        if turn is not None:
-            await turn.aremember(correction.text)
-        _complete(stream, draft, correction, await self._corrector.arecord(correction))
+        record = await self._corrector.arecord(correction)
+        await turn.aremember(with_correction(turn.answer(answer), correction, self._corrector.citations, record))
+        stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
+        stream.sources = _sources(draft, answer, correction.text)
+        stream.is_done = True
 
     # Memory -----------------------------------------------------------------------------------------------------------
 
     # No public member leads to an engine's memory, but all of LlamaIndex's own engines call it so.
     @property
     def _memory(self) -> BaseMemory | None:
-        memory = getattr(self._engine, "_memory", None)
+        memory = getattr(self._inner, "_memory", None)
         return memory if isinstance(memory, BaseMemory) else None
 
     @_memory.setter
     def _memory(self, memory: BaseMemory) -> None:
         # Used by an AlignerChatEngine around this one, on its copy: the innermost engine is to write into the turn.
-        self._engine = _with_memory(self._engine, memory)
+        self._inner = _with_memory(self._inner, memory)
 
-    def _for_a_turn(self) -> tuple[BaseChatEngine, TurnMemory | None]:
-        """Return the engine with a memory for this turn alone, because turns may overlap; None: it has no memory."""
-        if self._memory is None:
-            return self._engine, None
-        turn = TurnMemory(memory=self._memory)
-        return _with_memory(self._engine, turn), turn
+    def _for_a_turn(self, message: QueryType) -> tuple[Any, TurnMemory]:
+        """Return the engine with a memory for this turn alone, because turns may overlap."""
+        turn = TurnMemory(memory=self._memory, question=words_of(message))
+        return self._inner if turn.memory is None else _with_memory(self._inner, turn), turn
 
     @property
     def chat_history(self) -> list[ChatMessage]:
         """The messages of this chat, as they were shown."""
-        return self._engine.chat_history
+        return self._inner.chat_history
 
     def reset(self) -> None:
         """Forget the chat."""
-        self._engine.reset()
+        self._inner.reset()
+
+    @property
+    def callback_manager(self) -> CallbackManager:
+        """The wrapped engine's callback manager; an AttributeError if it has none."""
+        inner: Any = self._inner  # no member of BaseChatEngine, though all of LlamaIndex's own engines have it
+        callback_manager: CallbackManager = inner.callback_manager
+        return callback_manager
+
+    @callback_manager.setter
+    def callback_manager(self, callback_manager: CallbackManager) -> None:
+        inner: Any = self._inner
+        inner.callback_manager = callback_manager
 
 
 def _with_memory(engine: Any, memory: BaseMemory) -> BaseChatEngine:
@@ -311,33 +399,53 @@ def _with_memory(engine: Any, memory: BaseMemory) -> BaseChatEngine:
     return aligned
 
 
+# Streams ----------------------------------------------------------------------------------------------------------------
+
+
+def _cannot_stream(error: Exception) -> bool:
+    """Whether an engine cannot stream, or the query engine under a CondenseQuestionChatEngine, which says so only then."""
+    return isinstance(error, NotImplementedError) or str(error).startswith("Streaming is not enabled")
+
+
+def _read(draft: AGENT_CHAT_RESPONSE_TYPE) -> Iterator[str]:
+    return draft.response_gen if isinstance(draft, StreamingAgentChatResponse) else iter([draft.response])
+
+
+async def _aread(draft: AGENT_CHAT_RESPONSE_TYPE) -> AsyncIterator[str]:
+    if not isinstance(draft, StreamingAgentChatResponse):
+        yield draft.response
+    else:
+        async with aclosing(draft.async_response_gen()) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
 def _stream(draft: AGENT_CHAT_RESPONSE_TYPE) -> AlignedChatStream:
     return AlignedChatStream(
-        sources=_sources(draft, ""),  # the text follows when the stream is read
+        sources=_sources(draft, draft.response, ""),  # the text follows when the stream is read
         source_nodes=draft.source_nodes,
         is_writing_to_memory=False,
         metadata=_metadata(draft),
     )
 
 
-def _complete(
-    stream: AlignedChatStream, draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction, record: dict[str, Any]
-) -> None:
-    stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
-    stream.sources = _sources(draft, correction.text)
-    stream.is_done = True
-
-
-def _aligned(draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction, record: dict[str, Any]) -> AgentChatResponse:
-    sources, metadata = _sources(draft, correction.text), {**(_metadata(draft) or {}), METADATA_KEY: record}
+def _aligned(
+    draft: AGENT_CHAT_RESPONSE_TYPE, shown: ChatMessage, correction: Correction, record: dict[str, Any]
+) -> AgentChatResponse:
+    text = (shown.content or "") if correction.changed else str(draft)
+    sources, metadata = _sources(draft, str(draft), text), {**(_metadata(draft) or {}), METADATA_KEY: record}
     if isinstance(draft, AgentChatResponse):
-        return dataclasses.replace(draft, response=correction.text, sources=sources, metadata=metadata)
-    return AgentChatResponse(correction.text, sources, draft.source_nodes, metadata=metadata)
+        return dataclasses.replace(draft, response=text, sources=sources, metadata=metadata)
+    return AgentChatResponse(text, sources, draft.source_nodes, metadata=metadata)
 
 
-def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, text: str) -> list[ToolOutput]:
+def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, answer: str, text: str) -> list[ToolOutput]:
     """The tools' outputs; where one is the upstream's answer itself (condensed questions), the text takes its place."""
-    return [_with_output(source, text) if source.content == str(draft) else source for source in draft.sources]
+    streams = (StreamingResponse, AsyncStreamingResponse)
+    return [
+        _with_output(source, text) if source.content == answer or isinstance(source.raw_output, streams) else source
+        for source in draft.sources
+    ]
 
 
 def _with_output(source: ToolOutput, text: str) -> ToolOutput:
