@@ -135,7 +135,7 @@ class DirectTool(FunctionTool):
         shown = with_correction(said, correction, corrector.citations, aligned._record)
         aligned.blocks, aligned.raw_output = shown.blocks, output.raw_output
         if correction.changed:
-            aligned.raw_output = response_with_text(output.raw_output, aligned.content)
+            aligned.raw_output = response_with_text(output.raw_output, aligned.content, blocked=correction.blocked)
         return aligned
 
 
@@ -287,7 +287,9 @@ class AlignerFunctionAgent(_AlignerAgent, FunctionAgent):
 
     The question is the user's message; the sources are those of the tools that were called. The record is
     `output.raw["aligner"]`. Steps that call tools stay as they are; a tool with `return_direct` answers, so its output is
-    corrected.
+    corrected. What was thought is never corrected: it stays in the message, and its `thinking_delta`s come in every step; in the
+    one that answers they come before the corrected answer, and not at all if that is blocked. A message without words, such
+    as an image, is no question: then the answer stays as it is (`no_question`).
 
     Example:
         >>> agent = AlignerFunctionAgent(tools=[search], llm=llm, aligner=aligner)

@@ -60,14 +60,20 @@ class AlignedChatStream(StreamingAgentChatResponse):
     @property
     def response_gen(self) -> Generator[str, None, None]:
         """The text in pieces. To close it is to abandon the chat's turn."""
-        with closing(cast(ChatResponseGen, self.chat_stream)):
+        try:
             yield from super().response_gen
+        finally:
+            if self.chat_stream is not None:
+                self.chat_stream.close()
 
     async def async_response_gen(self) -> AsyncGenerator[str, None]:
         """`response_gen` without blocking the event loop."""
-        async with aclosing(cast(ChatResponseAsyncGen, self.achat_stream)):
+        try:
             async for piece in super().async_response_gen():
                 yield piece
+        finally:
+            if self.achat_stream is not None:
+                await self.achat_stream.aclose()
 
 
 class TurnMemory(BaseMemory):
@@ -326,9 +332,7 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
         correction = cast(Correction, pieces.correction)  # read to its end
         record = self._corrector.record(correction)
         turn.remember(with_correction(turn.answer(answer), correction, self._corrector.citations, record))
-        stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
-        stream.sources = _sources(draft, answer, correction.text)
-        stream.is_done = True
+        _complete(stream, draft, answer, correction, record)
 
     async def _apieces(
         self, question: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory, stream: AlignedChatStream
@@ -348,9 +352,7 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
         correction = cast(Correction, pieces.correction)  # read to its end
         record = await self._corrector.arecord(correction)
         await turn.aremember(with_correction(turn.answer(answer), correction, self._corrector.citations, record))
-        stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
-        stream.sources = _sources(draft, answer, correction.text)
-        stream.is_done = True
+        _complete(stream, draft, answer, correction, record)
 
     # Memory -----------------------------------------------------------------------------------------------------------
 
@@ -429,32 +431,45 @@ def _stream(draft: AGENT_CHAT_RESPONSE_TYPE) -> AlignedChatStream:
     )
 
 
+def _complete(
+    stream: AlignedChatStream,
+    draft: AGENT_CHAT_RESPONSE_TYPE,
+    answer: str,
+    correction: Correction,
+    record: dict[str, Any],
+) -> None:
+    stream.metadata = _metadata(draft, correction) | {METADATA_KEY: record}
+    stream.sources = _sources(draft, answer, correction.text, blocked=correction.blocked)
+    stream.is_done = True
+
+
 def _aligned(
     draft: AGENT_CHAT_RESPONSE_TYPE, shown: ChatMessage, correction: Correction, record: dict[str, Any]
 ) -> AgentChatResponse:
     text = (shown.content or "") if correction.changed else str(draft)
-    sources, metadata = _sources(draft, str(draft), text), {**(_metadata(draft) or {}), METADATA_KEY: record}
+    sources = _sources(draft, str(draft), text, blocked=correction.blocked)
+    metadata = _metadata(draft, correction) | {METADATA_KEY: record}
     if isinstance(draft, AgentChatResponse):
         return dataclasses.replace(draft, response=text, sources=sources, metadata=metadata)
     return AgentChatResponse(text, sources, draft.source_nodes, metadata=metadata)
 
 
-def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, answer: str, text: str) -> list[ToolOutput]:
+def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, answer: str, text: str, *, blocked: bool = False) -> list[ToolOutput]:
     """The tools' outputs; where one is the upstream's answer itself (condensed questions), the text takes its place."""
-    streams = (StreamingResponse, AsyncStreamingResponse)
-    return [
-        _with_output(source, text) if source.content == answer or isinstance(source.raw_output, streams) else source
-        for source in draft.sources
-    ]
+    sources = []
+    for source in draft.sources:
+        raw = source.raw_output
+        if source.content == answer or isinstance(raw, StreamingResponse | AsyncStreamingResponse):
+            raw = response_with_text(raw, text, blocked=blocked)
+            source = source.model_copy(update={"blocks": [TextBlock(text=text)], "raw_output": raw})
+        sources.append(source)
+    return sources
 
 
-def _with_output(source: ToolOutput, text: str) -> ToolOutput:
-    raw = response_with_text(source.raw_output, text)
-    return source.model_copy(update={"blocks": [TextBlock(text=text)], "raw_output": raw})
-
-
-def _metadata(draft: AGENT_CHAT_RESPONSE_TYPE) -> dict[str, Any] | None:
-    return getattr(draft, "metadata", None)  # only one of the two types has it
+def _metadata(draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction | None = None) -> dict[str, Any]:
+    if correction is not None and correction.blocked:
+        return {}
+    return getattr(draft, "metadata", None) or {}  # only one of the two types has it
 
 
 def _chunk(shown: str, piece: str) -> ChatResponse:

@@ -10,13 +10,13 @@ are the question (`question.py`).
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, CitationBlock, ContentBlock, TextBlock
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.schema import NodeWithScore
 
 from aligner_integrations.correction import Correction
 from aligner_integrations.llama_index.citations import Citations, carry_citations
@@ -108,10 +108,13 @@ def calls_tools(message: ChatMessage) -> bool:
     return blocks or bool(message.additional_kwargs.get("tool_calls"))
 
 
-def response_with_text(raw: Any, text: str) -> Any:
+def response_with_text(raw: Any, text: str, *, blocked: bool = False) -> Any:
     """Return what a tool returned with another text: LlamaIndex's responses keep their sources, anything else is the text."""
-    if isinstance(raw, Response):
-        return dataclasses.replace(raw, response=text)
-    if isinstance(raw, StreamingResponse | AsyncStreamingResponse):
-        return Response(text, raw.source_nodes, raw.metadata)
-    return text
+    if not isinstance(raw, Response | StreamingResponse | AsyncStreamingResponse):
+        return text
+    return Response(text, raw.source_nodes, metadata_of(raw.source_nodes) if blocked else raw.metadata)
+
+
+def metadata_of(sources: Sequence[NodeWithScore]) -> dict[str, Any]:
+    """Return a response's metadata as its sources make it. What an engine adds may quote the answer, such as rows it found."""
+    return {node.node_id: node.metadata for node in sources}

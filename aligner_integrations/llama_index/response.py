@@ -27,6 +27,7 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError, InvalidTextError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.corrector import Corrector
+from aligner_integrations.llama_index.messages import metadata_of
 
 METADATA_KEY = "aligner"
 """Where the record of a correction is found in a response's metadata."""
@@ -195,8 +196,5 @@ def _attach(aligned: _R, record: dict[str, Any], *, blocked: bool = False) -> No
     if aligned.metadata is None:
         aligned.metadata = {}
     if blocked:
-        # What an engine adds to its sources' metadata may quote the answer, such as the rows that a query has found.
-        found = {node.node_id for node in aligned.source_nodes}
-        for key in [key for key in aligned.metadata if key not in found]:
-            del aligned.metadata[key]
+        aligned.metadata = metadata_of(aligned.source_nodes)
     aligned.metadata[METADATA_KEY] = record
