@@ -87,7 +87,8 @@ def question_in(prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> str 
     question = variables.get("query_str")
     if not isinstance(question, str) or not _NOT_FOR_ANSWERS.isdisjoint(variables):
         return None
-    return None if _wants_no_answer(prompt.get_template()) else words_of(question)
+    template = prompt.get_template()
+    return None if any(_has(template, words) for words in _words_of_prompts()) else words_of(question)
 
 
 def asks_for_no_answer(messages: Sequence[ChatMessage]) -> bool:
@@ -101,9 +102,9 @@ def asks_for_no_answer(messages: Sequence[ChatMessage]) -> bool:
 
 
 def _wants_no_answer(text: str) -> bool:
-    """Whether a text is one of the prompts that want no answer: it has all their words in their order.
+    """Whether what was said is one of the prompts that want no answer: it begins or ends with it.
 
-    It begins or ends with them, too. Otherwise a retrieved document that quotes one would keep an answer from being corrected.
+    Only there, because a retrieved document that quotes one is not to keep an answer from being corrected.
     """
     text = text.strip()
     return any(
@@ -112,6 +113,7 @@ def _wants_no_answer(text: str) -> bool:
 
 
 def _has(text: str, words: Sequence[str]) -> bool:
+    """Whether a text has all these words in their order."""
     end = 0
     for piece in words:
         start = text.find(piece, end)
