@@ -23,7 +23,7 @@ from aligner_integrations.llama_index.citations import Citations, carry_citation
 
 # A citation as carry_citations() knows them, with a character that no text has.
 _MARK = "【\ue000{} {}】"
-_MARKED = re.compile(r"[ \t]*【\ue000(\d+) [^】]*】")
+_MARKED = re.compile(r"【\ue000(\d+) [^】]*】")
 # Behind a text that goes on with one of these there is no new line; LlamaIndex's `content` puts one between any two blocks.
 _GOES_ON = tuple(" \t\n,.;:!?)]}’”")
 
@@ -31,14 +31,17 @@ _GOES_ON = tuple(" \t\n,.;:!?)]}’”")
 def answer_in(message: ChatMessage) -> str:
     """Return the answer in a message, with a marker for each of its citation blocks (see `without_marks`)."""
     start, end = _place(message.blocks)
-    text = ""
+    text, space = "", ""
     for i, block in enumerate(message.blocks[start:end]):
         if isinstance(block, CitationBlock):
             text += _MARK.format(i, re.sub(r"[】\n]", " ", block.title)[:80])
         elif isinstance(block, TextBlock):
-            apart = text and not text.endswith((" ", "\t", "\n")) and not block.text.startswith(_GOES_ON)
-            text += ("\n" if apart else "") + block.text
-    return text
+            if text and not space and not block.text.startswith(_GOES_ON):
+                space = "\n"
+            # A mark stands right behind its sentence, so the space after that waits until the text goes on.
+            text += space + block.text.rstrip()
+            space = block.text[len(block.text.rstrip()) :]
+    return text + space
 
 
 def without_marks(text: str) -> str:
@@ -68,15 +71,15 @@ def with_correction(
         return message
     start, end = _place(message.blocks)
     own = message.blocks[start:end]
+    if correction.blocked:
+        return with_text(message, correction.text, blocked=True)
     titles = {str(i): block.title for i, block in enumerate(own) if isinstance(block, CitationBlock)}
     text = correction.text
-    if titles and not correction.blocked and citations != "drop":
+    if titles and citations != "drop":
         text = carry_citations(answer_in(message), text)
     pieces = _MARKED.split(text) if titles else [text]  # text, number, text, number, ... text
     if gone := [title for i, title in titles.items() if i not in pieces[1::2]]:
         record["citations_lost"] = [*record.get("citations_lost", ()), *gone]
-    if correction.blocked:
-        return with_text(message, text, blocked=True)
     blocks = [
         own[int(piece)] if i % 2 else TextBlock(text=piece)
         for i, piece in enumerate(pieces)
