@@ -12,10 +12,12 @@ import asyncio
 import copy
 import dataclasses
 import logging
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, cast
+from weakref import ReferenceType
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -292,7 +294,7 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
                 raise
             draft = engine.chat(message, chat_history)
         stream = _stream(draft)
-        stream.chat_stream = self._pieces(words_of(message), draft, turn, stream)
+        stream.chat_stream = self._pieces(words_of(message), draft, turn, weakref.ref(stream))
         next(stream.chat_stream)
         return stream
 
@@ -308,21 +310,23 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
                 raise
             draft = await engine.achat(message, chat_history)
         stream = _stream(draft)
-        stream.achat_stream = self._apieces(words_of(message), draft, turn, stream)
+        stream.achat_stream = self._apieces(words_of(message), draft, turn, weakref.ref(stream))
         await anext(stream.achat_stream)
         return stream
 
+    # By a weak reference: a stream that is let go unread is then closed at once, and does not wait for a garbage collection.
+
     def _pieces(
-        self, question: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory, stream: AlignedChatStream
+        self, question: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory, stream: ReferenceType[AlignedChatStream]
     ) -> ChatResponseGen:
-        shown = ""
+        shown, nodes = "", cast(AlignedChatStream, stream()).source_nodes
         try:
             yield _chunk(
                 "", ""
             )  # taken by stream_chat: a generator that was never begun would not notice that it is closed
             with self.aligner.ahead(question) as ahead:
                 answer = "".join(ahead.through(_read(draft)))
-                with closing(self._corrector.stream(question, answer, stream.source_nodes)) as pieces:
+                with closing(self._corrector.stream(question, answer, nodes)) as pieces:
                     for piece in pieces:
                         shown += piece
                         yield _chunk(shown, piece)
@@ -332,17 +336,17 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
         correction = cast(Correction, pieces.correction)  # read to its end
         record = self._corrector.record(correction)
         turn.remember(with_correction(turn.answer(answer), correction, self._corrector.citations, record))
-        _complete(stream, draft, answer, correction, record)
+        _complete(stream(), draft, answer, correction, record)
 
     async def _apieces(
-        self, question: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory, stream: AlignedChatStream
+        self, question: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory, stream: ReferenceType[AlignedChatStream]
     ) -> ChatResponseAsyncGen:
-        shown = ""
+        shown, nodes = "", cast(AlignedChatStream, stream()).source_nodes
         try:
             yield _chunk("", "")  # as above
             with self.aligner.ahead(question) as ahead:
                 answer = "".join([piece async for piece in ahead.athrough(_aread(draft))])
-                async with aclosing(self._corrector.astream(question, answer, stream.source_nodes)) as pieces:
+                async with aclosing(self._corrector.astream(question, answer, nodes)) as pieces:
                     async for piece in pieces:
                         shown += piece
                         yield _chunk(shown, piece)
@@ -352,7 +356,7 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
         correction = cast(Correction, pieces.correction)  # read to its end
         record = await self._corrector.arecord(correction)
         await turn.aremember(with_correction(turn.answer(answer), correction, self._corrector.citations, record))
-        _complete(stream, draft, answer, correction, record)
+        _complete(stream(), draft, answer, correction, record)
 
     # Memory -----------------------------------------------------------------------------------------------------------
 
@@ -432,15 +436,16 @@ def _stream(draft: AGENT_CHAT_RESPONSE_TYPE) -> AlignedChatStream:
 
 
 def _complete(
-    stream: AlignedChatStream,
+    stream: AlignedChatStream | None,
     draft: AGENT_CHAT_RESPONSE_TYPE,
     answer: str,
     correction: Correction,
     record: dict[str, Any],
 ) -> None:
-    stream.metadata = _metadata(draft, correction) | {METADATA_KEY: record}
-    stream.sources = _sources(draft, answer, correction.text, blocked=correction.blocked)
-    stream.is_done = True
+    if stream is not None:
+        stream.metadata = _metadata(draft, correction) | {METADATA_KEY: record}
+        stream.sources = _sources(draft, answer, correction.text, blocked=correction.blocked)
+        stream.is_done = True
 
 
 def _aligned(
