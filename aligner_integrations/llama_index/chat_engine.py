@@ -1,9 +1,9 @@
 """`AlignerChatEngine`: a chat engine whose answers are corrected, on the screen and in its memory.
 
-An engine writes its answer into its memory before anybody can correct it. So each turn runs with a memory of its own
-(`TurnMemory`), and the chat's memory is given the turn once it is known what was shown.
+An engine writes its answer into its memory before anybody can correct it. So each turn runs with a memory of its own, and the
+chat's memory is given the turn once it is known what was shown.
 
-What lives elsewhere: what happens to one text (`corrector.py`), and the policy (`Aligner`).
+What lives elsewhere: that memory (`turn_memory.py`), what happens to one text (`corrector.py`), and the policy (`Aligner`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from llama_index.core.base.llms.types import (
     TextBlock,
 )
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
-from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.chat_engine.types import (
     AGENT_CHAT_RESPONSE_TYPE,
@@ -49,6 +48,7 @@ from aligner_integrations.llama_index.delegation import HandsOn
 from aligner_integrations.llama_index.messages import answer_in, response_with_text, with_correction
 from aligner_integrations.llama_index.question import words_of
 from aligner_integrations.llama_index.response import METADATA_KEY
+from aligner_integrations.llama_index.turn_memory import TurnMemory
 
 logger = logging.getLogger(__name__)
 
@@ -76,132 +76,6 @@ class AlignedChatStream(StreamingAgentChatResponse):
         finally:
             if self.achat_stream is not None:
                 await self.achat_stream.aclose()
-
-
-class TurnMemory(BaseMemory):
-    """Reads a chat's memory, and keeps to itself what is put into it. Lives for one turn.
-
-    Attributes:
-        memory: The chat's memory, a `BaseMemory`; None if the engine keeps its history where it is not reached.
-        question: The user's words.
-        turn: What was put during this turn.
-    """
-
-    memory: Any
-    question: str
-    turn: list[ChatMessage] = Field(default_factory=list)
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Return the name under which LlamaIndex serialises this class."""
-        return "TurnMemory"
-
-    @classmethod
-    def from_defaults(cls, **kwargs: Any) -> TurnMemory:
-        """Make one."""
-        return cls(**kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        """Hand on what else an engine asks of a memory, such as its tokenizer."""
-        return getattr(self.__dict__["memory"], name) if "memory" in self.__dict__ else super().__getattr__(name)  # type: ignore[misc]
-
-    # What an engine does ----------------------------------------------------------------------------------------------
-
-    def get(self, input: str | None = None, **kwargs: Any) -> list[ChatMessage]:  # noqa: A002 - LlamaIndex's name
-        """Return what the LLM is to see of the chat, and the turn."""
-        return [*self.memory.get(input=input, **self._with_the_turn(kwargs)), *self.turn]
-
-    async def aget(self, input: str | None = None, **kwargs: Any) -> list[ChatMessage]:  # noqa: A002 - as above
-        """`get` without blocking the event loop."""
-        return [*await self.memory.aget(input=input, **self._with_the_turn(kwargs)), *self.turn]
-
-    def _with_the_turn(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Count the turn's tokens among those that leave no room for older messages, where an engine counts at all."""
-        if not self.turn or "initial_token_count" not in kwargs or not hasattr(self.memory, "tokenizer_fn"):
-            return kwargs
-        text = " ".join(message.content or "" for message in self.turn)
-        count = kwargs["initial_token_count"] + len(self.memory.tokenizer_fn(text))
-        limit = getattr(self.memory, "token_limit", count)  # a memory refuses more than its limit
-        return {**kwargs, "initial_token_count": max(kwargs["initial_token_count"], min(count, limit))}
-
-    def get_all(self) -> list[ChatMessage]:
-        """Return the chat's messages and the turn's."""
-        return [*self.memory.get_all(), *self.turn]
-
-    async def aget_all(self) -> list[ChatMessage]:
-        """`get_all` without blocking the event loop."""
-        return [*await self.memory.aget_all(), *self.turn]
-
-    def put(self, message: ChatMessage) -> None:
-        """Add a message to the turn."""
-        # A message takes no QueryBundle: engines that are asked one would note the user's without a word of it.
-        wordless = message.role == MessageRole.USER and not message.blocks
-        self.turn.append(self._asked() if wordless else message)
-
-    async def aput(self, message: ChatMessage) -> None:
-        """Add a message to the turn."""
-        self.put(message)
-
-    async def aput_messages(self, messages: list[ChatMessage]) -> None:
-        """Add messages to the turn."""
-        for message in messages:
-            self.put(message)
-
-    def _asked(self) -> ChatMessage:
-        return ChatMessage(role=MessageRole.USER, content=self.question)
-
-    def set(self, messages: list[ChatMessage]) -> None:
-        """Replace the chat's messages: a caller gave a history of its own."""
-        # At once and not at the end of the turn: these are the caller's words, and the engine reads them back meanwhile.
-        self.memory.set(messages)
-        self.turn = []
-
-    async def aset(self, messages: list[ChatMessage]) -> None:
-        """`set` without blocking the event loop."""
-        await self.memory.aset(messages)
-        self.turn = []
-
-    def reset(self) -> None:
-        """Forget the chat and the turn."""
-        self.memory.reset()
-        self.turn = []
-
-    async def areset(self) -> None:
-        """`reset` without blocking the event loop."""
-        await self.memory.areset()
-        self.turn = []
-
-    # The end of the turn ----------------------------------------------------------------------------------------------
-
-    def answer(self, draft: str) -> ChatMessage:
-        """Return the message that holds an answer: the engine's own, with all its blocks, if that says the same."""
-        last = self._last()
-        if last is not None and str(self.turn[last].content).strip() == draft.strip():
-            return self.turn[last]
-        return ChatMessage(role=MessageRole.ASSISTANT, content=draft)
-
-    def remember(self, message: ChatMessage | None) -> None:
-        """Put the turn into the chat's memory, with the message that was shown as its answer; None: none was, to its end."""
-        for one in self._shown(message) if self.memory is not None else ():
-            self.memory.put(one)
-
-    async def aremember(self, message: ChatMessage | None) -> None:
-        """`remember` without blocking the event loop."""
-        for one in self._shown(message) if self.memory is not None else ():
-            await self.memory.aput(one)
-
-    def _shown(self, message: ChatMessage | None) -> list[ChatMessage]:
-        if message is None:
-            return [one for one in self.turn if one.role == MessageRole.USER] or [self._asked()]
-        last = self._last()
-        if last is None:
-            logger.warning("The chat engine put no answer into its memory, so there is none to correct in it.")
-            return self.turn
-        return [*self.turn[:last], message, *self.turn[last + 1 :]]
-
-    def _last(self) -> int | None:
-        # From the end: an engine may note several messages of its own in a turn, and the last is the one that was shown.
-        return next((i for i in reversed(range(len(self.turn))) if self.turn[i].role == MessageRole.ASSISTANT), None)
 
 
 class AlignerChatEngine(HandsOn, BaseChatEngine):
@@ -292,6 +166,7 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
         except (NotImplementedError, ValueError) as error:
             if not _cannot_stream(error):
                 raise
+            engine, turn = self._for_a_turn(message)  # another one: this may have noted the message already
             draft = engine.chat(message, chat_history)
         stream = _stream(draft)
         stream.chat_stream = self._pieces(words_of(message), draft, turn, weakref.ref(stream))
@@ -308,6 +183,7 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
         except (NotImplementedError, ValueError) as error:
             if not _cannot_stream(error):
                 raise
+            engine, turn = self._for_a_turn(message)
             draft = await engine.achat(message, chat_history)
         stream = _stream(draft)
         stream.achat_stream = self._apieces(words_of(message), draft, turn, weakref.ref(stream))
@@ -321,9 +197,8 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
     ) -> ChatResponseGen:
         shown, nodes = "", cast(AlignedChatStream, stream()).source_nodes
         try:
-            yield _chunk(
-                "", ""
-            )  # taken by stream_chat: a generator that was never begun would not notice that it is closed
+            # Taken by stream_chat: a generator that was never begun would not notice that it is closed.
+            yield _chunk("", "")
             with self.aligner.ahead(question) as ahead:
                 answer = "".join(ahead.through(_read(draft)))
                 with closing(self._corrector.stream(question, answer, nodes)) as pieces:

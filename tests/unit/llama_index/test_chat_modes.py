@@ -345,3 +345,18 @@ def test_pickled():
         SimpleChatEngine(ScriptedLLM(), ChatMemoryBuffer.from_defaults(token_limit=99), []), make_aligner()
     )
     assert pickle.loads(pickle.dumps(engine)).chat("Is it?").response == FIXED  # noqa: S301
+
+
+class _WholeOnly(ScriptedLLM):
+    def stream_chat(self, messages, **kwargs):
+        raise NotImplementedError
+
+    async def astream_chat(self, messages, **kwargs):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("way", STREAMS)
+async def test_a_model_that_cannot_stream_is_asked_at_once(way):
+    engine = AlignerChatEngine(make_engine("simple", _WholeOnly()), make_aligner())
+    assert (await say(engine, way, "Is it?"))[1] == FIXED
+    assert [m.content for m in engine.chat_history] == ["Is it?", FIXED]  # once
