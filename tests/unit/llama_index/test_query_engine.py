@@ -1,7 +1,6 @@
 """`AlignerQueryEngine` around real engines over a real index in memory."""
 
 import copy
-import pickle
 
 import pytest
 from llama_index.core import PromptTemplate, get_response_synthesizer
@@ -311,16 +310,6 @@ async def test_what_only_the_wrapped_engine_has(ask):
         _ = AlignerQueryEngine(Engine(lambda query: Response(DRAFT)), make_aligner()).retriever
 
 
-async def test_copied_and_pickled(ask):
-    engine = AlignerQueryEngine(_Pickled(), make_aligner())
-    for other in (copy.copy(engine), pickle.loads(pickle.dumps(engine))):  # noqa: S301
-        assert (await ask(other)).response == FIXED
-
-
-class _Pickled(Engine):
-    def __init__(self):
-        super().__init__(_draft)
-
-
-def _draft(query):
-    return Response(DRAFT)
+async def test_copied(ask):
+    engine = AlignerQueryEngine(Engine(lambda query: Response(DRAFT)), make_aligner())
+    assert (await ask(copy.copy(engine))).response == FIXED
