@@ -233,9 +233,7 @@ class Corrector:
             asynchronous: Whether the aligner is asked by its asynchronous verbs, and may ask an evaluator so.
         """
         added: dict[str, Any] = {}
-        evaluator: Any = (
-            self.aligner.policy.accept
-        )  # the type says a function: an Aligner itself does not know evaluators
+        evaluator: Any = self.aligner.policy.accept  # typed as a function: an Aligner itself knows no evaluators
         if isinstance(evaluator, BaseEvaluator):
             contexts = None if sources is None else [s.get_content(metadata_mode=MetadataMode.NONE) for s in sources]
             added["accept"] = _as_accept(evaluator, contexts, asynchronous=asynchronous)

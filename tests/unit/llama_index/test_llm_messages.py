@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 from llama_index.core import Document, PropertyGraphIndex
+from llama_index.core.base.llms import types
 from llama_index.core.extractors import DocumentContextExtractor
 from llama_index.core.indices.property_graph import LLMSynonymRetriever, SimpleLLMPathExtractor
 from llama_index.core.llms import ChatMessage, ChatResponse, ImageBlock, MockLLM, TextBlock
@@ -135,6 +136,23 @@ async def test_thoughts_come_before_the_answer(way):
     assert all(not chunk.delta and not chunk.message.content for chunk in chunks[:2])
     assert "".join(chunk.delta for chunk in chunks) == FIXED
     assert not any("thinking_delta" in chunk.additional_kwargs for chunk in chunks[2:])
+
+
+@pytest.mark.skipif(not hasattr(types, "ThinkingBlock"), reason="this LlamaIndex has no blocks of thoughts")
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_block_of_thoughts(way, blocked):
+    """Stays in front of the corrected answer, with its signature, and is never corrected."""
+    fn = Recorder()
+    thought = types.ThinkingBlock(content="A bad one asks.", additional_information={"signature": "s"})
+    message = ChatMessage(role="assistant", blocks=[thought, TextBlock(text=DRAFT)])
+    policy = {"on_reject": "block", "accept": lambda *a: False} if blocked else {}
+    chunks = await say(wrapped(message, fn, ("A bad one asks.",), **policy), way)
+    assert fn.prompts == [f"Q=Is it?;A={DRAFT};"]
+    if blocked:
+        assert "bad" not in repr(chunks)
+    else:
+        assert chunks[-1].message.blocks == [thought, TextBlock(text=FIXED)]
 
 
 # The question -----------------------------------------------------------------------------------------------------------
