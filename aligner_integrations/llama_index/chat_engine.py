@@ -81,10 +81,14 @@ class AlignedChatStream(StreamingAgentChatResponse):
 class AlignerChatEngine(HandsOn, BaseChatEngine):
     """Wraps a chat engine and corrects its answers; its memory holds what was shown.
 
-    Works in all chat modes; streams come from the LLM's stream, also those of engines that cannot stream. The question is the
-    user's message, whatever the engine condenses it to. A turn enters the memory once its correction is complete: until then,
-    and if that fails, the memory is as it was before the turn. Of a stream that is closed before its end the chat keeps what
-    the user said, and never the answer. Each turn runs on a shallow copy of the engine, so turns may overlap.
+    Works in all chat modes. A stream is made of the engine's own, which is read as the LLM writes it; an engine that cannot
+    stream is asked at once instead. (One over a query engine that does not stream says so only after its answer, and is asked
+    twice: make that one with `streaming=True`.) The question is the user's message, a string or a QueryBundle, whatever the
+    engine condenses it to; one without words, such as an image, is none, and its answer is left alone (`no_question`).
+
+    A turn enters the memory once its correction is complete: until then, and if that fails, the memory is as it was before
+    the turn. Of a stream that is closed before its end the chat keeps what the user said, and never the answer. Each turn runs
+    on a shallow copy of the engine, so turns may overlap.
 
     What else the wrapped engine has is reached through this one.
 
