@@ -82,7 +82,7 @@ ROOT = Path(llama_index.core.__file__).parent
 def constants():
     """Every prompt and every string in a constant of LlamaIndex: its name, its text, whether it is a prompt."""
     for module in pkgutil.walk_packages(llama_index.core.__path__, "llama_index.core."):
-        if any(part in module.name for part in ("langchain", "pydantic_settings", "workflow.")):
+        if any(part in module.name for part in ("langchain", "pydantic_settings", "core.workflow.")):
             continue  # they need more than LlamaIndex
         for name, value in vars(importlib.import_module(module.name)).items():
             if isinstance(value, SelectorPromptTemplate):
