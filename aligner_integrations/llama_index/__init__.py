@@ -4,8 +4,9 @@
     engine = with_aligner(index.as_chat_engine(), aligner)      # picks the wrapper
 
 What lives here: the public names, and the check that LlamaIndex is installed. One file wraps one thing that answers:
-`query_engine.py`, `synthesizer.py`, `chat_engine.py`, `llm.py`, `agent.py`, `workflow.py`; `postprocessor.py` corrects
-retrieved text instead. All end in `response.py` (one response) or `corrector.py` (one text).
+`query_engine.py`, `synthesizer.py`, `chat_engine.py`, `llm.py`, `agent.py`; `postprocessor.py` corrects retrieved text
+instead. All end in `response.py` (one response), `messages.py` (one message) and `corrector.py` (one text). A step of a workflow
+calls `aalign_response`.
 """
 
 from __future__ import annotations
@@ -24,13 +25,10 @@ from aligner_integrations.llama_index.query_engine import AlignerQueryEngine
 from aligner_integrations.llama_index.response import aalign_response, align_response
 from aligner_integrations.llama_index.synthesizer import AlignerSynthesizer
 from aligner_integrations.llama_index.with_aligner import with_aligner
-from aligner_integrations.llama_index.workflow import AlignedEvent, AlignerWorkflow, AlignRequest
 
 __all__ = [
     "AlignEndEvent",
-    "AlignRequest",
     "AlignStartEvent",
-    "AlignedEvent",
     "AlignerAgentWorkflow",
     "AlignerChatEngine",
     "AlignerFunctionAgent",
@@ -40,7 +38,6 @@ __all__ = [
     "AlignerQueryEngine",
     "AlignerReActAgent",
     "AlignerSynthesizer",
-    "AlignerWorkflow",
     "aalign_response",
     "align_response",
     "with_aligner",

@@ -13,6 +13,7 @@ and what happens to one text (`corrector.py`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
@@ -36,7 +37,13 @@ from aligner_integrations.errors import AlignerError, ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.corrector import Corrector
 from aligner_integrations.llama_index.llm import AlignerLLM
-from aligner_integrations.llama_index.messages import response_with_text, with_text
+from aligner_integrations.llama_index.messages import (
+    answer_in,
+    response_with_text,
+    with_correction,
+    with_text,
+    without_marks,
+)
 from aligner_integrations.llama_index.response import METADATA_KEY
 
 _ALIGNED_WORKFLOW = "aligner_workflow"
@@ -52,7 +59,7 @@ class _HeldBack:
     def __init__(self, context: Any, ahead: Ahead | None = None) -> None:
         self._context = context
         self._ahead = ahead
-        self._held: list[AgentStream] = []
+        self._held: list[Any] = []
 
     @property
     def is_running(self) -> bool:
@@ -73,6 +80,13 @@ class _HeldBack:
         """Let the deltas out: the step called tools and showed no answer."""
         for event in self._held:
             self._context.write_event_to_stream(event)
+
+    def release_thoughts(self) -> None:
+        """Let out what was thought before an answer that is shown, without a word of the answer."""
+        for event in self._held:
+            if event.thinking_delta:
+                fields = {"current_agent_name": event.current_agent_name, "thinking_delta": event.thinking_delta}
+                self._context.write_event_to_stream(AgentStream(delta="", response="", **fields))
 
 
 class AlignedOutput(ToolOutput):
@@ -112,15 +126,16 @@ class DirectTool(FunctionTool):
         fields: dict[str, Any] = {"tool_name": output.tool_name, "raw_input": output.raw_input}
         aligned = AlignedOutput(**fields)
         corrector = self._corrector()
+        said = ChatMessage(blocks=output.blocks)
         try:
-            correction, aligned._record = await corrector.arecorded(question, output.content, sources_of([output]))
+            correction, aligned._record = await corrector.arecorded(question, answer_in(said), sources_of([output]))
         except AlignerError as error:
             aligned._error = error
             return aligned
-        aligned.blocks, aligned.raw_output = output.blocks, output.raw_output
+        shown = with_correction(said, correction, corrector.citations, aligned._record)
+        aligned.blocks, aligned.raw_output = shown.blocks, output.raw_output
         if correction.changed:
-            aligned.blocks = with_text(ChatMessage(blocks=output.blocks), correction.text).blocks
-            aligned.raw_output = response_with_text(output.raw_output, correction.text)
+            aligned.raw_output = response_with_text(output.raw_output, aligned.content, blocked=correction.blocked)
         return aligned
 
 
@@ -195,27 +210,29 @@ class _AlignerAgent(BaseWorkflowAgent):
     async def _finish(self, ctx: Any, held: _HeldBack, output: AgentOutput) -> AgentOutput:
         """Correct the step's answer, if it is one."""
         if output.retry_messages:  # an attempt that could not be read; the LLM sees it again, nobody else should
-            return output.model_copy(update={"response": with_text(output.response, ""), "raw": None})
+            return output.model_copy(update={"response": with_text(output.response, "", blocked=True), "raw": None})
         if output.tool_calls:
             held.release()
             return output
-        return await self._align(ctx, output)
+        return await self._align(ctx, held, output)
 
-    async def _align(self, ctx: Any, output: AgentOutput) -> AgentOutput:
+    async def _align(self, ctx: Any, held: _HeldBack, output: AgentOutput) -> AgentOutput:
         answer, last = await self._withdraw(ctx, output)
-        correction, record = await self._correct(ctx, answer)
-        response = await self._replace(ctx, last, output.response, correction.text)
+        correction, record = await self._correct(ctx, held, answer)
+        response = await self._replace(ctx, last, output.response, correction, record)
         # The raw response quotes the upstream, so the record takes its place.
         return output.model_copy(update={"response": response, "raw": {METADATA_KEY: record}})
 
-    async def _correct(self, ctx: Any, answer: str) -> tuple[Correction, dict[str, Any]]:
-        """Correct an answer and stream it."""
+    async def _correct(self, ctx: Any, held: _HeldBack, answer: str) -> tuple[Correction, dict[str, Any]]:
+        """Correct an answer and stream it, after what was thought before it."""
         corrector = self._corrector
         question = await ctx.store.get("user_msg_str", default=None) or ""
         calls = await ctx.store.get("current_tool_calls", default=[])
         shown = ""
         async with aclosing(corrector.astream(question, answer, sources_of([c.tool_output for c in calls]))) as pieces:
             async for piece in pieces:
+                if not shown and not corrector.blocks(piece):
+                    held.release_thoughts()
                 shown += piece
                 if self.streaming:
                     ctx.write_event_to_stream(AgentStream(delta=piece, response=shown, current_agent_name=self.name))
@@ -226,7 +243,9 @@ class _AlignerAgent(BaseWorkflowAgent):
         """Return the answer and its entry in the scratchpad, which is taken out: should the correction fail, it is gone."""
         raise NotImplementedError
 
-    async def _replace(self, ctx: Any, last: Any, response: ChatMessage, text: str) -> ChatMessage:
+    async def _replace(
+        self, ctx: Any, last: Any, response: ChatMessage, correction: Correction, record: dict[str, Any]
+    ) -> ChatMessage:
         """Put the entry back with the corrected answer; return the step's message with it."""
         raise NotImplementedError
 
@@ -246,7 +265,7 @@ class _AlignerAgent(BaseWorkflowAgent):
             if done.content != output.response.content:
                 continue
             if not isinstance(done, AlignedOutput):  # a tool that this agent did not hand out
-                return await self._align(ctx, output)
+                return await self._align(ctx, _HeldBack(ctx), output)
             if done._error is not None:
                 raise done._error
             return output.model_copy(update={"raw": {METADATA_KEY: done._record}})
@@ -258,10 +277,9 @@ class _AlignerAgent(BaseWorkflowAgent):
         """The last word at the limit of iterations (`early_stopping_method="generate"`), corrected."""
         held: Any = _HeldBack(ctx)
         draft = await super()._get_llm_response(held, llm_input, llm)
-        correction, record = await self._correct(ctx, draft.message.content or "")
-        return draft.model_copy(
-            update={"message": with_text(draft.message, correction.text), "raw": {METADATA_KEY: record}}
-        )
+        correction, record = await self._correct(ctx, held, answer_in(draft.message))
+        message = with_correction(draft.message, correction, self.citations, record)
+        return draft.model_copy(update={"message": message, "raw": {METADATA_KEY: record}})
 
 
 class AlignerFunctionAgent(_AlignerAgent, FunctionAgent):
@@ -269,7 +287,9 @@ class AlignerFunctionAgent(_AlignerAgent, FunctionAgent):
 
     The question is the user's message; the sources are those of the tools that were called. The record is
     `output.raw["aligner"]`. Steps that call tools stay as they are; a tool with `return_direct` answers, so its output is
-    corrected.
+    corrected. What was thought is never corrected: it stays in the message, and its `thinking_delta`s come in every step; in the
+    one that answers they come before the corrected answer, and not at all if that is blocked. A message without words, such
+    as an image, is no question: then the answer stays as it is (`no_question`).
 
     Example:
         >>> agent = AlignerFunctionAgent(tools=[search], llm=llm, aligner=aligner)
@@ -293,13 +313,21 @@ class AlignerFunctionAgent(_AlignerAgent, FunctionAgent):
     async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, ChatMessage | None]:
         *scratchpad, last = await ctx.store.get(self.scratchpad_key, default=None) or [None]
         await ctx.store.set(self.scratchpad_key, scratchpad)
-        return output.response.content or "", last
+        return answer_in(output.response), last
 
-    async def _replace(self, ctx: Any, last: ChatMessage | None, response: ChatMessage, text: str) -> ChatMessage:
+    async def _replace(
+        self,
+        ctx: Any,
+        last: ChatMessage | None,
+        response: ChatMessage,
+        correction: Correction,
+        record: dict[str, Any],
+    ) -> ChatMessage:
         if last is not None:
             scratchpad = await ctx.store.get(self.scratchpad_key, default=[])
-            await ctx.store.set(self.scratchpad_key, [*scratchpad, with_text(last, text)])
-        return with_text(response, text)
+            shown = with_correction(last, correction, self.citations, {})
+            await ctx.store.set(self.scratchpad_key, [*scratchpad, shown])
+        return with_correction(response, correction, self.citations, record)
 
 
 class AlignerReActAgent(_AlignerAgent, ReActAgent):
@@ -324,21 +352,32 @@ class AlignerReActAgent(_AlignerAgent, ReActAgent):
     async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, ResponseReasoningStep | None]:
         *steps, last = await ctx.store.get(self.reasoning_key, default=None) or [None]
         if not isinstance(last, ResponseReasoningStep):
-            return output.response.content or "", None
+            return answer_in(output.response), None
         await ctx.store.set(self.reasoning_key, steps)
         return last.response, last
 
     async def _replace(
-        self, ctx: Any, last: ResponseReasoningStep | None, response: ChatMessage, text: str
+        self,
+        ctx: Any,
+        last: ResponseReasoningStep | None,
+        response: ChatMessage,
+        correction: Correction,
+        record: dict[str, Any],
     ) -> ChatMessage:
+        text = correction.text
         if last is not None:
             # After a tool with return_direct the thought is the answer, too.
-            thought = text if last.thought == last.response else last.thought
+            thought = text if last.thought == last.response else "" if correction.blocked else last.thought
             last = last.model_copy(update={"response": text, "thought": thought})
             steps = await ctx.store.get(self.reasoning_key, default=[])
             await ctx.store.set(self.reasoning_key, [*steps, last])
-        head, mark, _ = (response.content or "").partition("Answer:")
-        return with_text(response, f"{head}{mark} {text}" if mark else text)
+        # The step's message has its thought, too.
+        said = answer_in(response)
+        head, mark, _ = said.partition("Answer:")
+        if mark and not correction.blocked:
+            text = f"{head}{mark} {text}" if correction.changed else without_marks(said)
+            correction = dataclasses.replace(correction, answer=without_marks(said), text=text)
+        return with_correction(response, correction, self.citations, record)
 
 
 class AlignerAgentWorkflow(AgentWorkflow):

@@ -1,19 +1,23 @@
 """`AlignerChatEngine`: a chat engine whose answers are corrected, on the screen and in its memory.
 
-An engine writes its answer into its memory before anybody can correct it. So each turn runs with a memory of its own
-(`TurnMemory`), and the chat's memory is given the turn once it is known what was shown.
+An engine writes its answer into its memory before anybody can correct it. So each turn runs with a memory of its own, and the
+chat's memory is given the turn once it is known what was shown.
 
-What lives elsewhere: what happens to one text (`corrector.py`), and the policy (`Aligner`).
+What lives elsewhere: that memory (`turn_memory.py`), what happens to one text (`corrector.py`), and the policy (`Aligner`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import logging
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, cast
+from weakref import ReferenceType
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -23,7 +27,8 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
 )
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.chat_engine.types import (
     AGENT_CHAT_RESPONSE_TYPE,
     AgentChatResponse,
@@ -31,6 +36,7 @@ from llama_index.core.chat_engine.types import (
     StreamingAgentChatResponse,
 )
 from llama_index.core.memory import BaseMemory
+from llama_index.core.schema import QueryType
 from llama_index.core.tools import ToolOutput
 
 from aligner_integrations.aligner import Aligner
@@ -38,8 +44,11 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.corrector import Corrector, aligner_from
-from aligner_integrations.llama_index.messages import response_with_text, with_text
+from aligner_integrations.llama_index.delegation import HandsOn
+from aligner_integrations.llama_index.messages import answer_in, response_with_text, with_correction
+from aligner_integrations.llama_index.question import words_of
 from aligner_integrations.llama_index.response import METADATA_KEY
+from aligner_integrations.llama_index.turn_memory import TurnMemory
 
 logger = logging.getLogger(__name__)
 
@@ -50,120 +59,38 @@ class AlignedChatStream(StreamingAgentChatResponse):
 
     metadata: dict[str, Any] | None = None
 
+    @property
+    def response_gen(self) -> Generator[str, None, None]:
+        """The text in pieces. To close it is to abandon the chat's turn."""
+        try:
+            yield from super().response_gen
+        finally:
+            if self.chat_stream is not None:
+                self.chat_stream.close()
 
-class TurnMemory(BaseMemory):
-    """Reads a chat's memory, and keeps to itself what is put into it. Lives for one turn.
-
-    Attributes:
-        memory: The chat's memory.
-        turn: What was put during this turn.
-    """
-
-    memory: BaseMemory
-    turn: list[ChatMessage] = Field(default_factory=list)
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Return the name under which LlamaIndex serialises this class."""
-        return "TurnMemory"
-
-    @classmethod
-    def from_defaults(cls, **kwargs: Any) -> TurnMemory:
-        """Make one."""
-        return cls(**kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        """Hand on what else an engine asks of a memory, such as its tokenizer."""
-        return getattr(self.__dict__["memory"], name) if "memory" in self.__dict__ else super().__getattr__(name)  # type: ignore[misc]
-
-    # What an engine does ----------------------------------------------------------------------------------------------
-
-    def get(self, input: str | None = None, **kwargs: Any) -> list[ChatMessage]:  # noqa: A002 - LlamaIndex's name
-        """Return what the LLM is to see of the chat, and the turn."""
-        return [*self.memory.get(input=input, **self._with_the_turn(kwargs)), *self.turn]
-
-    async def aget(self, input: str | None = None, **kwargs: Any) -> list[ChatMessage]:  # noqa: A002 - as above
-        """`get` without blocking the event loop."""
-        return [*await self.memory.aget(input=input, **self._with_the_turn(kwargs)), *self.turn]
-
-    def _with_the_turn(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Count the turn's tokens among those that leave no room for older messages, where an engine counts at all."""
-        if not self.turn or "initial_token_count" not in kwargs or not hasattr(self.memory, "tokenizer_fn"):
-            return kwargs
-        text = " ".join(message.content or "" for message in self.turn)
-        count = kwargs["initial_token_count"] + len(self.memory.tokenizer_fn(text))
-        limit = getattr(self.memory, "token_limit", count)  # a memory refuses more than its limit
-        return {**kwargs, "initial_token_count": max(kwargs["initial_token_count"], min(count, limit))}
-
-    def get_all(self) -> list[ChatMessage]:
-        """Return the chat's messages and the turn's."""
-        return [*self.memory.get_all(), *self.turn]
-
-    async def aget_all(self) -> list[ChatMessage]:
-        """`get_all` without blocking the event loop."""
-        return [*await self.memory.aget_all(), *self.turn]
-
-    def put(self, message: ChatMessage) -> None:
-        """Add a message to the turn."""
-        self.turn.append(message)
-
-    async def aput(self, message: ChatMessage) -> None:
-        """Add a message to the turn."""
-        self.turn.append(message)
-
-    async def aput_messages(self, messages: list[ChatMessage]) -> None:
-        """Add messages to the turn."""
-        self.turn += messages
-
-    def set(self, messages: list[ChatMessage]) -> None:
-        """Replace the chat's messages: a caller gave a history of its own."""
-        # At once and not at the end of the turn: these are the caller's words, and the engine reads them back meanwhile.
-        self.memory.set(messages)
-        self.turn = []
-
-    async def aset(self, messages: list[ChatMessage]) -> None:
-        """`set` without blocking the event loop."""
-        await self.memory.aset(messages)
-        self.turn = []
-
-    def reset(self) -> None:
-        """Forget the chat and the turn."""
-        self.memory.reset()
-        self.turn = []
-
-    async def areset(self) -> None:
-        """`reset` without blocking the event loop."""
-        await self.memory.areset()
-        self.turn = []
-
-    # The end of the turn ----------------------------------------------------------------------------------------------
-
-    def remember(self, text: str) -> None:
-        """Put the turn into the chat's memory, with the text that was shown in place of the upstream's answer."""
-        for message in self._shown(text):
-            self.memory.put(message)
-
-    async def aremember(self, text: str) -> None:
-        """`remember` without blocking the event loop."""
-        for message in self._shown(text):
-            await self.memory.aput(message)
-
-    def _shown(self, text: str) -> list[ChatMessage]:
-        # From the end: an engine may note several messages of its own in a turn, and the last is the one that was shown.
-        for i in range(len(self.turn) - 1, -1, -1):
-            if self.turn[i].role == MessageRole.ASSISTANT:
-                return [*self.turn[:i], with_text(self.turn[i], text), *self.turn[i + 1 :]]
-        logger.warning("The chat engine put no answer into its memory, so there is none to correct in it.")
-        return self.turn
+    async def async_response_gen(self) -> AsyncGenerator[str, None]:
+        """`response_gen` without blocking the event loop."""
+        try:
+            async for piece in super().async_response_gen():
+                yield piece
+        finally:
+            if self.achat_stream is not None:
+                await self.achat_stream.aclose()
 
 
-class AlignerChatEngine(BaseChatEngine):
+class AlignerChatEngine(HandsOn, BaseChatEngine):
     """Wraps a chat engine and corrects its answers; its memory holds what was shown.
 
-    Works in all chat modes, also in streams of engines that cannot stream. The question is the user's message, whatever
-    the engine condenses it to. A turn enters the memory once its correction is complete: until then, and if that fails or
-    a stream is not read to its end, the memory is as it was before the turn. Each turn runs on a shallow copy of the
-    engine, so turns may overlap.
+    Works in all chat modes. A stream is made of the engine's own, which is read as the LLM writes it; an engine that cannot
+    stream is asked at once instead. (One over a query engine that does not stream says so only after its answer, and is asked
+    twice: make that one with `streaming=True`.) The question is the user's message, a string or a QueryBundle, whatever the
+    engine condenses it to; one without words, such as an image, is none, and its answer is left alone (`no_question`).
+
+    A turn enters the memory once its correction is complete: until then, and if that fails, the memory is as it was before
+    the turn. Of a stream that is closed before its end the chat keeps what the user said, and never the answer. Each turn runs
+    on a shallow copy of the engine, so turns may overlap.
+
+    What else the wrapped engine has is reached through this one.
 
     Example:
         >>> engine = AlignerChatEngine(index.as_chat_engine(chat_mode="context", llm=llm), aligner=aligner)
@@ -181,6 +108,8 @@ class AlignerChatEngine(BaseChatEngine):
         ConfigurationError: Both an aligner and options, or something that is no chat engine.
     """
 
+    _inner: BaseChatEngine
+
     def __init__(
         self,
         engine: BaseChatEngine,
@@ -195,7 +124,7 @@ class AlignerChatEngine(BaseChatEngine):
                 f"AlignerChatEngine wraps a chat engine, got {type(engine).__name__}. "
                 "An index gives one with index.as_chat_engine()."
             )
-        self._engine = engine
+        self._inner = engine
         self._corrector = Corrector(
             aligner_from(aligner, **options), citations, include_original, question_from="message"
         )
@@ -213,95 +142,139 @@ class AlignerChatEngine(BaseChatEngine):
 
     # Answers ----------------------------------------------------------------------------------------------------------
 
-    def chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+    def chat(self, message: QueryType, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
         """Answer a message, corrected."""
-        engine, turn = self._for_a_turn()
+        engine, turn = self._for_a_turn(message)
         draft = engine.chat(message, chat_history)
-        correction, record = self._corrector.recorded(message, str(draft), draft.source_nodes)
-        if turn is not None:
-            turn.remember(correction.text)
-        return _aligned(draft, correction, record)
+        said = turn.answer(str(draft))
+        corrected = self._corrector.recorded(words_of(message), answer_in(said), draft.source_nodes)
+        shown = with_correction(said, corrected[0], self._corrector.citations, corrected[1])
+        turn.remember(shown)
+        return _aligned(draft, shown, *corrected)
 
-    async def achat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
+    async def achat(self, message: QueryType, chat_history: list[ChatMessage] | None = None) -> AgentChatResponse:
         """`chat` without blocking the event loop."""
-        engine, turn = self._for_a_turn()
+        engine, turn = self._for_a_turn(message)
         draft = await engine.achat(message, chat_history)
-        correction, record = await self._corrector.arecorded(message, str(draft), draft.source_nodes)
-        if turn is not None:
-            await turn.aremember(correction.text)
-        return _aligned(draft, correction, record)
+        said = turn.answer(str(draft))
+        corrected = await self._corrector.arecorded(words_of(message), answer_in(said), draft.source_nodes)
+        shown = with_correction(said, corrected[0], self._corrector.citations, corrected[1])
+        await turn.aremember(shown)
+        return _aligned(draft, shown, *corrected)
 
-    def stream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
+    def stream_chat(self, message: QueryType, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
         """Answer a message; the aligner's own pieces are streamed once the upstream has answered."""
-        engine, turn = self._for_a_turn()
-        draft = engine.chat(message, chat_history)
+        engine, turn = self._for_a_turn(message)
+        try:
+            draft: AGENT_CHAT_RESPONSE_TYPE = engine.stream_chat(message, chat_history)
+        except (NotImplementedError, ValueError) as error:
+            if not _cannot_stream(error):
+                raise
+            engine, turn = self._for_a_turn(message)  # another one: this may have noted the message already
+            draft = engine.chat(message, chat_history)
         stream = _stream(draft)
-        stream.chat_stream = self._pieces(message, draft, turn, stream)
+        stream.chat_stream = self._pieces(words_of(message), draft, turn, weakref.ref(stream))
+        next(stream.chat_stream)
         return stream
 
-    async def astream_chat(self, message: str, chat_history: list[ChatMessage] | None = None) -> AlignedChatStream:
+    async def astream_chat(
+        self, message: QueryType, chat_history: list[ChatMessage] | None = None
+    ) -> AlignedChatStream:
         """`stream_chat` without blocking the event loop."""
-        engine, turn = self._for_a_turn()
-        draft = await engine.achat(message, chat_history)
+        engine, turn = self._for_a_turn(message)
+        try:
+            draft: AGENT_CHAT_RESPONSE_TYPE = await engine.astream_chat(message, chat_history)
+        except (NotImplementedError, ValueError) as error:
+            if not _cannot_stream(error):
+                raise
+            engine, turn = self._for_a_turn(message)
+            draft = await engine.achat(message, chat_history)
         stream = _stream(draft)
-        stream.achat_stream = self._apieces(message, draft, turn, stream)
+        stream.achat_stream = self._apieces(words_of(message), draft, turn, weakref.ref(stream))
+        await anext(stream.achat_stream)
         return stream
+
+    # By a weak reference: a stream that is let go unread is then closed at once, and does not wait for a garbage collection.
 
     def _pieces(
-        self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory | None, stream: AlignedChatStream
+        self, question: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory, stream: ReferenceType[AlignedChatStream]
     ) -> ChatResponseGen:
-        shown = ""
-        with closing(self._corrector.stream(message, str(draft), draft.source_nodes)) as pieces:
-            for piece in pieces:
-                shown += piece
-                yield _chunk(shown, piece)
+        shown, nodes = "", cast(AlignedChatStream, stream()).source_nodes
+        try:
+            # Taken by stream_chat: a generator that was never begun would not notice that it is closed.
+            yield _chunk("", "")
+            with self.aligner.ahead(question) as ahead:
+                answer = "".join(ahead.through(_read(draft)))
+                with closing(self._corrector.stream(question, answer, nodes)) as pieces:
+                    for piece in pieces:
+                        shown += piece
+                        yield _chunk(shown, piece)
+        except GeneratorExit:  # nobody saw the end of the answer, so the chat does not know it either
+            turn.remember(None)
+            raise
         correction = cast(Correction, pieces.correction)  # read to its end
-        # Not before: of a stream that was closed early nobody saw the end, so the chat does not know it either.
-        if turn is not None:
-            turn.remember(correction.text)
-        _complete(stream, draft, correction, self._corrector.record(correction))
+        record = self._corrector.record(correction)
+        turn.remember(with_correction(turn.answer(answer), correction, self._corrector.citations, record))
+        _complete(stream(), draft, answer, correction, record)
 
     async def _apieces(
-        self, message: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory | None, stream: AlignedChatStream
+        self, question: str, draft: AGENT_CHAT_RESPONSE_TYPE, turn: TurnMemory, stream: ReferenceType[AlignedChatStream]
     ) -> ChatResponseAsyncGen:
-        shown = ""
-        async with aclosing(self._corrector.astream(message, str(draft), draft.source_nodes)) as pieces:
-            async for piece in pieces:
-                shown += piece
-                yield _chunk(shown, piece)
+        shown, nodes = "", cast(AlignedChatStream, stream()).source_nodes
+        try:
+            yield _chunk("", "")  # as above
+            with self.aligner.ahead(question) as ahead:
+                answer = "".join([piece async for piece in ahead.athrough(_aread(draft))])
+                async with aclosing(self._corrector.astream(question, answer, nodes)) as pieces:
+                    async for piece in pieces:
+                        shown += piece
+                        yield _chunk(shown, piece)
+        except (GeneratorExit, asyncio.CancelledError):
+            await turn.aremember(None)
+            raise
         correction = cast(Correction, pieces.correction)  # read to its end
-        if turn is not None:
-            await turn.aremember(correction.text)
-        _complete(stream, draft, correction, await self._corrector.arecord(correction))
+        record = await self._corrector.arecord(correction)
+        await turn.aremember(with_correction(turn.answer(answer), correction, self._corrector.citations, record))
+        _complete(stream(), draft, answer, correction, record)
 
     # Memory -----------------------------------------------------------------------------------------------------------
 
     # No public member leads to an engine's memory, but all of LlamaIndex's own engines call it so.
     @property
     def _memory(self) -> BaseMemory | None:
-        memory = getattr(self._engine, "_memory", None)
+        memory = getattr(self._inner, "_memory", None)
         return memory if isinstance(memory, BaseMemory) else None
 
     @_memory.setter
     def _memory(self, memory: BaseMemory) -> None:
         # Used by an AlignerChatEngine around this one, on its copy: the innermost engine is to write into the turn.
-        self._engine = _with_memory(self._engine, memory)
+        self._inner = _with_memory(self._inner, memory)
 
-    def _for_a_turn(self) -> tuple[BaseChatEngine, TurnMemory | None]:
-        """Return the engine with a memory for this turn alone, because turns may overlap; None: it has no memory."""
-        if self._memory is None:
-            return self._engine, None
-        turn = TurnMemory(memory=self._memory)
-        return _with_memory(self._engine, turn), turn
+    def _for_a_turn(self, message: QueryType) -> tuple[Any, TurnMemory]:
+        """Return the engine with a memory for this turn alone, because turns may overlap."""
+        turn = TurnMemory(memory=self._memory, question=words_of(message))
+        return self._inner if turn.memory is None else _with_memory(self._inner, turn), turn
 
     @property
     def chat_history(self) -> list[ChatMessage]:
         """The messages of this chat, as they were shown."""
-        return self._engine.chat_history
+        return self._inner.chat_history
 
     def reset(self) -> None:
         """Forget the chat."""
-        self._engine.reset()
+        self._inner.reset()
+
+    @property
+    def callback_manager(self) -> CallbackManager:
+        """The wrapped engine's callback manager; an AttributeError if it has none."""
+        inner: Any = self._inner  # no member of BaseChatEngine, though all of LlamaIndex's own engines have it
+        callback_manager: CallbackManager = inner.callback_manager
+        return callback_manager
+
+    @callback_manager.setter
+    def callback_manager(self, callback_manager: CallbackManager) -> None:
+        inner: Any = self._inner
+        inner.callback_manager = callback_manager
 
 
 def _with_memory(engine: Any, memory: BaseMemory) -> BaseChatEngine:
@@ -311,9 +284,30 @@ def _with_memory(engine: Any, memory: BaseMemory) -> BaseChatEngine:
     return aligned
 
 
+# Streams ----------------------------------------------------------------------------------------------------------------
+
+
+def _cannot_stream(error: Exception) -> bool:
+    """Whether an engine cannot stream, or the query engine under a CondenseQuestionChatEngine, which says so only then."""
+    return isinstance(error, NotImplementedError) or str(error).startswith("Streaming is not enabled")
+
+
+def _read(draft: AGENT_CHAT_RESPONSE_TYPE) -> Iterator[str]:
+    return draft.response_gen if isinstance(draft, StreamingAgentChatResponse) else iter([draft.response])
+
+
+async def _aread(draft: AGENT_CHAT_RESPONSE_TYPE) -> AsyncIterator[str]:
+    if not isinstance(draft, StreamingAgentChatResponse):
+        yield draft.response
+    else:
+        async with aclosing(draft.async_response_gen()) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
 def _stream(draft: AGENT_CHAT_RESPONSE_TYPE) -> AlignedChatStream:
     return AlignedChatStream(
-        sources=_sources(draft, ""),  # the text follows when the stream is read
+        sources=_sources(draft, draft.response, ""),  # the text follows when the stream is read
         source_nodes=draft.source_nodes,
         is_writing_to_memory=False,
         metadata=_metadata(draft),
@@ -321,32 +315,45 @@ def _stream(draft: AGENT_CHAT_RESPONSE_TYPE) -> AlignedChatStream:
 
 
 def _complete(
-    stream: AlignedChatStream, draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction, record: dict[str, Any]
+    stream: AlignedChatStream | None,
+    draft: AGENT_CHAT_RESPONSE_TYPE,
+    answer: str,
+    correction: Correction,
+    record: dict[str, Any],
 ) -> None:
-    stream.metadata = {**(stream.metadata or {}), METADATA_KEY: record}
-    stream.sources = _sources(draft, correction.text)
-    stream.is_done = True
+    if stream is not None:
+        stream.metadata = _metadata(draft, correction) | {METADATA_KEY: record}
+        stream.sources = _sources(draft, answer, correction.text, blocked=correction.blocked)
+        stream.is_done = True
 
 
-def _aligned(draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction, record: dict[str, Any]) -> AgentChatResponse:
-    sources, metadata = _sources(draft, correction.text), {**(_metadata(draft) or {}), METADATA_KEY: record}
+def _aligned(
+    draft: AGENT_CHAT_RESPONSE_TYPE, shown: ChatMessage, correction: Correction, record: dict[str, Any]
+) -> AgentChatResponse:
+    text = (shown.content or "") if correction.changed else str(draft)
+    sources = _sources(draft, str(draft), text, blocked=correction.blocked)
+    metadata = _metadata(draft, correction) | {METADATA_KEY: record}
     if isinstance(draft, AgentChatResponse):
-        return dataclasses.replace(draft, response=correction.text, sources=sources, metadata=metadata)
-    return AgentChatResponse(correction.text, sources, draft.source_nodes, metadata=metadata)
+        return dataclasses.replace(draft, response=text, sources=sources, metadata=metadata)
+    return AgentChatResponse(text, sources, draft.source_nodes, metadata=metadata)
 
 
-def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, text: str) -> list[ToolOutput]:
+def _sources(draft: AGENT_CHAT_RESPONSE_TYPE, answer: str, text: str, *, blocked: bool = False) -> list[ToolOutput]:
     """The tools' outputs; where one is the upstream's answer itself (condensed questions), the text takes its place."""
-    return [_with_output(source, text) if source.content == str(draft) else source for source in draft.sources]
+    sources = []
+    for source in draft.sources:
+        raw = source.raw_output
+        if source.content == answer or isinstance(raw, StreamingResponse | AsyncStreamingResponse):
+            raw = response_with_text(raw, text, blocked=blocked)
+            source = source.model_copy(update={"blocks": [TextBlock(text=text)], "raw_output": raw})
+        sources.append(source)
+    return sources
 
 
-def _with_output(source: ToolOutput, text: str) -> ToolOutput:
-    raw = response_with_text(source.raw_output, text)
-    return source.model_copy(update={"blocks": [TextBlock(text=text)], "raw_output": raw})
-
-
-def _metadata(draft: AGENT_CHAT_RESPONSE_TYPE) -> dict[str, Any] | None:
-    return getattr(draft, "metadata", None)  # only one of the two types has it
+def _metadata(draft: AGENT_CHAT_RESPONSE_TYPE, correction: Correction | None = None) -> dict[str, Any]:
+    if correction is not None and correction.blocked:
+        return {}
+    return getattr(draft, "metadata", None) or {}  # only one of the two types has it
 
 
 def _chunk(shown: str, piece: str) -> ChatResponse:

@@ -1,8 +1,9 @@
 """`Corrector`: an aligner as LlamaIndex needs it, with the sources of an answer. Every class of this folder has one.
 
 It adapts what LlamaIndex brings along to what an `Aligner` takes: an evaluator becomes `accept` over the sources, the
-sources' citations become `repair`, and a list of accumulated answers is taken apart and joined again. Whether and how an
-answer is corrected is still decided by the `Aligner` alone.
+sources' citations become `repair`, a list of accumulated answers is taken apart and joined again, and what is thought at the
+beginning of an answer (`<think>`) stays there as it is. Whether and how an answer is corrected is still decided by the
+`Aligner` alone.
 
 What lives elsewhere: the types that answers come in (`response.py` and the wrappers), what is told of a correction
 (`events.py`), and citations (`citations.py`).
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import re
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, cast, get_args
@@ -32,8 +34,10 @@ from aligner_integrations.llama_index.citations import (
     lost,
 )
 from aligner_integrations.llama_index.events import telling
+from aligner_integrations.llama_index.messages import without_marks
 from aligner_integrations.policy import Accept
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream
+from aligner_integrations.thought import split_thought
 
 EMPTY_RESPONSE = "Empty Response"
 """What LlamaIndex's synthesizers say when nothing was retrieved or the LLM said nothing: a signal, not an answer."""
@@ -69,25 +73,28 @@ class Corrector:
             raise ConfigurationError(f"citations is {self.citations!r}; it takes one of {get_args(Citations)}.")
 
     # One correction -------------------------------------------------------------------------------------------------
+    # An answer may have marks for a message's citation blocks (`messages.answer_in`): those are never shown, and repaired.
 
     def correct(self, question: str, answer: str, sources: Sequence[NodeWithScore] = ()) -> Correction:
         """Correct an answer that was made from these sources; a list of accumulated answers one by one."""
-        if parts := split(answer):
-            return _joined(question, answer, parts, self.correct_texts(question, [text for _, text in parts], sources))
-        with telling(question, answer) as told:
-            aligner = self._over(sources, repairs=bool(sources or cited(answer)))
-            told.append(_left_alone(question, answer) or aligner.correct(question, answer))
-        return told[0]
+        if parts := _listed(question, answer):
+            return _joined(question, parts, self.correct_texts(question, [text for _, text in parts], sources))
+        thought, answer, plain = _parts(answer)
+        with telling(question, plain) as told:
+            aligner = self._over(sources, answer)
+            told.append(_not_asked(question, plain) or aligner.correct(question, plain))
+        return _behind(thought, told[0])
 
     async def acorrect(self, question: str, answer: str, sources: Sequence[NodeWithScore] = ()) -> Correction:
         """`correct` without blocking the event loop."""
-        if parts := split(answer):
+        if parts := _listed(question, answer):
             corrections = await self.acorrect_texts(question, [text for _, text in parts], sources)
-            return _joined(question, answer, parts, corrections)
-        with telling(question, answer) as told:
-            aligner = self._over(sources, repairs=bool(sources or cited(answer)), asynchronous=True)
-            told.append(_left_alone(question, answer) or await aligner.acorrect(question, answer))
-        return told[0]
+            return _joined(question, parts, corrections)
+        thought, answer, plain = _parts(answer)
+        with telling(question, plain) as told:
+            aligner = self._over(sources, answer, asynchronous=True)
+            told.append(_not_asked(question, plain) or await aligner.acorrect(question, plain))
+        return _behind(thought, told[0])
 
     # Many texts that answer the question, each by itself --------------------------------------------------------------
 
@@ -95,19 +102,21 @@ class Corrector:
         self, question: str, texts: Sequence[str], sources: Sequence[NodeWithScore] | None = None
     ) -> list[Correction]:
         """Correct texts as one batch. Without sources each text is its own source."""
+        thoughts, texts = _apart(texts)
         with telling(question, *texts) as told:
             corrections = self._over(sources).correct_many(_to_correct(question, texts))
             told += _with_left_alone(question, texts, corrections)
-        return told
+        return list(map(_behind, thoughts, told))
 
     async def acorrect_texts(
         self, question: str, texts: Sequence[str], sources: Sequence[NodeWithScore] | None = None
     ) -> list[Correction]:
         """`correct_texts` without blocking the event loop."""
+        thoughts, texts = _apart(texts)
         with telling(question, *texts) as told:
             corrections = await self._over(sources, asynchronous=True).acorrect_many(_to_correct(question, texts))
             told += _with_left_alone(question, texts, corrections)
-        return told
+        return list(map(_behind, thoughts, told))
 
     # As it is written -----------------------------------------------------------------------------------------------
 
@@ -120,13 +129,14 @@ class Corrector:
         return AsyncCorrectionStream(self._apieces(question, answer, sources))
 
     def _pieces(self, question: str, answer: str, sources: Sequence[NodeWithScore]) -> Generator[str, None, Correction]:
-        with telling(question, answer) as told:
-            correction = _left_alone(question, answer)
+        thought, answer, plain = _parts(answer)
+        with telling(question, plain) as told:
+            correction = _not_asked(question, plain)
             if correction is not None:
-                yield answer
+                yield thought + plain
             else:
-                aligner, shown = self._live(answer, sources)
-                with closing(aligner.stream(question, answer)) as pieces:
+                aligner, shown = self._live(thought, answer, sources)
+                with closing(aligner.stream(question, plain)) as pieces:
                     for piece in pieces:
                         if text := shown.feed(piece):
                             yield text
@@ -135,18 +145,19 @@ class Corrector:
                     yield rest
                 self._keep(correction)
             told.append(correction)
-        return correction
+        return _behind(thought, correction)
 
     async def _apieces(
         self, question: str, answer: str, sources: Sequence[NodeWithScore]
     ) -> AsyncGenerator[str | Correction, None]:
-        with telling(question, answer) as told:
-            correction = _left_alone(question, answer)
+        thought, answer, plain = _parts(answer)
+        with telling(question, plain) as told:
+            correction = _not_asked(question, plain)
             if correction is not None:
-                yield answer
+                yield thought + plain
             else:
-                aligner, shown = self._live(answer, sources, asynchronous=True)
-                async with aclosing(aligner.astream(question, answer)) as pieces:
+                aligner, shown = self._live(thought, answer, sources, asynchronous=True)
+                async with aclosing(aligner.astream(question, plain)) as pieces:
                     async for piece in pieces:
                         if text := shown.feed(piece):
                             yield text
@@ -155,7 +166,11 @@ class Corrector:
                     yield rest
                 self._keep(correction)
             told.append(correction)
-        yield correction
+        yield _behind(thought, correction)
+
+    def blocks(self, piece: str) -> bool:
+        """Whether the first piece of a stream is what is shown in place of a blocked answer: then nothing of it may be."""
+        return piece == self.aligner.policy.block_message
 
     # Records --------------------------------------------------------------------------------------------------------
 
@@ -188,7 +203,7 @@ class Corrector:
     # What LlamaIndex adds to an aligner -----------------------------------------------------------------------------
 
     def _live(
-        self, answer: str, sources: Sequence[NodeWithScore], *, asynchronous: bool = False
+        self, thought: str, answer: str, sources: Sequence[NodeWithScore], *, asynchronous: bool = False
     ) -> tuple[Aligner, _Shown]:
         """Return the aligner for a stream, and what is shown of it.
 
@@ -197,14 +212,14 @@ class Corrector:
         invented and is taken out on the way; without sources there is nothing to cite, and brackets are just brackets.
         """
         cites = bool(cited(answer))
-        aligner = self._over(sources, repairs=cites, live=True, asynchronous=asynchronous)
-        return aligner, _Shown(filtered=bool(sources) and not cites)
+        aligner = self._over(sources, answer, live=True, asynchronous=asynchronous)
+        return aligner, _Shown(thought, self.blocks, filtered=bool(sources) and not cites)
 
     def _over(
         self,
         sources: Sequence[NodeWithScore] | None,
+        answer: str | None = None,
         *,
-        repairs: bool = True,
         live: bool = False,
         asynchronous: bool = False,
     ) -> Aligner:
@@ -212,28 +227,27 @@ class Corrector:
 
         Args:
             sources: What the answer was made from; None: each answer is its own source.
-            repairs: Whether citations are looked after once a correction is complete.
-            live: Whether the aligner is not to record: what a stream has shown is known here, and only at its end.
+            answer: The answer with its marks; None for several, which have none.
+            live: Whether the correction is shown as it is written: invented citations are then taken out on the way, and
+                what was shown, and so what is recorded, is known here at its end.
             asynchronous: Whether the aligner is asked by its asynchronous verbs, and may ask an evaluator so.
         """
         added: dict[str, Any] = {}
-        evaluator: Any = (
-            self.aligner.policy.accept
-        )  # the type says a function: an Aligner itself does not know evaluators
+        evaluator: Any = self.aligner.policy.accept  # typed as a function: an Aligner itself knows no evaluators
         if isinstance(evaluator, BaseEvaluator):
             contexts = None if sources is None else [s.get_content(metadata_mode=MetadataMode.NONE) for s in sources]
             added["accept"] = _as_accept(evaluator, contexts, asynchronous=asynchronous)
-        if repairs:
-            added["repair"] = self._repair
+        if answer is None or cited(answer) or (sources and not live):
+            added["repair"] = functools.partial(self._repair, answer)
         if live:
             added["record"] = None
         return self.aligner.with_options(**added)
 
-    def _repair(self, answer: str, correction: str) -> str:
+    def _repair(self, marked: str | None, answer: str, correction: str) -> str:
         # The caller's own goes first: it may bring a sentence back, and with it the sentence's markers.
         if self.aligner.policy.repair is not None:
             correction = self.aligner.policy.repair(answer, correction)
-        return carry_citations(answer, correction, self.citations)
+        return without_marks(carry_citations(answer if marked is None else marked, correction, self.citations))
 
     def _keep(self, correction: Correction) -> None:
         if self.aligner.record is not None:
@@ -241,31 +255,34 @@ class Corrector:
 
 
 class _Shown:
-    """What is shown of a live stream: all of it, or all but its citations."""
+    """What is shown of a live stream: the thought before it unless it is blocked, then all of it, or all but its citations."""
 
-    def __init__(self, *, filtered: bool) -> None:
+    def __init__(self, thought: str, blocks: Callable[[str], bool], *, filtered: bool) -> None:
+        self._thought = thought
+        self._blocks = blocks
         self._filter = CitationFilter() if filtered else None
         self._text = ""
 
     def feed(self, piece: str) -> str:
-        if self._filter is None:
-            return piece
-        text = self._filter.feed(piece)
+        text = piece if self._filter is None else self._filter.feed(piece)
         # The aligner strips its text, but not what a marker at the beginning leaves behind.
-        if self._filter.dropped and not self._text:
+        if self._filter is not None and self._filter.dropped and not self._text:
             text = text.lstrip()
         self._text += text
-        return text
+        if not text or not self._thought:
+            return text
+        thought, self._thought = self._thought, ""
+        return text if self._blocks(piece) else thought + text
 
     def end(self, correction: Correction) -> tuple[Correction, str]:
         """Return the correction as it was shown, and what is left to show."""
         rest = "" if self._filter is None else self._filter.end()
-        if self._filter is None or not self._filter.dropped:
-            return correction, rest
-        rest = rest.rstrip() if self._text else rest.strip()
-        shown = dataclasses.replace(correction, text=self._text + rest)
-        # Nothing but citations was new, and they are gone again.
-        return shown if shown.changed else dataclasses.replace(shown, outcome="kept", reason="unchanged"), rest
+        if self._filter is not None and self._filter.dropped:
+            rest = rest.rstrip() if self._text else rest.strip()
+            correction = dataclasses.replace(correction, text=self._text + rest)
+            if not correction.changed:  # nothing but citations was new, and they are gone again
+                correction = dataclasses.replace(correction, outcome="kept", reason="unchanged")
+        return correction, rest if correction.blocked else self._thought + rest
 
 
 def aligner_from(aligner: Aligner | None, /, **options: Any) -> Aligner:
@@ -295,12 +312,40 @@ def _as_accept(evaluator: BaseEvaluator, contexts: list[str] | None, *, asynchro
     return aaccept if asynchronous else accept
 
 
+# An answer's parts: what is thought in it, and the rest ------------------------------------------------------------------
+
+
+def _parts(answer: str) -> tuple[str, str, str]:
+    """Return an answer's thought, what is behind it, and that without the marks of citation blocks."""
+    thought, answer = split_thought(answer)
+    return thought, answer, without_marks(answer)
+
+
+def _apart(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the thoughts of texts, and what is behind them."""
+    parts = [split_thought(text) for text in texts]
+    return [thought for thought, _ in parts], [text for _, text in parts]
+
+
+def _behind(thought: str, correction: Correction) -> Correction:
+    """Put the thought in front again: it was not corrected, and is not shown before what is withheld."""
+    text = correction.text if correction.blocked else thought + correction.text
+    return dataclasses.replace(correction, answer=thought + correction.answer, text=text) if thought else correction
+
+
 # Answers that must not be aligned for LlamaIndex's reasons ------------------------------------------------------------
 
 
 def _left_alone(question: str, answer: str) -> Correction | None:
     """Return the correction of an answer that is left alone; None: it goes to the aligner."""
     return Correction(question, answer, answer, "skipped", "empty_response") if answer == EMPTY_RESPONSE else None
+
+
+def _not_asked(question: str, answer: str) -> Correction | None:
+    """The same, also for an answer to a question without words, such as an image: an aligner could only guess it."""
+    if not question.strip():
+        return Correction(question, answer, answer, "skipped", "no_question")
+    return _left_alone(question, answer)
 
 
 def _to_correct(question: str, texts: Sequence[str]) -> list[tuple[str, str]]:
@@ -333,10 +378,13 @@ def split(answer: str) -> list[tuple[str, str]]:
     return [(match[0], answer[match.end() : end]) for match, end in zip(headings, ends, strict=True)]
 
 
-def _joined(
-    question: str, answer: str, parts: Sequence[tuple[str, str]], corrections: Sequence[Correction]
-) -> Correction:
+def _listed(question: str, answer: str) -> list[tuple[str, str]]:
+    return split(without_marks(answer)) if question.strip() else []
+
+
+def _joined(question: str, parts: Sequence[tuple[str, str]], corrections: Sequence[Correction]) -> Correction:
     """Return the corrections of all answers in a list as the correction of the list."""
+    answer = "".join(map("".join, parts))
     text = "".join(heading + correction.text for (heading, _), correction in zip(parts, corrections, strict=True))
     most = min(corrections, key=lambda correction: _ORDER.index(correction.outcome))
     return Correction(

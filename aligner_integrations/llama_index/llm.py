@@ -5,7 +5,7 @@ What lives elsewhere: agents that run on an unwrapped LLM (`agent.py`), and the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, closing
 from typing import Any, cast
 
@@ -31,8 +31,9 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.corrector import Corrector, aligner_from
-from aligner_integrations.llama_index.messages import calls_tools, last_question, with_text
-from aligner_integrations.llama_index.prompts import question_in
+from aligner_integrations.llama_index.messages import answer_in, calls_tools, with_correction, with_text
+from aligner_integrations.llama_index.prompts import asks_for_no_answer, question_in
+from aligner_integrations.llama_index.question import last_question
 from aligner_integrations.llama_index.response import METADATA_KEY
 
 
@@ -41,9 +42,13 @@ class AlignerLLM(LLM):
 
     Corrected: `chat`, and `predict` for prompts that hold the user's question (`query_str`), in sync, async and streamed.
     Left alone: `complete` (engines condense questions with it), prompts with an output parser, LlamaIndex's own prompts
-    that want no answer (SQL, sub-questions, its evaluators' verdicts), structured predictions, and messages that call
-    tools. The question of a chat is the last user message, whatever was put into it. The record is in the response's
-    `additional_kwargs["aligner"]`.
+    that want no answer (SQL, synonyms, sub-questions, facts for a memory, its evaluators' verdicts), structured predictions,
+    and messages that call tools. The question of a chat is the user's last message; if that has no words, such as an image
+    alone, the answer is left alone (`no_question`). The record is in the response's `additional_kwargs["aligner"]`.
+
+    What was thought is not corrected. It stays in the message, and in a stream its `thinking_delta`s come before the
+    corrected answer, once that is known not to be blocked: of a blocked answer no thought is shown either.
+    What the wrapped LLM has beyond every LLM (`model`, `temperature`) is read and set through this one.
 
     Give judges with prompts of your own and `ReActAgent` the bare LLM: their verdicts and thoughts would be corrected, too.
     For agents there are `AlignerFunctionAgent` and `AlignerReActAgent`. In refining response modes each intermediate
@@ -129,10 +134,22 @@ class AlignerLLM(LLM):
         """The wrapped LLM's metadata."""
         return self.llm.metadata
 
+    def __getattr__(self, name: str) -> Any:
+        """Hand on what the wrapped LLM has beyond every LLM, such as its model and temperature."""
+        try:
+            return super().__getattr__(name)  # type: ignore[misc]  # pydantic hides it from type checkers
+        except AttributeError:
+            # Not what is private or this class's own: copy and pickle ask for it before there is an LLM.
+            if name.startswith("_") or name in type(self).model_fields or "llm" not in self.__dict__:
+                raise
+            return getattr(self.llm, name)
+
     def __setattr__(self, name: str, value: Any) -> None:
-        """Hand on what every LLM has, such as the callback manager that engines assign: the wrapped LLM is what runs."""
-        super().__setattr__(name, value)
-        if name in LLM.model_fields:
+        """Hand on what every LLM has, such as the callback manager that engines assign, and what only the wrapped one has."""
+        own = name.startswith("_") or name in type(self).model_fields
+        if own:
+            super().__setattr__(name, value)
+        if not own or name in LLM.model_fields:
             setattr(self.llm, name, value)
 
     # Chat -------------------------------------------------------------------------------------------------------------
@@ -141,26 +158,26 @@ class AlignerLLM(LLM):
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer, corrected."""
         draft = self.llm.chat(messages, **kwargs)
-        if self._calls_tools(draft):
+        if self._calls_tools(draft) or asks_for_no_answer(messages):
             return draft
-        corrected = self._corrector.recorded(last_question(messages), draft.message.content or "")
-        return self._aligned(draft, *corrected)
+        return self._aligned(draft, *self._corrector.recorded(last_question(messages), answer_in(draft.message)))
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop."""
         draft = await self.llm.achat(messages, **kwargs)
-        if self._calls_tools(draft):
+        if self._calls_tools(draft) or asks_for_no_answer(messages):
             return draft
-        corrected = await self._corrector.arecorded(last_question(messages), draft.message.content or "")
-        return self._aligned(draft, *corrected)
+        return self._aligned(draft, *await self._corrector.arecorded(last_question(messages), answer_in(draft.message)))
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer; the aligner's own pieces are streamed once the upstream's answer is complete."""
-        return self._chunks(last_question(messages), self.llm.stream_chat(messages, **kwargs))
+        upstream = self.llm.stream_chat(messages, **kwargs)
+        return upstream if asks_for_no_answer(messages) else self._chunks(last_question(messages), upstream)
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """`stream_chat` without blocking the event loop."""
-        return self._achunks(last_question(messages), await self.llm.astream_chat(messages, **kwargs))
+        upstream = await self.llm.astream_chat(messages, **kwargs)
+        return upstream if asks_for_no_answer(messages) else self._achunks(last_question(messages), upstream)
 
     def _chunks(self, question: str, upstream: ChatResponseGen) -> ChatResponseGen:
         drafts = []
@@ -171,14 +188,12 @@ class AlignerLLM(LLM):
             if not drafts or self._calls_tools(drafts[-1]):
                 yield from drafts
                 return
-            shown = ""
-            draft = drafts[-1]
-            with closing(self._corrector.stream(question, draft.message.content or "")) as pieces:
+            shown = _Chunks(self._corrector, drafts)
+            with closing(self._corrector.stream(question, answer_in(drafts[-1].message))) as pieces:
                 for piece in pieces:
-                    shown += piece
-                    yield _chunk(draft, shown, piece)
+                    yield from shown.chunks(piece)
         correction = cast(Correction, pieces.correction)  # read to its end
-        yield self._aligned(draft, correction, self._corrector.record(correction), delta="")
+        yield self._aligned(drafts[-1], correction, self._corrector.record(correction), delta="")
 
     async def _achunks(self, question: str, upstream: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
         drafts = []
@@ -190,14 +205,13 @@ class AlignerLLM(LLM):
                 for draft in drafts:
                     yield draft
                 return
-            shown = ""
-            draft = drafts[-1]
-            async with aclosing(self._corrector.astream(question, draft.message.content or "")) as pieces:
+            shown = _Chunks(self._corrector, drafts)
+            async with aclosing(self._corrector.astream(question, answer_in(drafts[-1].message))) as pieces:
                 async for piece in pieces:
-                    shown += piece
-                    yield _chunk(draft, shown, piece)
+                    for chunk in shown.chunks(piece):
+                        yield chunk
         correction = cast(Correction, pieces.correction)  # read to its end
-        yield self._aligned(draft, correction, await self._corrector.arecord(correction), delta="")
+        yield self._aligned(drafts[-1], correction, await self._corrector.arecord(correction), delta="")
 
     def _calls_tools(self, response: ChatResponse) -> bool:
         return calls_tools(response.message)
@@ -205,14 +219,18 @@ class AlignerLLM(LLM):
     def _aligned(
         self, draft: ChatResponse, correction: Correction, record: dict[str, Any], delta: str | None = None
     ) -> ChatResponse:
-        message = with_text(draft.message, correction.text) if correction.changed else draft.message
+        kept = draft.additional_kwargs.items()
+        if correction.blocked:
+            kept = {name: value for name, value in kept if isinstance(value, int)}.items()  # counts have no words
+        quotes = self.include_original or not correction.changed
         return draft.model_copy(
             update={
-                "message": message,
+                "message": with_correction(draft.message, correction, self.citations, record),
                 "delta": delta,
-                # It quotes the upstream.
-                "raw": draft.raw if self.include_original or not correction.changed else None,
-                "additional_kwargs": {**draft.additional_kwargs, METADATA_KEY: record},
+                "raw": draft.raw if quotes else None,
+                "logprobs": draft.logprobs if quotes else None,
+                # A thought was in a chunk of its own.
+                "additional_kwargs": {n: v for n, v in kept if n != "thinking_delta"} | {METADATA_KEY: record},
             }
         )
 
@@ -334,5 +352,26 @@ class AlignerFunctionCallingLLM(AlignerLLM, FunctionCallingLLM):
         return self.llm.get_tool_calls_from_response(*args, **kwargs)
 
 
-def _chunk(draft: ChatResponse, shown: str, piece: str) -> ChatResponse:
-    return ChatResponse(message=with_text(draft.message, shown), delta=piece)
+class _Chunks:
+    """The chunks of a corrected answer: what was thought before it, unless it is blocked, then the aligner's pieces."""
+
+    def __init__(self, corrector: Corrector, drafts: Sequence[ChatResponse]) -> None:
+        self._corrector = corrector
+        self._drafts = drafts
+        self._shown = ""
+        self._blocked = False
+
+    def chunks(self, piece: str) -> Iterator[ChatResponse]:
+        if not self._shown:
+            self._blocked = self._corrector.blocks(piece)
+            yield from () if self._blocked else filter(None, map(_thought, self._drafts))
+        self._shown += piece
+        message = with_text(self._drafts[-1].message, self._shown, blocked=self._blocked)
+        yield ChatResponse(message=message, delta=piece)
+
+
+def _thought(draft: ChatResponse) -> ChatResponse | None:
+    """What was thought in a chunk, without a word of the answer."""
+    thought = draft.additional_kwargs.get("thinking_delta")
+    message = with_text(draft.message, "")
+    return ChatResponse(message=message, delta="", additional_kwargs={"thinking_delta": thought}) if thought else None

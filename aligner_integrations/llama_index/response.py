@@ -20,7 +20,6 @@ from llama_index.core.base.response.schema import (
     Response,
     StreamingResponse,
 )
-from llama_index.core.schema import QueryType
 from llama_index.core.types import TokenAsyncGen, TokenGen
 
 from aligner_integrations.aligner import Aligner
@@ -28,6 +27,7 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError, InvalidTextError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.corrector import Corrector
+from aligner_integrations.llama_index.messages import metadata_of
 
 METADATA_KEY = "aligner"
 """Where the record of a correction is found in a response's metadata."""
@@ -49,7 +49,12 @@ def align_response(
 
     A streaming response comes back at once; when it is read, the upstream's stream is read to its end first, then the
     aligner's own pieces follow, so that no uncorrected text is ever shown. Its record is complete at the end of the
-    stream. LlamaIndex's "Empty Response" is left alone, and so is a `PydanticResponse` without `pydantic_field`.
+    stream. LlamaIndex's "Empty Response" is left alone, and so are an answer to a question without words, and a
+    `PydanticResponse` without `pydantic_field`. A thought at the beginning (`<think>`) stays as it is.
+
+    The record is a key of the metadata among the nodes' ids, as LlamaIndex's router and SQL engines add some. So what the
+    sources say of themselves is read from them: `[node.metadata["file_name"] for node in response.source_nodes]`. Of a blocked
+    answer's metadata only the sources' is left.
 
     Args:
         aligner: Corrects the text.
@@ -102,22 +107,6 @@ async def aalign(corrector: Corrector, question: str, response: RESPONSE_TYPE) -
     return _aligned(corrector, response, *await corrector.arecorded(question, answer, response.source_nodes))
 
 
-# How LlamaIndex's retry engines ask again: with the answer that failed after the user's words, or before them.
-_FAILED = "Here is a previous bad answer.\n"
-_AFTER, _BEFORE = f"\n----------------\n{_FAILED}", "\nNow answer the question.\n"
-
-
-def words_of(query: QueryType) -> str:
-    """The user's words, without what a retry engine around this one has added to them.
-
-    LlamaIndex's own engines also take a plain string where they declare a QueryBundle.
-    """
-    words = query if isinstance(query, str) else query.query_str
-    if words.startswith(_FAILED):
-        words = words.rpartition(_BEFORE)[2]
-    return words.partition(_AFTER)[0]
-
-
 def _answer_in(response: RESPONSE_TYPE, field: str | None) -> str | None:
     """Return the answer that a response holds; None if there is none to correct now.
 
@@ -144,7 +133,7 @@ def _aligned(corrector: Corrector, response: _R, correction: Correction, record:
         aligned.response = value.model_copy(update={corrector.pydantic_field: correction.text})
     elif correction.changed:  # otherwise a response of None stays None
         cast(Response, aligned).response = correction.text
-    _attach(aligned, record)
+    _attach(aligned, record, blocked=correction.blocked)
     return aligned
 
 
@@ -175,7 +164,8 @@ def _pieces(corrector: Corrector, question: str, upstream: StreamingResponse, al
             upstream.response_gen = gen
         with closing(corrector.stream(question, answer, upstream.source_nodes)) as pieces:
             yield from pieces
-    _attach(aligned, corrector.record(cast(Correction, pieces.correction)))  # read to its end
+    correction = cast(Correction, pieces.correction)  # read to its end
+    _attach(aligned, corrector.record(correction), blocked=correction.blocked)
 
 
 async def _apieces(
@@ -191,7 +181,8 @@ async def _apieces(
         async with aclosing(corrector.astream(question, answer, upstream.source_nodes)) as pieces:
             async for piece in pieces:
                 yield piece
-    _attach(aligned, await corrector.arecord(cast(Correction, pieces.correction)))  # read to its end
+    correction = cast(Correction, pieces.correction)  # read to its end
+    _attach(aligned, await corrector.arecord(correction), blocked=correction.blocked)
 
 
 def _fresh(response: _R) -> _R:
@@ -200,8 +191,10 @@ def _fresh(response: _R) -> _R:
     return dataclasses.replace(response, source_nodes=[*(response.source_nodes or ())], metadata=metadata)
 
 
-def _attach(aligned: _R, record: dict[str, Any]) -> None:
+def _attach(aligned: _R, record: dict[str, Any], *, blocked: bool = False) -> None:
     # At the end of a stream the metadata may be another object than at its start: RouterQueryEngine swaps an empty one.
     if aligned.metadata is None:
         aligned.metadata = {}
+    if blocked:
+        aligned.metadata = metadata_of(aligned.source_nodes)
     aligned.metadata[METADATA_KEY] = record

@@ -31,10 +31,12 @@ from aligner_integrations.aligner import Aligner
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
 from aligner_integrations.llama_index.corrector import Corrector, aligner_from
-from aligner_integrations.llama_index.response import aalign, align, words_of
+from aligner_integrations.llama_index.delegation import HandsOn
+from aligner_integrations.llama_index.question import words_of
+from aligner_integrations.llama_index.response import aalign, align
 
 
-class AlignerSynthesizer(BaseSynthesizer):
+class AlignerSynthesizer(HandsOn, BaseSynthesizer):
     """Wraps a response synthesizer and corrects its answers; the query engine around it stays what it was.
 
     This is for those who stay inside `index.as_query_engine(response_synthesizer=...)`, and for engines that must
@@ -59,6 +61,8 @@ class AlignerSynthesizer(BaseSynthesizer):
     Raises:
         ConfigurationError: Both a synthesizer and options, or something that is no synthesizer.
     """
+
+    _inner: BaseSynthesizer
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ _OTHER_WAYS = (
         "Only FunctionAgent and ReActAgent have an aligned twin; or give this agent's tools an aligner.",
     ),
     (BaseTool, "A tool is corrected where it answers: put the aligner around the query engine of a QueryEngineTool."),
-    (Workflow, "A workflow has its own steps: build it on AlignerWorkflow, or call aalign_response in a step."),
+    (Workflow, "A workflow has its own steps: call aalign_response in the one that answers."),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.llms.types import CitationBlock
 from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.evaluation import BaseEvaluator, EvaluationResult
 from llama_index.core.llms import (
@@ -309,6 +310,18 @@ class FunctionLLM(FunctionCallingLLM):
 
     def get_tool_calls_from_response(self, response, error_on_no_tool_call=True, **kwargs: Any) -> list[ToolSelection]:
         return [ToolSelection(**call) for call in response.message.additional_kwargs.get("tool_calls", [])]
+
+
+def cite(title: str) -> CitationBlock:
+    return CitationBlock(title=title, source=title, cited_content=TextBlock(text=title), additional_location_info={})
+
+
+def blocks_of(message: ChatMessage) -> list[str]:
+    """What a message shows, block by block: a text, a citation's title, or the kind of a block."""
+    return [
+        block.text if block.block_type == "text" else f"<{getattr(block, 'title', block.block_type)}>"
+        for block in message.blocks
+    ]
 
 
 def says(text: str) -> ChatMessage:

@@ -8,18 +8,16 @@ from llama_index.core.base.response.schema import Response, StreamingResponse
 from llama_index.core.llms import CustomLLM
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.tools import FunctionTool, QueryEngineTool
-from llama_index.core.workflow import Context, StartEvent, StopEvent, step
+from llama_index.core.workflow import Context, StartEvent, StopEvent, Workflow, step
 
 from aligner_integrations.errors import BackendError, ConfigurationError
 from aligner_integrations.llama_index import (
-    AlignedEvent,
     AlignerAgentWorkflow,
     AlignerFunctionAgent,
     AlignerLLM,
     AlignerQueryEngine,
     AlignerReActAgent,
-    AlignerWorkflow,
-    AlignRequest,
+    aalign_response,
 )
 from tests.unit.llama_index.support import (
     DRAFT,
@@ -256,19 +254,16 @@ async def test_an_aligner_on_the_llm_is_not_used_twice():
 async def test_a_workflow_around_any_agent():
     """What to do for an agent without an aligned twin: its answer goes through a step, its stream stays inside."""
 
-    class Around(AlignerWorkflow):
+    class Around(Workflow):
         @step
-        async def ask(self, ev: StartEvent) -> AlignRequest:
+        async def ask(self, ev: StartEvent) -> StopEvent:
             agent = FunctionAgent(tools=[add], llm=FunctionLLM(replies=[calls("add"), says(DRAFT)]))
-            return AlignRequest(question=ev.message, response=str(await agent.run(user_msg=ev.message)))
+            draft = Response(str(await agent.run(user_msg=ev.message)))
+            return StopEvent(result=await aalign_response(make_aligner(), ev.message, draft))
 
-        @step
-        async def show(self, ev: AlignedEvent) -> StopEvent:
-            return StopEvent(result=ev.response)
-
-    handler = Around(make_aligner()).run(message="Is it?")
+    handler = Around().run(message="Is it?")
     events = [event async for event in handler.stream_events()]
-    assert await handler == FIXED
+    assert str(await handler) == FIXED
     assert DRAFT not in canary(events)
 
 

@@ -92,25 +92,6 @@ async def test_a_failure_leaves_the_memory_as_it_was(way):
     assert engine.chat_history == []
 
 
-@pytest.mark.parametrize("way", ["stream_chat", "astream_chat"])
-async def test_a_stream_is_live_and_an_abandoned_one_leaves_nothing(way):
-    engine = AlignerChatEngine(make_engine("context"), make_aligner())
-    if way == "stream_chat":
-        response = engine.stream_chat("Is it?")
-        pieces = response.response_gen
-        assert [next(pieces), next(pieces)] == ["It", " is"]
-        pieces.close()
-    else:
-        response = await engine.astream_chat("Is it?")
-        pieces = response.async_response_gen()
-        assert [await anext(pieces), await anext(pieces)] == ["It", " is"]
-        await pieces.aclose()
-        await response.achat_stream.aclose()
-    assert engine.chat_history == []
-    assert response.source_nodes
-    assert "aligner" not in (response.metadata or {})
-
-
 async def test_policies_are_the_aligners():
     engine = AlignerChatEngine(make_engine("context"), make_aligner(fail, on_error="block", block_message="withheld"))
     assert engine.chat("Is it?").response == "withheld"

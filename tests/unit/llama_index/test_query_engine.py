@@ -1,5 +1,7 @@
 """`AlignerQueryEngine` around real engines over a real index in memory."""
 
+import copy
+
 import pytest
 from llama_index.core import PromptTemplate, get_response_synthesizer
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
@@ -292,3 +294,22 @@ def test_something_that_is_no_query_engine(index):
 
 def test_the_top_level_name():
     assert aligner_integrations.AlignerQueryEngine is AlignerQueryEngine
+
+
+async def test_what_only_the_wrapped_engine_has(ask):
+    """Is read through this one; another retriever gives an engine that is aligned, too."""
+    inner = make_index().as_query_engine(llm=ScriptedLLM())
+    engine = AlignerQueryEngine(inner, make_aligner())
+    assert engine.retriever is inner.retriever
+    other = engine.with_retriever(make_index().as_retriever(similarity_top_k=1))
+    response = await ask(other)
+    assert response.response == FIXED and len(response.source_nodes) == 1
+    assert len((await ask(engine)).source_nodes) == 2
+    assert not hasattr(engine, "no_such_thing") and not hasattr(engine, "_response_synthesizer")
+    with pytest.raises(AttributeError, match="retriever"):
+        _ = AlignerQueryEngine(Engine(lambda query: Response(DRAFT)), make_aligner()).retriever
+
+
+async def test_copied(ask):
+    engine = AlignerQueryEngine(Engine(lambda query: Response(DRAFT)), make_aligner())
+    assert (await ask(copy.copy(engine))).response == FIXED

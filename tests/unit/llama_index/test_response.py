@@ -14,6 +14,7 @@ from aligner_integrations.llama_index.response import aalign_response
 from tests.unit.llama_index.support import (
     DRAFT,
     FIXED,
+    QUESTION,
     TEMPLATE,
     TEXTUAL,
     LoopWatch,
@@ -306,3 +307,22 @@ async def test_the_diff_of_a_long_answer_does_not_block_the_event_loop(kind):
         text = "".join(await read(aligned))
     assert text == correction
     assert not watch.blocked
+
+
+@pytest.mark.parametrize("kind", TEXTUAL)
+async def test_of_a_blocked_answer_only_the_sources_metadata_is_left(align, kind):
+    """What an engine adds to it may quote the answer, such as the rows that it found."""
+    metadata = {"n1": {"page": 1}, "result": DRAFT}
+    upstream = response_of(kind, f"<think>So bad.</think>{DRAFT}", source_nodes=make_nodes(), metadata=metadata)
+    response = await align(make_aligner(fail, on_error="block", block_message="withheld"), QUESTION, upstream)
+    assert await read(response) == ["withheld"]
+    assert response.metadata.pop("aligner")["outcome"] == "failed"
+    assert response.metadata == {"n1": {"page": 1}, "n2": {"page": 2}}
+    assert upstream.metadata == metadata
+
+
+async def test_what_the_sources_say_of_themselves_is_read_from_them(align):
+    """Not from the values of the metadata: one of them is the record."""
+    response = await align(make_aligner(), QUESTION, response_of(Response, DRAFT, source_nodes=make_nodes()))
+    assert [node.metadata["page"] for node in response.source_nodes] == [1, 2]
+    assert response.metadata["aligner"]["outcome"] == "corrected"

@@ -50,7 +50,7 @@ def test_or_says_why_not():
         (function_agent, "AlignerFunctionAgent"),
         (ReActAgent(llm=llm, tools=[]), "AlignerReActAgent"),
         (AgentWorkflow(agents=[function_agent]), "each agent"),
-        (_Steps(), "AlignerWorkflow"),
+        (_Steps(), "aalign_response"),
         ("gpt", "cannot wrap str; it takes a query engine"),
     ]:
         with pytest.raises(ConfigurationError, match=words):

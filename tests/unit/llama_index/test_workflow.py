@@ -1,44 +1,16 @@
-"""`AlignerWorkflow`, and a step of one's own."""
+"""Corrections in the steps of one's own workflow, also of one that is resumed."""
 
+import asyncio
+import json
+import threading
 from typing import Annotated, Any
 
-import pytest
-from llama_index.core.base.response.schema import Response
-from llama_index.core.workflow import Event, StartEvent, StopEvent, Workflow, step
+from llama_index.core.workflow import Context, Event, JsonSerializer, StartEvent, StopEvent, Workflow, step
 from llama_index.core.workflow.resource import Resource
 
 from aligner_integrations import Aligner
-from aligner_integrations.llama_index import AlignedEvent, AlignerWorkflow, AlignRequest, aalign_response
-from tests.unit.llama_index.support import DRAFT, FIXED, Recorder, ScriptedLLM, make_aligner, make_index, make_nodes
-
-
-class Rag(AlignerWorkflow):
-    @step
-    async def ask(self, ev: StartEvent) -> AlignRequest:
-        return AlignRequest(question=ev.question, response=ev.response, payload={"n": 1})
-
-    @step
-    async def show(self, ev: AlignedEvent) -> StopEvent:
-        return StopEvent(result=(ev.question, ev.response, ev.payload))
-
-
-async def test_a_response_and_a_string():
-    fn = Recorder()
-    question, response, payload = await Rag(make_aligner(fn)).run(
-        question="Is it?", response=Response(DRAFT, make_nodes())
-    )
-    assert (question, response.response, payload) == ("Is it?", FIXED, {"n": 1})
-    assert response.source_nodes == make_nodes()
-    assert response.metadata["aligner"]["outcome"] == "corrected"
-    assert (await Rag(make_aligner(fn)).run(question="Is it?", response=DRAFT))[1] == FIXED
-    assert fn.questions == ["Is it?"] * 2
-
-
-async def test_options():
-    workflow = Rag(make_aligner(lambda prompt: "Blue sky [1]."), citations="drop", include_original=True, timeout=30)
-    _, response, _ = await workflow.run(question="Is it?", response=Response("Damn blue sky [1].", make_nodes()))
-    assert response.response == "Blue sky."
-    assert response.metadata["aligner"]["original"] == "Damn blue sky [1]."
+from aligner_integrations.llama_index import aalign_response
+from tests.unit.llama_index.support import FIXED, ScriptedLLM, make_aligner, make_index, mend
 
 
 class Answered(Event):
@@ -55,14 +27,37 @@ def make_aligner_once() -> Aligner:
 
 
 class Own(Workflow):
+    aligner = make_aligner()
+
     @step
     async def ask(self, ev: StartEvent) -> StopEvent:
         response = await make_index().as_query_engine(llm=ScriptedLLM()).aquery(ev.question)
-        return StopEvent(result=await aalign_response(make_aligner(), ev.question, response))
+        return StopEvent(result=str(await aalign_response(self.aligner, ev.question, response)))
 
 
 async def test_a_step_of_ones_own():
-    assert (await Own().run(question="Is it?")).response == FIXED
+    assert await Own().run(question="Is it?") == FIXED
+
+
+async def test_a_run_is_resumed_that_was_saved_while_it_corrected():
+    """The step begins again: what it needs is in the event that it was given."""
+    correcting, over = threading.Event(), threading.Event()
+
+    def slow(prompt):
+        correcting.set()
+        over.wait(10)
+        return mend(prompt)
+
+    workflow = Own()
+    workflow.aligner = make_aligner(slow)
+    handler = workflow.run(question="Is it?")
+    await asyncio.to_thread(correcting.wait, 10)
+    saved = json.dumps(handler.ctx.to_dict(serializer=JsonSerializer()))
+    over.set()
+    await handler.cancel_run()
+    resumed = Own()
+    context = Context.from_dict(resumed, json.loads(saved), serializer=JsonSerializer())
+    assert await resumed.run(ctx=context) == FIXED
 
 
 class WithResource(Workflow):
@@ -84,8 +79,3 @@ async def test_the_aligner_as_a_resource():
         response = await workflow.run(question="Is it?")
         assert response.response == FIXED and response.source_nodes
     assert made == [1]
-
-
-async def test_an_error_ends_the_run():
-    with pytest.raises(Exception, match="Only LlamaIndex's own response types"):
-        await Rag(make_aligner()).run(question="Is it?", response=7)
