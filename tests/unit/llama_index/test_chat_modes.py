@@ -321,8 +321,10 @@ async def test_the_callback_manager(mode):
     """Templates add a handler to it, or set another one."""
     inner = make_engine(mode)
     engine = AlignerChatEngine(inner, make_aligner())
-    engine.callback_manager.add_handler(LlamaDebugHandler(print_trace_on_end=False))
+    handler = LlamaDebugHandler(print_trace_on_end=False)
+    engine.callback_manager.add_handler(handler)
     assert engine.callback_manager is inner.callback_manager
+    engine.callback_manager.remove_handler(handler)  # it is the one that all of LlamaIndex shares
     engine.callback_manager = new = CallbackManager([])
     assert inner.callback_manager is new
     assert engine.chat("Is it?").response == FIXED
