@@ -18,9 +18,9 @@ CONTRIBUTING = ROOT.parent / "CONTRIBUTING.md"
 # From the bottom. A room is a module or a folder; it may use the floors below it, and nothing beside it.
 FLOORS = [
     ["_lazy", "_version", "errors", "forking"],
-    ["correction", "fingerprint", "hub", "jsonl", "structured", "templates", "thought", "threads"],
+    ["correction", "fingerprint", "hub", "jsonl", "passages", "structured", "templates", "thought", "threads"],
     ["backends/base", "models", "telemetry"],
-    ["backends/deadline", "backends/encoding", "backends/prefill", "backends/semaphore", "edits"],
+    ["backends/deadline", "backends/encoding", "backends/prefill", "backends/semaphore", "edits", "guard"],
     ["backends/local", "backends/remote", "backends/wrappers", "policy"],
     ["backends/prompted", "streaming"],
     ["backends"],  # its front: what is exported
