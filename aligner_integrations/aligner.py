@@ -333,10 +333,10 @@ class Aligner:
                 for piece in pieces:
                     if shown := live.feed(piece):
                         yield shown
-                if rest := live.end():
-                    yield rest
             except ONE_CORRECTION as error:
                 live.fail(error)
+            if rest := live.end():
+                yield rest
         (correction,) = _results([self._settled(job)])
         if not live.started:
             yield correction.text
@@ -363,10 +363,10 @@ class Aligner:
                     async for piece in pieces:
                         if shown := live.feed(piece):
                             yield shown
-                if rest := live.end():
-                    yield rest
             except ONE_CORRECTION as error:
                 live.fail(error)
+            if rest := live.end():
+                yield rest
         (correction,) = _results([await self._asettled(job)])
         if not live.started:
             yield correction.text

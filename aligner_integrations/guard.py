@@ -64,9 +64,12 @@ class Guard:
         self._tail = ""  # of the correction: the last word may go on
         self._held: list[_Word] = []
         self._lost = 0
+        self._passes = False  # whether the rest is left as it is
 
     def feed(self, piece: str) -> str:
         """Take a piece of the correction; return what can be shown."""
+        if self.complete:
+            return ""
         self._tail += piece
         out, end = [], 0
         for match in WORD.finditer(self._tail):
@@ -75,7 +78,12 @@ class Guard:
             out.append(self._take(self._tail[end : match.start()], match[0]))
             end = match.end()
         self._tail = self._tail[end:]
-        return "".join(out)
+        return "".join([*out, self._ahead()])
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is out: nothing that the correction may still say would be shown."""
+        return self._shown == len(self._answer) and not self._passes
 
     def end(self) -> str:
         """The correction is over: return what is left to show; nothing if nothing was written.
@@ -84,7 +92,7 @@ class Guard:
             LostTextError: Without a score, a large part of the answer went.
         """
         out = self.feed(" ")  # the last word is complete
-        if self._held or 0 < self._at < len(self._answer):
+        if self._held or self._at:
             self._hold()
             out += self._settle(len(self._answer), self._held)
         if self._lost > _LARGE * len(self._answer):
@@ -119,7 +127,15 @@ class Guard:
         """Take back into what is held what was not yet shown."""
         answer = self._answer
         self._held[:0] = [(answer.gap(i), answer.words[i]) for i in range(self._shown, self._at)]
-        self._at = self._shown
+        self._at = min(self._at, self._shown)
+
+    def _ahead(self) -> str:
+        """The answer's words up to the next place that the gate objects to: they stay, whatever the correction says."""
+        if self._threshold is None or self._score() is None:
+            return ""
+        places = self._places or []
+        number = bisect.bisect_right(places, self._at, key=lambda place: place.end)
+        return self._own(places[number].start if number < len(places) else len(self._answer))
 
     def _find(self, words: Sequence[str], start: int) -> int | None:
         """Where these words stay in the answer, at `start` or later; the nearest such place."""
@@ -280,8 +296,8 @@ class Guard:
 
     def _pass_on(self) -> str:
         out = "".join(gap + word for gap, word in self._held)
-        self._held, self._at = [], len(self._answer)
-        self._shown = self._at
+        self._held, self._passes = [], True
+        self._at = self._shown = len(self._answer)
         return out
 
 

@@ -332,13 +332,16 @@ class Job:
 
     def _minded(self, result: Completion) -> str:
         """The text of a completion without the edits that are taken back."""
-        if result.finish_reason == "length":
+        text, marks, score, guard = result.text.strip(), self.plan.marks, self.score, self.guard
+        if guard is not None:
+            text = guard.feed(text)
+        # Cut where nothing that it may still say would be shown, it is complete.
+        if result.finish_reason == "length" and not (guard is not None and guard.complete):
             raise TruncatedCorrectionError(
                 "The correction ran into the token limit and is incomplete. Raise max_new_tokens, or set on_error."
             )
-        text, marks, score = result.text.strip(), self.plan.marks, self.score
-        if (guard := self.guard) is not None:
-            return guard.feed(text) + guard.end()
+        if guard is not None:
+            return text + guard.end()
         if self.plan.edits == "marked" and text and marks is not None and score is not None:
             return keep_unmarked(self.text, text, score, marks)
         return text

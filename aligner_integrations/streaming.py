@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
 from aligner_integrations.backends.base import Score
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import AlignerError
+from aligner_integrations.errors import AlignerError, LostTextError, TruncatedCorrectionError
 from aligner_integrations.policy import Job
 
 
@@ -67,12 +67,13 @@ class LiveText:
         return new
 
     def end(self) -> str:
-        """The completion is over: let the job take it, and return what is left to show.
-
-        Raises:
-            LostTextError: See `Guard`.
-        """
-        last = "" if self._guard is None else self._show(self._guard.end())
+        """The completion is over: let the job take it, and return what is left to show."""
+        last = ""
+        try:
+            if self._guard is not None and not self._job.error:
+                last = self._show(self._guard.end())
+        except LostTextError as error:
+            self.fail(error)
         if not self._job.done:
             self._job.write(self.text)
         if self._job.error:
@@ -85,7 +86,12 @@ class LiveText:
         return last + rest
 
     def fail(self, error: AlignerError) -> None:
-        """Let the job answer an error, unless something is out that cannot be taken back: then raise it."""
+        """Let the job answer an error, unless something is out that cannot be taken back: then raise it.
+
+        It is none if the completion was cut where nothing that it may say would be shown.
+        """
+        if isinstance(error, TruncatedCorrectionError) and self._guard is not None and self._guard.complete:
+            return
         if self.started:
             raise error
         self._job.fail(error)
