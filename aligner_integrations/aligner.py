@@ -61,7 +61,11 @@ class Aligner:
         on_overflow: The same when question and answer do not fit the aligner's window.
         on_reject: The same when `accept` refuses.
         structured: Also align answers that parse as JSON or XML; they are skipped otherwise.
-        edits: `"all"`, or `"marked"`: changes at words that the gate's probe does not object to are taken back.
+        edits: Which edits of the aligner are taken over. None: as the aligner's configuration says it corrects: minimal
+            edits are guarded, an aligner that rewrites or does not say has `"all"`. `"all"`: the aligner's own text.
+            `"guarded"`: in an answer of more than one sentence, only the sentences that the gate objects to may change, and
+            code, addresses, numbers and markup stay; without scores, any sentence may, but no dozen words go at once. See
+            `guard.py`. `"marked"`: an edit is taken back unless it touches a word that the gate objects to.
         block_message: What `"block"` shows.
         resilience: Time limits, retries, a circuit breaker and fallbacks for the backend; None: it is called as it is.
         cache: Where finished corrections are looked up; None: each is made anew.
@@ -300,8 +304,9 @@ class Aligner:
     def stream(self, question: str, answer: str, **fields: str) -> CorrectionStream:
         """Yield the corrected text as the aligner writes it; the `Correction` is on the stream at its end.
 
-        With `accept`, `repair`, `rounds` above 1 or `edits="marked"` the text comes after the last decision. An error after the
-        first piece is raised whatever `on_error` says, because that piece is out.
+        With `accept`, `repair`, `rounds` above 1 or `edits="marked"` the text comes after the last decision. With guarded edits
+        it comes as it is written, but for sentences that change: each of those comes once the correction is behind it. An error
+        after the first piece is raised whatever `on_error` says, because that piece is out.
         """
         return CorrectionStream(self._pieces(question, answer, fields))
 
@@ -327,10 +332,10 @@ class Aligner:
                 for piece in pieces:
                     if shown := live.feed(piece):
                         yield shown
-                if rest := live.end():
-                    yield rest
             except ONE_CORRECTION as error:
                 live.fail(error)
+            if rest := live.end():
+                yield rest
         (correction,) = _results([self._settled(job)])
         if not live.started:
             yield correction.text
@@ -357,10 +362,10 @@ class Aligner:
                     async for piece in pieces:
                         if shown := live.feed(piece):
                             yield shown
-                if rest := live.end():
-                    yield rest
             except ONE_CORRECTION as error:
                 live.fail(error)
+            if rest := live.end():
+                yield rest
         (correction,) = _results([await self._asettled(job)])
         if not live.started:
             yield correction.text

@@ -18,6 +18,7 @@
     └── CorrectionError                      the aligner ran and gave nothing usable
         ├── EmptyCorrectionError
         ├── TruncatedCorrectionError         cut at the token limit
+        ├── LostTextError                    it lost a large part of the answer, and nothing asked for that
         ├── RejectedCorrectionError          `accept` refused it and on_reject="raise"
         └── BackendError                     the backend failed while running
             ├── CircuitOpenError             it failed so often that it is left alone for a while
@@ -110,6 +111,10 @@ class EmptyCorrectionError(CorrectionError):
 
 class TruncatedCorrectionError(CorrectionError):
     """The aligner ran into its token limit; a cut text is never passed off as a correction."""
+
+
+class LostTextError(CorrectionError):
+    """The correction lost a large part of the answer that nobody objected to."""
 
 
 class RejectedCorrectionError(CorrectionError):

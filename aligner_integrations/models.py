@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from aligner_integrations.errors import (
     ConfigurationError,
@@ -88,6 +88,7 @@ class AlignerConfig:
         revision: Commit of that base.
         gate: Threshold of its gate; None if it has none.
         gate_layer: Layer whose hidden states the gate's probe reads; None for a gate by `max_gap`.
+        edits: How it corrects: it makes minimal edits and copies the rest, or rewrites; None: unsaid, as by those that rewrite.
     """
 
     template: Template
@@ -95,6 +96,7 @@ class AlignerConfig:
     revision: str | None = None
     gate: float | None = None
     gate_layer: int | None = None
+    edits: Literal["minimal", "rewriting"] | None = None
 
     def save(self, folder: Path) -> None:
         """Write `aligner_config.json` into a folder."""
@@ -115,7 +117,10 @@ class AlignerConfig:
             gate, layer = data.get("gate"), data.get("gate_layer")
             if not (gate is None or isinstance(gate, int | float)) or not (layer is None or isinstance(layer, int)):
                 raise ConfigurationError(f"gate is {gate!r} and gate_layer {layer!r}; they are numbers or null")
-            return cls(Template.from_dict(data["template"]), data.get("base"), data.get("revision"), gate, layer)
+            if (edits := data.get("edits")) not in (None, "minimal", "rewriting"):
+                raise ConfigurationError(f'edits is {edits!r}; it is "minimal", "rewriting" or null')
+            template = Template.from_dict(data["template"])
+            return cls(template, data.get("base"), data.get("revision"), gate, layer, edits)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"{path} is not a valid aligner configuration: {error}") from error
 

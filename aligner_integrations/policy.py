@@ -31,6 +31,7 @@ from aligner_integrations.errors import (
     RejectedCorrectionError,
     TruncatedCorrectionError,
 )
+from aligner_integrations.guard import Guard, is_guarded
 from aligner_integrations.structured import is_structured
 from aligner_integrations.templates import Template
 
@@ -45,6 +46,9 @@ Accept = Callable[[str, str, str], bool | Awaitable[bool]]
 
 Repair = Callable[[str, str], str]
 """(answer, correction) -> the correction with what it must not touch put right; RejectedCorrectionError refuses it."""
+
+Edits = Literal["all", "marked", "guarded"]
+"""Which edits of the aligner are taken over; `Aligner`'s docstring says what they mean."""
 
 BLOCK_MESSAGE = "This answer was withheld because it could not be corrected."
 
@@ -64,7 +68,7 @@ class Options(TypedDict, total=False):
     on_overflow: Instead
     on_reject: Instead
     structured: bool
-    edits: Literal["all", "marked"]
+    edits: Edits | None
     block_message: str
 
 
@@ -85,7 +89,7 @@ class Policy:
     on_overflow: Instead = "raise"
     on_reject: Instead = "keep"
     structured: bool = False
-    edits: Literal["all", "marked"] = "all"
+    edits: Edits | None = None
     block_message: str = BLOCK_MESSAGE
 
     def __post_init__(self) -> None:
@@ -107,8 +111,8 @@ class Policy:
             raise ConfigurationError(f"rounds is {self.rounds}; an aligner needs at least 1.")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ConfigurationError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1, or None.")
-        if self.edits not in ("all", "marked"):
-            raise ConfigurationError(f"edits is {self.edits!r}; it takes 'all' or 'marked'.")
+        if self.edits not in (None, *get_args(Edits)):
+            raise ConfigurationError(f"edits is {self.edits!r}; it takes None or one of {get_args(Edits)}.")
 
     @property
     def decides_late(self) -> bool:
@@ -121,29 +125,26 @@ class Policy:
         Raises:
             ConfigurationError: The policy needs probabilities, and the backend has none.
         """
-        marked, free = self.edits == "marked", callable(self.gate)
+        edits = self.edits or ("guarded" if backend.minimal else "all")
+        marked, free = edits == "marked", callable(self.gate)
         threshold = backend.gate if self.gate is None or free else float(cast("float", self.gate))
         threshold = None if self.gate is False else threshold
-        if not marked and not free and threshold is None:
-            return Plan(template, None, None, wants_score=False, final=True)
+        gated = free or threshold is not None
+        marks = backend.gate if threshold is None and edits != "all" else threshold
+        if not marked and not gated and marks is None:
+            return Plan(template, None, edits, None, wants_score=False, final=True)
         can_score = backend.can_score
-        if can_score is False and (marked or not free):
+        if can_score is False and (marked or (gated and not free)):
             what = "edits='marked'" if marked else "a gate by score"
             raise ConfigurationError(
                 f"{what} needs the aligner's probabilities, which {type(backend).__name__} has not."
             )
-        marks = backend.gate if threshold is None else threshold
         if marked and marks is None:
             raise ConfigurationError(
                 "edits='marked' needs a threshold: this aligner has no gate, so give gate= a number."
             )
-        return Plan(
-            template,
-            threshold,
-            marks if marked else None,
-            wants_score=can_score is not False,
-            final=can_score is not None,
-        )
+        wants_score = can_score is not False
+        return Plan(template, threshold, edits, marks if wants_score else None, wants_score, can_score is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +154,15 @@ class Plan:
     Attributes:
         template: Its prompt template.
         threshold: What the gate's score is compared with; None: no gate by a number.
-        marks: What marked words are found with (`edits="marked"`); None: all edits are taken.
-        wants_score: Whether answers are judged first.
+        edits: Which edits are taken over.
+        marks: What marked words are found with; None: no score finds them.
+        wants_score: Whether answers are judged.
         final: Whether it stays true; a server that could not be asked may yet say something else.
     """
 
     template: Template
     threshold: float | None
+    edits: Edits
     marks: float | None
     wants_score: bool
     final: bool
@@ -288,43 +291,71 @@ class Job:
 
     @property
     def keep(self) -> Keep | None:
-        """How the gate decides on part of a score; None if it is a function, which sees all of it, or there is no gate."""
-        threshold = self.plan.threshold
-        if callable(self.policy.gate) or threshold is None:
+        """How the gate decides on part of a score; None if it is a function, which sees all of it, or no score is wanted."""
+        plan = self.plan
+        if callable(self.policy.gate) or not plan.wants_score:
             return None
 
         def keep(score: Score, whole: bool) -> bool | None:
+            if whole:
+                self.score = score
+            elif plan.edits == "guarded":
+                return None  # the correction is guarded by the marks of all tokens
             # Further tokens can only raise it.
-            if (score.max_gap if score.gate is None else score.gate) > threshold:
+            if plan.threshold is None or (score.max_gap if score.gate is None else score.gate) > plan.threshold:
                 return False
             return True if whole else None
 
         return keep
+
+    @property
+    def guard(self) -> Guard | None:
+        """What takes the edits back that nobody asked for, in the next text; None: all of them stay."""
+        if self.plan.edits != "guarded" or not is_guarded(self.text):
+            return None
+        return Guard(self.text, self.plan.marks, lambda: self.score)
 
     def take(self, result: Completion | AlignerError) -> None:
         """Take the completion of one round."""
         if isinstance(result, AlignerError):
             self.fail(result)
             return
-        self.rounds += 1
         self.usage += result.usage
         self.reason = "fallback" if result.by_fallback else None
-        text = result.text.strip()
-        if result.finish_reason == "length":
-            self.fail(
-                TruncatedCorrectionError(
-                    "The correction ran into the token limit and is incomplete. Raise max_new_tokens, or set on_error."
-                )
-            )
-        elif not text:
-            self.fail(EmptyCorrectionError("The aligner wrote nothing. Set on_error to keep or block such answers."))
+        try:
+            text = self._minded(result)
+        except CorrectionError as error:
+            self.rounds += 1
+            self.fail(error)
         else:
-            if self.plan.marks is not None and self.score is not None:
-                text = keep_unmarked(self.text, text, self.score, self.plan.marks).strip()
-            if text == self.text.strip():
-                self.stop("unchanged")
-            else:
-                self._set(text)
+            self.write(text)
+
+    def _minded(self, result: Completion) -> str:
+        """The text of a completion without the edits that are taken back."""
+        text, marks, score, guard = result.text.strip(), self.plan.marks, self.score, self.guard
+        if guard is not None:
+            text = guard.feed(text)
+        # Cut where nothing that it may still say would be shown, it is complete.
+        if result.finish_reason == "length" and not (guard is not None and guard.complete):
+            raise TruncatedCorrectionError(
+                "The correction ran into the token limit and is incomplete. Raise max_new_tokens, or set on_error."
+            )
+        if guard is not None:
+            return text + guard.end()
+        if self.plan.edits == "marked" and text and marks is not None and score is not None:
+            return keep_unmarked(self.text, text, score, marks)
+        return text
+
+    def write(self, text: str) -> None:
+        """Take the text that a round ends with."""
+        self.rounds += 1
+        text = text.strip()
+        if not text:
+            self.fail(EmptyCorrectionError("The aligner wrote nothing. Set on_error to keep or block such answers."))
+        elif text == self.text.strip():
+            self.stop("unchanged")
+        else:
+            self._set(text)
 
     def mend(self) -> None:
         """Put right what a correction must not touch."""

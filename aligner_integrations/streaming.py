@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
-from aligner_integrations.backends.base import Completion, Score
+from aligner_integrations.backends.base import Score
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import AlignerError
+from aligner_integrations.errors import AlignerError, LostTextError, TruncatedCorrectionError
 from aligner_integrations.policy import Job
 
 
@@ -31,6 +31,7 @@ class LiveText:
         self._leading = answer[: len(answer) - len(answer.lstrip())]
         self._raw = ""
         self._shown = 0
+        self._guard = None if job.done else job.guard
         self._held = bool(self._leading)
 
     @property
@@ -53,6 +54,9 @@ class LiveText:
         if isinstance(piece, Score):
             self._job.judge(piece)
             return ""
+        return self._show(piece if self._guard is None else self._guard.feed(piece))
+
+    def _show(self, piece: str) -> str:
         self._raw = (self._raw + piece) if self._raw else piece.lstrip()
         text = self._raw.rstrip()
         if self._held and self._core.startswith(text):
@@ -64,8 +68,14 @@ class LiveText:
 
     def end(self) -> str:
         """The completion is over: let the job take it, and return what is left to show."""
+        last = ""
+        try:
+            if self._guard is not None and not self._job.error:
+                last = self._show(self._guard.end())
+        except LostTextError as error:
+            self.fail(error)
         if not self._job.done:
-            self._job.take(Completion(self.text, "stop"))
+            self._job.write(self.text)
         if self._job.error:
             return ""
         text = self.text
@@ -73,10 +83,15 @@ class LiveText:
             text = self._answer if self._held else self._answer[len(self._leading) :]
         rest = text[self._shown :]
         self._shown = len(text)
-        return rest
+        return last + rest
 
     def fail(self, error: AlignerError) -> None:
-        """Let the job answer an error, unless something is out that cannot be taken back: then raise it."""
+        """Let the job answer an error, unless something is out that cannot be taken back: then raise it.
+
+        It is none if the completion was cut where nothing that it may say would be shown.
+        """
+        if isinstance(error, TruncatedCorrectionError) and self._guard is not None and self._guard.complete:
+            return
         if self.started:
             raise error
         self._job.fail(error)

@@ -163,6 +163,11 @@ class Backend(ABC):
         return None
 
     @property
+    def minimal(self) -> bool:
+        """Whether its aligner says of itself that it makes minimal edits, and leaves all else of an answer to the letter."""
+        return False
+
+    @property
     def can_score(self) -> bool | None:
         """Whether `score` works; None: a server would have to say, and could not be asked."""
         return False
@@ -338,6 +343,7 @@ class FakeBackend(Backend):
     # Attributes here, so that a test can set them.
     template: Template | None = None
     gate: float | None = None
+    minimal: bool = False
     can_score: bool | None = False
     fingerprint: list[Any] | None = None
 

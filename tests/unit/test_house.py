@@ -18,7 +18,7 @@ CONTRIBUTING = ROOT.parent / "CONTRIBUTING.md"
 # From the bottom. A room is a module or a folder; it may use the floors below it, and nothing beside it.
 FLOORS = [
     ["_lazy", "_version", "errors", "forking"],
-    ["correction", "fingerprint", "hub", "jsonl", "structured", "templates", "thought", "threads"],
+    ["correction", "fingerprint", "hub", "jsonl", "passages", "structured", "templates", "thought", "threads"],
     ["backends/base", "models", "telemetry"],
     [
         "backends/deadline",
@@ -27,6 +27,7 @@ FLOORS = [
         "backends/semaphore",
         "backends/side_by_side",
         "edits",
+        "guard",
     ],
     ["backends/local", "backends/remote", "backends/wrappers", "policy"],
     ["backends/prompted", "streaming"],

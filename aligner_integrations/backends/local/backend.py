@@ -115,6 +115,12 @@ class LocalBackend(Backend):
         return None if config is None else config.gate
 
     @property
+    def minimal(self) -> bool:
+        """Whether the aligner's configuration says so."""
+        config = self.config
+        return config is not None and config.edits == "minimal"
+
+    @property
     def weights(self) -> Weights:
         """The loaded weights; loads them at the first call."""
         from aligner_integrations.backends.local.loading import load_weights

@@ -144,6 +144,12 @@ class CompletionsBackend(RemoteBackend):
         return config.gate if config is not None and config.gate_layer is None else None
 
     @property
+    def minimal(self) -> bool:
+        """Whether the configuration in the model's folder says so."""
+        config = None if self._folder is None else config_of(self._folder)
+        return config is not None and config.edits == "minimal"
+
+    @property
     def _folder(self) -> str | None:
         return (
             self.model if self.model is not None and (self.model == "embedded" or Path(self.model).is_dir()) else None

@@ -33,6 +33,11 @@ class Wrapper(Backend):
         return self.inner.gate
 
     @property
+    def minimal(self) -> bool:
+        """Whether the inner backend's aligner makes minimal edits."""
+        return self.inner.minimal
+
+    @property
     def can_score(self) -> bool | None:
         """Whether the inner backend can score."""
         return self.inner.can_score

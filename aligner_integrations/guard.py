@@ -1,0 +1,339 @@
+"""Nothing is lost: a correction changes the sentences that the gate objects to, and all else of the answer stays to the letter.
+
+One walk for whole corrections and for streams. The correction is read word by word beside the answer. While both say the same,
+it is shown. Where they part, the correction is held back until it is back among words that stay, or ends; then what it wrote is
+given to the sentences that are asked for, the others come from the answer, and neither is touched again.
+
+What lives elsewhere: words, sentences and what no edit may touch (`passages.py`), the older guard that looks at each edit
+(`edits.py`), who is guarded and by what (`policy.py`).
+"""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+
+from aligner_integrations.backends.base import Score
+from aligner_integrations.errors import LostTextError
+from aligner_integrations.passages import WORD, Passage, Span
+
+# So many words in a row are the same place, not chance; and a sentence is shown once so many of its words are the answer's.
+_SAME = 4
+# A dozen: more words than that go only where the gate asks for it.
+_FEW = 12
+# A sentence of two dozen words is the aligner's as a whole; of a longer one, a dozen words around those that are marked.
+_SHORT = 2 * _FEW
+# difflib's time grows with the square of this many words, or faster.
+_COMPARED = 160
+# An answer that has lost more than this share of its words has lost a large part.
+_LARGE = 0.2
+
+_Word = tuple[str, str]
+"""The white space before a word, and the word."""
+
+
+def is_guarded(answer: str) -> bool:
+    """Whether there is something around the sentence that is corrected: one of two dozen words is left to the aligner."""
+    passage = Passage(answer.strip())
+    return len(passage) > _SHORT or len(passage.sentences) > 1
+
+
+class Guard:
+    """What is shown of one correction, piece by piece.
+
+    What is shown of what it has shown is the same again: to guard a text twice changes nothing.
+
+    Args:
+        answer: The answer.
+        threshold: A token of the score above it is marked; None: no score says where the answer needs correction, so any
+            sentence may change, but for what no edit may touch, and if not a dozen words go at once.
+        score: Returns the answer's score, from the first word on in which the two differ. None: nobody could judge it;
+            then the text comes from a fallback, and is left as it is.
+    """
+
+    def __init__(self, answer: str, threshold: float | None, score: Callable[[], Score | None]) -> None:
+        self._answer = Passage(answer.strip())
+        self._lead = len(answer) - len(answer.lstrip())
+        self._threshold = threshold
+        self._score = score
+        self._at = 0  # how many of the answer's words are behind
+        self._shown = 0  # how many of them are out: all, or fewer in the first words of a sentence
+        self._gap: str | None = None  # before the words that went last, if nothing came in their place
+        self._tail = ""  # of the correction: the last word may go on
+        self._held: list[_Word] = []
+        self._lost = 0
+        self._passes = False  # whether the rest is left as it is
+
+    def feed(self, piece: str) -> str:
+        """Take a piece of the correction; return what can be shown."""
+        if self.complete:
+            return ""
+        self._tail += piece
+        out, end = [], 0
+        for match in WORD.finditer(self._tail):
+            if match.end() == len(self._tail):
+                break
+            out.append(self._take(self._tail[end : match.start()], match[0]))
+            end = match.end()
+        self._tail = self._tail[end:]
+        return "".join([*out, self._ahead()])
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is out: nothing that the correction may still say would be shown."""
+        return self._shown == len(self._answer) and not self._passes
+
+    def end(self) -> str:
+        """The correction is over: return what is left to show; nothing if nothing was written.
+
+        Raises:
+            LostTextError: Without a score, a large part of the answer went.
+        """
+        out = self.feed(" ")  # the last word is complete
+        if self._held or self._at:
+            self._hold()
+            out += self._settle(len(self._answer), self._held)
+        if self._lost > _LARGE * len(self._answer):
+            raise LostTextError(
+                f"The correction lost {self._lost} of the answer's {len(self._answer)} words, and nothing says that they needed "
+                "correction. Set on_error to keep or block such answers, or edits='all' if this aligner rewrites."
+            )
+        return out
+
+    # The walk -------------------------------------------------------------------------------------------------------
+
+    def _take(self, gap: str, word: str) -> str:
+        answer, at = self._answer, self._at
+        if not self._held and at < len(answer) and answer.words[at] == word:
+            self._at += 1
+            at_end = self._at == len(answer) or answer.begins[self._at] == self._at
+            # The first words of two sentences are often the same, so they say little of which one was gone on with.
+            return self._own(self._at) if at_end or self._at - answer.begins[at] >= _SAME else ""
+        self._hold()
+        self._held.append((gap, word))
+        if self._places is None:
+            return self._pass_on()
+        met = self._find([word for _, word in self._held[-_SAME:]], self._at)
+        if met is None:
+            return ""
+        out = self._settle(met, self._held[:-_SAME])
+        self._held = []
+        self._at = met + _SAME
+        return out + self._own(self._at)
+
+    def _hold(self) -> None:
+        """Take back into what is held what was not yet shown."""
+        answer = self._answer
+        self._held[:0] = [(answer.gap(i), answer.words[i]) for i in range(self._shown, self._at)]
+        self._at = min(self._at, self._shown)
+
+    def _ahead(self) -> str:
+        """The answer's words up to the next place that the gate objects to: they stay, whatever the correction says."""
+        if self._threshold is None or self._score() is None:
+            return ""
+        places = self._places or []
+        number = bisect.bisect_right(places, self._at, key=lambda place: place.end)
+        return self._own(places[number].start if number < len(places) else len(self._answer))
+
+    def _find(self, words: Sequence[str], start: int) -> int | None:
+        """Where these words stay in the answer, at `start` or later; the nearest such place."""
+        places = self._index.get(tuple(words), [])
+        number = bisect.bisect_left(places, start)
+        return places[number] if number < len(places) else None
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, ...], list[int]]:
+        """Where so many words in a row stay as they are; without a score, where they are at all."""
+        answer, index = self._answer, dict[tuple[str, ...], list[int]]()
+        places = [] if self._threshold is None else self._places or []
+        for run in _between(places, 0, len(answer)):
+            for start in range(run.start, run.end - _SAME + 1):
+                index.setdefault(tuple(answer.words[start : start + _SAME]), []).append(start)
+        return index
+
+    # Where edits are asked for --------------------------------------------------------------------------------------
+
+    @cached_property
+    def _marked(self) -> list[int] | None:
+        """The words that the gate objects to; None: nobody could be asked."""
+        if self._threshold is None:
+            return []
+        if (score := self._score()) is None:
+            return None
+        tokens = [token for token in score.marked(self._threshold) if token.text]
+        spans = self._answer.covering((token.start - self._lead, token.end - self._lead) for token in tokens)
+        return sorted({number for span in spans for number in range(span.start, span.end)})
+
+    @cached_property
+    def _places(self) -> list[Span] | None:
+        """Where the correction may differ: the sentences with a marked word, as far as they are near it."""
+        if (marked := self._marked) is None:
+            return None
+        places: list[Span] = []
+        for sentence in self._answer.sentences:
+            found = marked[bisect.bisect_left(marked, sentence.start) : bisect.bisect_left(marked, sentence.end)]
+            if self._threshold is None or (found and sentence.end - sentence.start <= _SHORT):
+                found = [sentence.start, sentence.end - 1]
+                near = [sentence]
+            else:
+                near = [Span(max(sentence.start, m - _FEW), min(sentence.end, m + _FEW + 1)) for m in found]
+            for place in map(self._without_markup, near):
+                if places and place.start <= places[-1].end:
+                    places[-1] = Span(places[-1].start, max(places[-1].end, place.end))
+                elif place.start < place.end:
+                    places.append(place)
+        return places
+
+    @cached_property
+    def _protected(self) -> set[int]:
+        return {number for span in self._answer.protected for number in range(span.start, span.end)}
+
+    def _without_markup(self, place: Span) -> Span:
+        start, end = place.start, place.end
+        while start < end and start in self._protected:
+            start += 1
+        while start < end and end - 1 in self._protected:
+            end -= 1
+        return Span(start, end)
+
+    # What becomes of a difference -----------------------------------------------------------------------------------
+
+    def _settle(self, end: int, held: list[_Word]) -> str:
+        """Decide on the words up to `end`, in whose place the correction has what is held."""
+        if self._places is None:
+            return self._pass_on()
+        first = bisect.bisect_right(self._places, self._at, key=lambda place: place.end)
+        last = bisect.bisect_left(self._places, end, key=lambda place: place.start)
+        places = [Span(max(p.start, self._at), min(p.end, end)) for p in self._places[first:last]]
+        out = []
+        for place, share in zip(places, self._shares(places, end, held), strict=True):
+            out += [self._own(place.start), self._written(place, share)]
+        return "".join([*out, self._own(end)])
+
+    def _shares(self, places: list[Span], end: int, held: list[_Word]) -> Sequence[list[_Word] | None]:
+        """What the correction has in each of these places; None: that cannot be told."""
+        if not held or not places:
+            return [held for _ in places]
+        words = [word for _, word in held]
+        runs = [self._answer.words[run.start : run.end] for run in _between(places, self._at, end)]
+        cuts = _apart(words, runs)
+        if cuts is not None:
+            return [held[a:b] for a, b in cuts]
+        low, high = max(self._at, places[0].start - _SHORT), min(end, places[-1].end + _SHORT)
+        if high - low + len(held) > _COMPARED:
+            return [None for _ in places]
+        shares: list[list[_Word]] = [[] for _ in places]
+        matcher = difflib.SequenceMatcher(None, self._answer.words[low:high], words, autojunk=False)
+        for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+            for place, share in zip(places, shares, strict=True):
+                start, stop = place.start - low, place.end - low
+                if tag == "equal":
+                    share += held[j1 + max(start, i1) - i1 : j1 + max(min(stop, i2) - i1, 0)]
+                elif (i1 < stop and i2 > start) or (i1 == i2 and start <= i1 <= stop):
+                    share += held[j1:j2]
+                    break  # what was written for several goes into the first
+        return shares
+
+    def _written(self, place: Span, share: list[_Word] | None) -> str:
+        """What is shown in one place: what the correction has there, or else the answer's own words."""
+        if share is None:
+            return self._own(place.end)
+        answer, start, end = self._answer, place.start, place.end
+        share = self._once(place, share)
+        while start < end and share and share[0][1] == answer.words[start]:
+            start, share = start + 1, share[1:]
+        while start < end and share and share[-1][1] == answer.words[end - 1]:
+            end, share = end - 1, share[:-1]
+        gone = end - start - len(share)
+        if self._breaks(start, end, share) or (self._threshold is None and gone > _FEW):
+            return self._own(place.end)
+        if self._threshold is None:
+            self._lost += max(0, gone)
+        out = self._own(start)
+        if start < end or share:
+            gap = answer.gap(start) if start < end else share[0][0]
+            gap = gap if self._gap is None else _wider(self._gap, gap)
+            self._gap = None if share else gap
+            out += "".join([gap, share[0][1], *(before + word for before, word in share[1:])]) if share else ""
+        self._shown = end
+        return out + self._own(place.end)
+
+    def _once(self, place: Span, share: list[_Word]) -> list[_Word]:
+        """Cut what a correction says in one place and the answer will say further on."""
+        words = [word for _, word in share]
+        number = 0
+        while number < len(words):
+            after = self._answer.words[place.end : place.end + _SAME]
+            if self._find((words[number : number + _SAME] + after)[:_SAME], place.end) is not None:
+                words = words[:number]
+                number = max(0, number - _SAME)
+            else:
+                number += 1
+        return share[: len(words)]
+
+    def _breaks(self, start: int, end: int, share: list[_Word]) -> bool:
+        """Whether an edit would lose or alter what no edit may touch."""
+        text, at = "".join(gap + word for gap, word in share), 0
+        for span in self._answer.protected:
+            if start < span.end and span.start < end:
+                own = self._answer.text[self._answer.starts[span.start] : self._answer.ends[span.end - 1]]
+                at = text.find(own, at)
+                if at < 0:
+                    return True
+                at += len(own)
+        return False
+
+    def _own(self, end: int) -> str:
+        """The answer's own words up to one, as far as they are not out."""
+        answer, start = self._answer, self._shown
+        if start >= end:
+            return ""
+        gap = answer.gap(start) if self._gap is None else _wider(self._gap, answer.gap(start))
+        self._gap, self._shown = None, end
+        return gap + answer.text[answer.starts[start] : answer.ends[end - 1]]
+
+    def _pass_on(self) -> str:
+        out = "".join(gap + word for gap, word in self._held)
+        self._held, self._passes = [], True
+        self._at = self._shown = len(self._answer)
+        return out
+
+
+def _between(places: Sequence[Span], start: int, end: int) -> Iterator[Span]:
+    """The runs of words before, between and after places."""
+    for place in places:
+        yield Span(start, place.start)
+        start = place.end
+    yield Span(start, end)
+
+
+def _apart(words: list[str], runs: list[list[str]]) -> list[tuple[int, int]] | None:
+    """Return what lies between runs of words that follow each other in a text; None if they do not.
+
+    The first run has to be where the text begins, and the last one where it ends, if there is one.
+    """
+    text = "\n" + "\n".join(words) + "\n"
+    starts = [0]
+    for word in words:
+        starts.append(starts[-1] + len(word) + 1)
+    cuts, at = [], 0
+    for number, run in enumerate(runs):
+        found = starts[at]
+        if run:
+            found = text.find("\n" + "\n".join(run) + "\n", starts[at])
+        elif number:  # the last one, if it is empty
+            found = starts[-1]
+        if found < 0 or (number == 0 and found):
+            return None
+        start = bisect.bisect_left(starts, found)
+        if number:
+            cuts.append((at, start))
+        at = start + len(run)
+    return cuts
+
+
+def _wider(one: str, other: str) -> str:
+    """Of the white space before and after words that went, what is left: line breaks rather than none, else the shorter."""
+    return max(one, other, key=lambda gap: (gap.count("\n"), -len(gap)))
