@@ -19,7 +19,8 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from aligner_integrations.errors import AlignerError, BackendError
@@ -85,7 +86,7 @@ def call(work: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: 
     try:
         future = asyncio.run_coroutine_threadsafe(_alone(work(*args, **kwargs), caller), loop)
         future.add_done_callback(lambda _: caller.errands.put(None))
-        while (errand := caller.errands.get()) is not None:
+        while (errand := caller.wait()) is not None:
             errand()
         return future.result()
     except BaseException:
@@ -107,6 +108,12 @@ class _Caller:
         self.errands: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.task: asyncio.Task[Any] | None = None
         self._left = False
+
+    def wait(self) -> Callable[[], object] | None:
+        """Return the next errand; None: the work is done."""
+        while True:
+            with suppress(Empty):
+                return self.errands.get(timeout=1)  # not for ever: a Ctrl-C just before it would not wake this thread
 
     def start(self) -> None:
         self.task = asyncio.current_task()
