@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Generator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
-from aligner_integrations.backends.base import Backend, Completion, Request, Timeouts
+from aligner_integrations.backends.base import Backend, Completion, Request, Timeouts, require_end
 from aligner_integrations.backends.deadline import Clock, Deadline
+from aligner_integrations.backends.remote.http import Endpoint, Json
 from aligner_integrations.backends.remote.loop import acall, aread, bare, call, read
-from aligner_integrations.errors import AlignerError
+from aligner_integrations.backends.remote.responses import StatusError, Written
+from aligner_integrations.backends.remote.window import Fitted, fit, refit
+from aligner_integrations.backends.side_by_side import aeach
+from aligner_integrations.correction import Usage
+from aligner_integrations.errors import AlignerError, BackendError
 
 _T = TypeVar("_T")
 
+_TAIL = 0.5
+"""Seconds to wait for the token counts that may follow a streamed text."""
+
+_ATTEMPTS = 4  # as it was meant; then without what the server refuses, one thing at a time
+
 
 class RemoteBackend(Backend):
-    """A backend on a server. A subclass has `_complete` and `_stream`, which run on the loop."""
+    """A backend on a server. A subclass says what is sent, and how the answer is read."""
+
+    concurrency: int
 
     def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """Correct a batch, side by side."""
@@ -33,11 +46,112 @@ class RemoteBackend(Backend):
         """`stream` without blocking the event loop."""
         return aread(self._stream(request))
 
+    # On the loop ----------------------------------------------------------------------------------------------------
+
+    @property
     @abstractmethod
-    async def _complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]: ...
+    def _server(self) -> Endpoint:
+        """Who is asked."""
 
     @abstractmethod
-    def _stream(self, request: Request) -> AsyncGenerator[str, None]: ...
+    async def _ready(self, clock: Clock) -> RemoteBackend:
+        """Learn what has to be known of the server first; return the backend that runs requests, which may be another."""
+
+    async def _fitted(self, request: Request) -> Fitted:
+        """Return a request as it is sent."""
+        return fit(request, None)
+
+    @abstractmethod
+    def _asked(self, job: Fitted, *, stream: bool) -> tuple[str, Json]:
+        """Return path and body."""
+
+    @abstractmethod
+    def _written(self) -> Written:
+        """Return what reads the answer."""
+
+    def _adapted(self, job: Fitted, refusal: StatusError) -> Fitted:
+        """Return what to send after a refusal, or raise it."""
+        return refit(job, refusal)
+
+    def _worked(self, meant: Fitted, sent: Fitted) -> None:
+        """Learn from a request that was answered, in other words than it was meant."""
+
+    async def _complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
+        try:
+            backend = await self._ready(longest(requests))
+        except BackendError as error:
+            return [error] * len(requests)
+        return await aeach(lambda request: settled(backend._one(request)), requests, backend.concurrency)
+
+    async def _one(self, request: Request) -> Completion:
+        async with aclosing(self._attempts(request, shown=False)) as parts:
+            (done,) = [part async for part in parts if isinstance(part, Completion)]
+        return done
+
+    async def _stream(self, request: Request) -> AsyncGenerator[str, None]:
+        backend = await self._ready(longest([request]))
+        async with aclosing(backend._attempts(request, shown=True)) as parts:
+            async for part in parts:
+                if isinstance(part, str):
+                    yield part
+
+    async def _attempts(self, request: Request, *, shown: bool) -> AsyncGenerator[str | Completion, None]:
+        """Yield the pieces of a text, and at last the completion; what the server refuses is left out of the next attempt.
+
+        Args:
+            request: The correction to run.
+            shown: Whether somebody reads the pieces, who cannot be told afterwards that they were cut.
+        """
+        stream = shown or request.timeouts.first_token is not None  # when a token comes shows in a stream only
+        meant = job = await self._fitted(request)
+        for _ in range(_ATTEMPTS):
+            written = self._written()
+            try:
+                async with aclosing(self._pieces(job, written, stream=stream)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            except StatusError as refusal:
+                if written.text:
+                    raise
+                job = self._adapted(job, refusal)
+                continue
+            self._worked(meant, job)
+            done = written.completion(job.broken.mend)
+            if shown:
+                require_end(done, job.limit)
+            yield done
+            return
+        raise BackendError(f"{self._server.host} refuses the prompt each time for another reason.")
+
+    async def _pieces(self, job: Fitted, written: Written, *, stream: bool) -> AsyncGenerator[str, None]:
+        clock, mender = Clock(job.request.timeouts), job.broken.mender()
+        path, body = self._asked(job, stream=stream)
+        if not stream:
+            written.take(await self._server.ask(path, body, clock))
+            return
+        async with aclosing(self._server.events(path, body, clock)) as events:
+            with _tail_matters_little(written):
+                async for event in events:
+                    if piece := written.feed(event):
+                        clock.token_seen()
+                        if shown := mender.feed(piece):
+                            yield shown
+                    if written.reason is not None:
+                        if written.usage != Usage():
+                            break
+                        clock.hurry(_TAIL)
+        if rest := mender.end():
+            yield rest
+
+
+@contextmanager
+def _tail_matters_little(written: Written) -> Iterator[None]:
+    """Let nothing that goes wrong after the end of the text, where token counts may come, spoil the text."""
+    try:
+        yield
+    except BackendError:
+        if written.reason is None:
+            raise
 
 
 def longest(requests: Sequence[Request]) -> Clock:

@@ -10,32 +10,29 @@ What lives elsewhere: who runs this, and where (`base.py`), HTTP (`http.py`), li
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aligner_integrations.backends.base import Completion, Request, Score, require_end
+from aligner_integrations.backends.base import Request, Score
 from aligner_integrations.backends.deadline import Clock, brief
 from aligner_integrations.backends.encoding import load_tokenizer
 from aligner_integrations.backends.remote import prompt_logprobs
 from aligner_integrations.backends.remote.base import RemoteBackend, longest, settled
 from aligner_integrations.backends.remote.capabilities import Dialect
-from aligner_integrations.backends.remote.http import Endpoint
+from aligner_integrations.backends.remote.http import Endpoint, Json
 from aligner_integrations.backends.remote.keys import Secret, key_for
 from aligner_integrations.backends.remote.loop import acall, call, outside
 from aligner_integrations.backends.remote.responses import StatusError, Written, only_model
 from aligner_integrations.backends.remote.window import Fitted, fit
 from aligner_integrations.backends.side_by_side import aeach
-from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, ModelError
 from aligner_integrations.models import config_of, template_of
 from aligner_integrations.templates import Template, template_for_model
 
 _PATH = "/completions"
-_ATTEMPTS = 4  # as it was meant; then without what the server refuses, one thing at a time
-_TAIL = 0.5  # seconds to wait for the token counts that may follow a streamed text
 _NO_SCORES = {400, 404, 405, 413, 415, 422, 500, 501}  # politely, or by an assertion that fails
 _OWN = {"prompt", "model", "max_tokens", "stream", "n", "echo", "logprobs", "best_of"}
 
@@ -101,14 +98,15 @@ class CompletionsBackend(RemoteBackend):
 
     def load(self) -> None:
         """Ask the server which model it has, and load the tokenizer, where that is needed."""
-        call(self._load, brief())
+        call(self._ready, brief())
 
-    async def _load(self, clock: Clock) -> None:
+    async def _ready(self, clock: Clock) -> CompletionsBackend:
         if self._served is None:
             self._served, window = only_model(await self.endpoint.look_up("/models", clock), self.endpoint.host)
             self._window = self._window or window
         if self._loaded_tokenizer is None and self.tokenizer is not None:
             self._loaded_tokenizer = await outside(partial(load_tokenizer, self.tokenizer))
+        return self
 
     @property
     def template(self) -> Template:
@@ -164,7 +162,7 @@ class CompletionsBackend(RemoteBackend):
         return self._scores
 
     async def _probe(self) -> bool:
-        await self._load(brief())
+        await self._ready(brief())
         try:
             probe = prompt_logprobs.probe(self._served)
             return prompt_logprobs.is_sound(await self.endpoint.ask(_PATH, probe, brief()))
@@ -175,77 +173,26 @@ class CompletionsBackend(RemoteBackend):
 
     # Completions ----------------------------------------------------------------------------------------------------
 
-    async def _complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        try:
-            await self._load(longest(requests))
-        except BackendError as error:
-            return [error] * len(requests)
-        return await aeach(lambda request: settled(self._one(request)), requests, self.concurrency)
-
-    async def _one(self, request: Request) -> Completion:
-        async with aclosing(self._attempts(request, shown=False)) as parts:
-            (done,) = [part async for part in parts if isinstance(part, Completion)]
-        return done
-
-    async def _stream(self, request: Request) -> AsyncGenerator[str, None]:
-        await self._load(longest([request]))
-        async with aclosing(self._attempts(request, shown=True)) as parts:
-            async for part in parts:
-                if isinstance(part, str):
-                    yield part
-
-    async def _attempts(self, request: Request, *, shown: bool) -> AsyncGenerator[str | Completion, None]:
-        """Yield the pieces of a text, and at last the completion; what the server refuses is left out of the next attempt.
-
-        Args:
-            request: The correction to run.
-            shown: Whether somebody reads the pieces, who cannot be told afterwards that they were cut.
-        """
-        stream = shown or request.timeouts.first_token is not None  # when a token comes shows in a stream only
-        meant = job = await self._fitted(request)
-        for _ in range(_ATTEMPTS):
-            written = Written(self.endpoint.host)
-            try:
-                async with aclosing(self._pieces(job, written, stream=stream)) as pieces:
-                    async for piece in pieces:
-                        yield piece
-            except StatusError as refusal:
-                if written.text:
-                    raise
-                job = self._dialect.adapt(job, refusal)
-                continue
-            self._dialect.worked(meant, job)
-            done = written.completion(job.broken.mend)
-            if shown:
-                require_end(done, job.limit)
-            yield done
-            return
-        raise BackendError(f"{self.endpoint.host} refuses the prompt each time for another reason.")
+    @property
+    def _server(self) -> Endpoint:
+        return self.endpoint
 
     async def _fitted(self, request: Request) -> Fitted:
         fitting = partial(fit, request, self._window, self._loaded_tokenizer, ids=self._dialect.takes_ids)
         # A tokenizer takes its time.
         return fitting() if self._loaded_tokenizer is None else await outside(fitting)
 
-    async def _pieces(self, job: Fitted, written: Written, *, stream: bool) -> AsyncGenerator[str, None]:
-        clock, mender = Clock(job.request.timeouts), job.broken.mender()
-        body = self._dialect.body(self._served, job, stream=stream)
-        if not stream:
-            written.feed(await self.endpoint.ask(_PATH, body, clock))
-            return
-        async with aclosing(self.endpoint.events(_PATH, body, clock)) as events:
-            with _tail_matters_little(written):
-                async for event in events:
-                    if piece := written.feed(event):
-                        clock.token_seen()
-                        if shown := mender.feed(piece):
-                            yield shown
-                    if written.reason is not None:
-                        if written.usage != Usage():
-                            break
-                        clock.hurry(_TAIL)
-        if rest := mender.end():
-            yield rest
+    def _asked(self, job: Fitted, *, stream: bool) -> tuple[str, Json]:
+        return _PATH, self._dialect.body(self._served, job, stream=stream)
+
+    def _written(self) -> Written:
+        return Written(self.endpoint.host)
+
+    def _adapted(self, job: Fitted, refusal: StatusError) -> Fitted:
+        return self._dialect.adapt(job, refusal)
+
+    def _worked(self, meant: Fitted, sent: Fitted) -> None:
+        self._dialect.worked(meant, sent)
 
     # Scores ---------------------------------------------------------------------------------------------------------
 
@@ -259,7 +206,7 @@ class CompletionsBackend(RemoteBackend):
 
     async def _score(self, requests: Sequence[Request]) -> list[Score | AlignerError]:
         try:
-            await self._load(longest(requests))
+            await self._ready(longest(requests))
         except BackendError as error:
             return [error] * len(requests)
         return await aeach(lambda request: settled(self._score_one(request)), requests, self.concurrency)
@@ -267,13 +214,3 @@ class CompletionsBackend(RemoteBackend):
     async def _score_one(self, request: Request) -> Score:
         question = prompt_logprobs.Question(self._served, request)
         return question.score(await self.endpoint.ask(_PATH, question.body, Clock(request.timeouts)))
-
-
-@contextmanager
-def _tail_matters_little(written: Written) -> Iterator[None]:
-    """Let nothing that goes wrong after the end of the text, where token counts may come, spoil the text."""
-    try:
-        yield
-    except BackendError:
-        if written.reason is None:
-            raise

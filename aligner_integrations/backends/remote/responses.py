@@ -52,15 +52,16 @@ class Written:
         text_of: Where the text is in a choice.
 
     Attributes:
+        host: As above.
         text: All text.
         reason: Why it ended; None: not yet.
         usage: Token counts, zero where the server gives none.
     """
 
-    __slots__ = ("_host", "_text_of", "reason", "text", "usage")
+    __slots__ = ("_text_of", "host", "reason", "text", "usage")
 
     def __init__(self, host: str, text_of: Callable[[dict[str, Any]], Any] = lambda choice: choice.get("text")) -> None:
-        self._host = host
+        self.host = host
         self._text_of = text_of
         self.text = ""
         self.reason: Any = None
@@ -74,20 +75,24 @@ class Written:
         """
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-            raise BackendError(f"The response of {self._host} holds no choices.", retryable=True)
+            raise BackendError(f"The response of {self.host} holds no choices.", retryable=True)
         if answer.get("usage"):  # some servers count in each event, from the beginning
             self.usage = usage_of(answer["usage"])
         choice = next((choice for choice in choices if choice.get("index", 0) == 0), None)
         if choice is None or self.reason is not None:  # another choice, or what comes after the text
             return ""
-        text = readable(self._text_of(choice) or "", self._host)
+        text = readable(self._text_of(choice) or "", self.host)
         self.reason = choice.get("finish_reason") or None  # some say "" until it ends
         self.text += text
         return text
 
+    def take(self, answer: Any) -> None:
+        """Take a whole response, which is read like an event."""
+        self.feed(answer)
+
     def completion(self, mend: Callable[[str], str] = lambda text: text) -> Completion:
         """Return the completion; see `completion`."""
-        return completion(mend(self.text), self.reason, self.usage, self._host)
+        return completion(mend(self.text), self.reason, self.usage, self.host)
 
 
 def readable(text: Any, host: str) -> str:

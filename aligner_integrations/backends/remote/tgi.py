@@ -10,23 +10,20 @@ What lives elsewhere: who runs this, and where (`base.py`), HTTP (`http.py`), li
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from aligner_integrations.backends.base import Completion, Request, require_end
 from aligner_integrations.backends.deadline import Clock, brief
-from aligner_integrations.backends.remote.base import RemoteBackend, settled
+from aligner_integrations.backends.remote.base import RemoteBackend
 from aligner_integrations.backends.remote.completions import CompletionsBackend
 from aligner_integrations.backends.remote.http import Endpoint, Json
 from aligner_integrations.backends.remote.keys import Secret, key_for
 from aligner_integrations.backends.remote.loop import call, outside
-from aligner_integrations.backends.remote.responses import StatusError, completion, may_pass, readable
-from aligner_integrations.backends.remote.window import Fitted, fit, refit
-from aligner_integrations.backends.side_by_side import aeach
+from aligner_integrations.backends.remote.responses import StatusError, Written, may_pass, readable
+from aligner_integrations.backends.remote.window import Fitted
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
 from aligner_integrations.models import template_of
@@ -114,10 +111,9 @@ class TextGenerationBackend(RemoteBackend):
 
     def load(self) -> None:
         """Ask the Hub how the provider serves the model; nothing for a URL."""
-        call(self._route)
+        call(self._ready, brief())
 
-    async def _route(self) -> CompletionsBackend | Endpoint:
-        """The provider's completions, or a server that speaks TGI's dialect."""
+    async def _ready(self, clock: Clock) -> RemoteBackend:
         if self._endpoint is None and self._provided is None:
             url, name, dialect = await outside(partial(_where, self.model, self.provider, self.api_key))
             if dialect == "inputs":
@@ -130,112 +126,44 @@ class TextGenerationBackend(RemoteBackend):
                     generation=self.generation,
                     concurrency=self.concurrency,
                 )
-        # One of them is set, and stays.
-        return self._provided or cast("Endpoint", self._endpoint)
+        return self._provided or self
 
     def _endpoint_at(self, url: str) -> Endpoint:
         return Endpoint(url, self.api_key, allow_http=self.allow_http, concurrency=self.concurrency)
 
     # Completions ----------------------------------------------------------------------------------------------------
 
-    async def _complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        try:
-            route = await self._route()
-        except BackendError as error:
-            return [error] * len(requests)
-        if isinstance(route, CompletionsBackend):
-            return await route._complete(requests)
-        return await aeach(lambda request: settled(self._one(route, request)), requests, self.concurrency)
+    @property
+    def _server(self) -> Endpoint:
+        if self._endpoint is None:
+            raise BackendError(f"{self!r} has no route yet; call load() first.")
+        return self._endpoint
 
-    async def _one(self, server: Endpoint, request: Request) -> Completion:
-        async with aclosing(self._attempts(server, request, shown=False)) as parts:
-            (done,) = [part async for part in parts if isinstance(part, Completion)]
-        return done
-
-    async def _stream(self, request: Request) -> AsyncGenerator[str, None]:
-        route = await self._route()
-        parts: AsyncGenerator[str | Completion, None] | AsyncGenerator[str, None] = (
-            route._stream(request)
-            if isinstance(route, CompletionsBackend)
-            else self._attempts(route, request, shown=True)
-        )
-        async with aclosing(parts):
-            async for part in parts:
-                if isinstance(part, str):
-                    yield part
-
-    async def _attempts(
-        self, server: Endpoint, request: Request, *, shown: bool
-    ) -> AsyncGenerator[str | Completion, None]:
-        """Yield the pieces of a text, and at last the completion; a limit that leaves no room is lowered once.
-
-        Args:
-            server: Who is asked.
-            request: The correction to run.
-            shown: Whether somebody reads the pieces, who cannot be told afterwards that they were cut.
-        """
-        stream = shown or request.timeouts.first_token is not None  # when a token comes shows in a stream only
-        job = fit(request, None)
-        for last in (False, True):
-            written = _Generated(server.host)
-            try:
-                async with aclosing(self._pieces(server, job, written, stream=stream)) as pieces:
-                    async for piece in pieces:
-                        yield piece
-            except StatusError as refusal:
-                if written.text or last:
-                    raise
-                job = refit(job, refusal)
-                continue
-            done = written.completion(job)
-            if shown:
-                require_end(done, job.limit)
-            yield done
-            return
-
-    async def _pieces(
-        self, server: Endpoint, job: Fitted, written: _Generated, *, stream: bool
-    ) -> AsyncGenerator[str, None]:
-        clock, mender = Clock(job.request.timeouts), job.broken.mender()
+    def _asked(self, job: Fitted, *, stream: bool) -> tuple[str, Json]:
         own = {"max_new_tokens": job.limit, "return_full_text": False, "details": True}
         body: Json = {"inputs": job.broken.text, "parameters": {"do_sample": False, **self.generation, **own}}
-        if not stream:
-            written.take(await server.ask("", body, clock))
-            return
-        async with aclosing(server.events("", {**body, "stream": True}, clock)) as events:
-            async for event in events:
-                if piece := written.feed(event):
-                    clock.token_seen()
-                    if shown := mender.feed(piece):
-                        yield shown
-                if written.reason is not None:
-                    break
-        if rest := mender.end():
-            yield rest
+        return "", {**body, "stream": True} if stream else body
+
+    def _written(self) -> _Generated:
+        return _Generated(self._server.host)
 
 
-class _Generated:
+class _Generated(Written):
     """What a server has written so far, in TGI's dialect."""
 
-    __slots__ = ("_host", "_usage", "reason", "text")
-
-    def __init__(self, host: str) -> None:
-        self._host = host
-        self._usage = Usage()
-        self.reason: Any = None
-        self.text = ""
+    __slots__ = ()
 
     def take(self, answer: Any) -> None:
         """Take a whole response; through TGI's older route it comes as a list of one."""
         answer = answer[0] if isinstance(answer, list) and answer else answer
         text = answer.get("generated_text") if isinstance(answer, dict) else None
         if text is None:
-            raise BackendError(f"The response of {self._host} holds no generated_text.", retryable=True)
-        self.text = readable(text, self._host)
+            raise BackendError(f"The response of {self.host} holds no generated_text.", retryable=True)
+        self.text = readable(text, self.host)
         self._end(answer.get("details"))
         if self.reason is None:
             raise BackendError(
-                f"{self._host} gives no details, so nobody can tell whether the correction is complete: it is no TGI server. "
+                f"{self.host} gives no details, so nobody can tell whether the correction is complete: it is no TGI server. "
                 "Serve the aligner with TGI, or with vLLM and Aligner.from_endpoint."
             )
 
@@ -243,9 +171,9 @@ class _Generated:
         """Take an event of a stream; return its text."""
         token = event.get("token")
         if not isinstance(token, dict) or token.get("text") is None:
-            raise BackendError(f"An event of {self._host} holds no token.", retryable=True)
+            raise BackendError(f"An event of {self.host} holds no token.", retryable=True)
         self._end(event.get("details"))
-        text = "" if token.get("special") else readable(token["text"], self._host)
+        text = "" if token.get("special") else readable(token["text"], self.host)
         self.text += text
         return text
 
@@ -253,10 +181,7 @@ class _Generated:
         if isinstance(details, dict):
             self.reason = details.get("finish_reason")
             count = details.get("generated_tokens")
-            self._usage = Usage(0, count if isinstance(count, int) else 0)
-
-    def completion(self, job: Fitted) -> Completion:
-        return completion(job.broken.mend(self.text), self.reason, self._usage, self._host)
+            self.usage = Usage(0, count if isinstance(count, int) else 0)
 
 
 def _where(model: str, provider: str, api_key: Secret | None) -> tuple[str, str, str]:

@@ -71,6 +71,18 @@ async def test_tasks_in_order_and_no_more_than_allowed():
     assert await aeach(work, [], 4) == []
 
 
+async def test_thousands_of_items_are_no_thousands_of_tasks():
+    tasks = set()
+
+    async def work(n):
+        tasks.add(asyncio.current_task())
+        await asyncio.sleep(0)
+        return n
+
+    assert await aeach(work, range(10_000), 16) == list(range(10_000))
+    assert len(tasks) == 16
+
+
 @pytest.mark.parametrize("how", ["cancelled", "an error"])
 async def test_no_task_is_left(how):
     ended = []

@@ -158,6 +158,13 @@ def test_a_thought_without_an_end_is_no_correction():
     assert read(Reply(QUESTION, ANSWER), "<think>Let me", " see") == ""
 
 
+def test_a_long_thought_and_a_long_reply_come_through_piece_by_piece():
+    words = ["word "] * 40_000
+    reply = Reply(QUESTION, ANSWER)
+    shown = [reply.feed(piece) for piece in ("<think>", *words, "</th", "ink>\n", *words)]
+    assert not any(shown[:40_003]) and "".join(shown) + reply.end() == "".join(words).rstrip()
+
+
 @given(texts, st.text(max_size=60))
 def test_pieces_are_read_like_the_whole(answer, text):
     def outcome(*pieces):

@@ -11,7 +11,7 @@ import pytest
 
 from aligner_integrations import Aligner
 from aligner_integrations.backends.base import Backend, Request, Timeouts
-from aligner_integrations.backends.remote import completions, loop
+from aligner_integrations.backends.remote import base, loop
 from aligner_integrations.backends.remote.completions import CompletionsBackend
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import (
@@ -519,7 +519,7 @@ def test_a_copy_in_another_process_works():
 @modes
 @pytest.mark.parametrize("tail", ["counts", "none", "cut", "slow", "broken"])
 def test_token_counts_may_follow_a_streamed_text_and_nothing_there_can_spoil_it(tail, mode, monkeypatch):
-    monkeypatch.setattr(completions, "_TAIL", 0.1)
+    monkeypatch.setattr(base, "_TAIL", 0.1)
     counts = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}
     ends = {"counts": [counts], "none": [], "cut": [], "slow": [], "broken": [{"choices": 7}]}
 

@@ -88,6 +88,21 @@ def test_a_long_text_of_markers_takes_no_time():
     assert len(re.findall(r"< \|im_end", broken.text)) == 20_000
 
 
+def test_thousands_of_different_strings_come_back_in_pieces():
+    """Each with a place of its own to look for: by the square of their number this would take a minute."""
+    text = " ".join(f"<|x{i}|>" for i in range(4000))
+    broken = Broken(text)
+    sent, mender = broken.text, broken.mender()
+    assert not _KNOWN.search(sent) and broken.mend(sent) == text
+    assert "".join(mender.feed(sent[i : i + 4]) for i in range(0, len(sent), 4)) + mender.end() == text
+    assert broken.position(len(sent)) == len(text)
+
+
+def test_a_string_inside_another_one_is_made_whole_first():
+    broken = Broken("abc", ["abc", "bc"])
+    assert broken.text == "a b c" and broken.mend(broken.text) == "abc"
+
+
 def test_holds_back_no_more_than_it_must():
     mender = Broken("</s>").mender()
     assert [mender.feed(piece) for piece in ("Hello", " a < b", " <", " /", "s> end")] == [
