@@ -15,7 +15,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from aligner_integrations.errors import OverloadedError
 from aligner_integrations.forking import survives_fork
@@ -125,7 +127,75 @@ def wait(future: Future[_T], seconds: float | None) -> _T:
 async def await_result(future: Future[_T], seconds: float | None) -> _T:
     """`wait` without blocking the event loop."""
     async with asyncio.timeout(seconds):
-        return await asyncio.wrap_future(future)
+        return await awaited(future)
+
+
+# From threads to event loops ------------------------------------------------------------------------------------------
+
+
+class _Mailbox:
+    """What other threads want done on an event loop. However much that is, the loop is woken for it once.
+
+    Waking a loop is a write to a socket, and whoever writes has to wait for the interpreter again after it: done for each
+    of hundreds of corrections at a time, that alone takes longer than all else of them.
+    """
+
+    def __init__(self) -> None:
+        self._letters: deque[tuple[contextvars.Context, Callable[[], object]]] = deque()
+        self._woken = False
+
+    def put(self, loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:
+        # In this order, and in the other one below, so that no letter can lie there while nobody is on the way to it.
+        self._letters.append((contextvars.copy_context(), work))
+        if not self._woken:
+            self._woken = True
+            loop.call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._woken = False
+        while self._letters:
+            context, work = self._letters.popleft()
+            context.run(work)
+
+
+_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
+
+
+def tell(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:
+    """Have an event loop do something soon, from any thread and in the caller's context. It must not raise.
+
+    Raises:
+        RuntimeError: The loop is closed.
+    """
+    if asyncio._get_running_loop() is loop:
+        loop.call_soon(work)
+    else:
+        _mailboxes.setdefault(loop, _Mailbox()).put(loop, work)
+
+
+async def awaited(future: Future[_T]) -> _T:
+    """Return what a future of threads comes to. Cancelling this leaves it alone.
+
+    Raises:
+        asyncio.CancelledError: It was cancelled.
+    """
+    if not future.done():
+        loop = asyncio.get_running_loop()
+        here: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not here.done():
+                here.set_result(None)
+
+        def done(_: object) -> None:
+            with suppress(RuntimeError):  # nobody is there any more
+                tell(loop, wake)
+
+        future.add_done_callback(done)
+        await here
+    if future.cancelled():
+        raise asyncio.CancelledError
+    return future.result()
 
 
 class OneByOne:

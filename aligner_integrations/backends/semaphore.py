@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from aligner_integrations.forking import survives_fork
+from aligner_integrations.threads import awaited
 
 
 class Semaphore:
@@ -62,7 +63,7 @@ class Semaphore:
             return True
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.wrap_future(place)
+                await awaited(place)
         except TimeoutError:
             self._leave(place)
             return False

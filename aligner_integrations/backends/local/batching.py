@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from aligner_integrations.backends.deadline import NEVER, Deadline
 from aligner_integrations.errors import OverloadedError
 from aligner_integrations.forking import survives_fork
+from aligner_integrations.threads import awaited
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -94,7 +95,7 @@ class Batcher(Generic[_Item, _Result]):
         lane = self._enter(items)
         try:
             async with asyncio.timeout(deadline.left):
-                await asyncio.wrap_future(lane.done)
+                await awaited(lane.done)
         except TimeoutError:
             if lane.done.done():  # as above
                 raise

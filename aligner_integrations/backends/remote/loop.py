@@ -20,6 +20,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
@@ -99,7 +100,31 @@ def call(work: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: 
 async def acall(work: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """`call` for another event loop, which is not blocked; cancelling it cancels the work."""
     loop = the_loop()
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_alone(work(*args, **kwargs), None), loop))
+    future: Future[_T] = Future()
+    threads.tell(loop, partial(_begin, _alone(work(*args, **kwargs), None), future, loop))
+    try:
+        return await threads.awaited(future)
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+
+
+def _begin(work: Coroutine[Any, Any, _T], future: Future[_T], loop: asyncio.AbstractEventLoop) -> None:
+    task = loop.create_task(work)
+    future.add_done_callback(lambda future: threads.tell(loop, task.cancel) if future.cancelled() else None)
+    task.add_done_callback(partial(_end, future))
+
+
+def _end(future: Future[_T], task: asyncio.Task[_T]) -> None:
+    if task.cancelled():
+        future.cancel()
+    error = None if task.cancelled() else task.exception()
+    if not future.set_running_or_notify_cancel():  # it was cancelled here, or there, where nobody waits any more
+        return
+    if error is None:
+        future.set_result(task.result())
+    else:
+        future.set_exception(error)
 
 
 class _Caller:
