@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import bisect
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 from aligner_integrations.backends.base import Score
@@ -64,7 +64,7 @@ class Guard:
         self._tail = ""  # of the correction: the last word may go on
         self._held: list[_Word] = []
         self._lost = 0
-        self._passes = False  # whether the rest is left as it is
+        self._found: list[Span] | None = None
 
     def feed(self, piece: str) -> str:
         """Take a piece of the correction; return what can be shown."""
@@ -83,7 +83,9 @@ class Guard:
     @property
     def complete(self) -> bool:
         """Whether all is out: nothing that the correction may still say would be shown."""
-        return self._shown == len(self._answer) and not self._passes
+        if (places := self._places) is None or self._shown < len(self._answer):
+            return False
+        return not places or places[-1].end < len(self._answer)  # else the correction may go on in the last one
 
     def end(self) -> str:
         """The correction is over: return what is left to show; nothing if nothing was written.
@@ -131,10 +133,10 @@ class Guard:
 
     def _ahead(self) -> str:
         """The answer's words up to the next place that the gate objects to: they stay, whatever the correction says."""
-        if self._threshold is None or self._score() is None:
+        begun = self._at or self._held  # what nothing was written for is an error, not the answer
+        if self._threshold is None or not begun or (places := self._places) is None:
             return ""
-        places = self._places or []
-        number = bisect.bisect_right(places, self._at, key=lambda place: place.end)
+        number = bisect.bisect_left(places, self._at, key=lambda place: place.end)
         return self._own(places[number].start if number < len(places) else len(self._answer))
 
     def _find(self, words: Sequence[str], start: int) -> int | None:
@@ -155,35 +157,33 @@ class Guard:
 
     # Where edits are asked for --------------------------------------------------------------------------------------
 
-    @cached_property
-    def _marked(self) -> list[int] | None:
-        """The words that the gate objects to; None: nobody could be asked."""
-        if self._threshold is None:
-            return []
-        if (score := self._score()) is None:
-            return None
-        tokens = [token for token in score.marked(self._threshold) if token.text]
-        spans = self._answer.covering((token.start - self._lead, token.end - self._lead) for token in tokens)
-        return sorted({number for span in spans for number in range(span.start, span.end)})
-
-    @cached_property
+    @property
     def _places(self) -> list[Span] | None:
-        """Where the correction may differ: the sentences with a marked word, as far as they are near it."""
-        if (marked := self._marked) is None:
-            return None
+        """Where the correction may differ: the sentences with a marked word, as far as they are near it; None: not known."""
+        if self._found is None:
+            if self._threshold is None:
+                self._found = self._joined(self._answer.sentences)
+            elif (score := self._score()) is not None:
+                self._found = self._joined(self._near(score, self._threshold))
+        return self._found
+
+    def _near(self, score: Score, threshold: float) -> Iterator[Span]:
+        """The sentences of marked words, or what is around these."""
+        tokens = [token for token in score.marked(threshold) if token.text]
+        spans = self._answer.covering((token.start - self._lead, token.end - self._lead) for token in tokens)
+        for span in spans:
+            number = bisect.bisect_right(self._answer.sentences, span.start, key=lambda sentence: sentence.start) - 1
+            sentence = self._answer.sentences[number]
+            reach = _SHORT if sentence.end - sentence.start <= _SHORT else _FEW
+            yield Span(max(sentence.start, span.start - reach), min(sentence.end, span.end + reach))
+
+    def _joined(self, near: Iterable[Span]) -> list[Span]:
         places: list[Span] = []
-        for sentence in self._answer.sentences:
-            found = marked[bisect.bisect_left(marked, sentence.start) : bisect.bisect_left(marked, sentence.end)]
-            if self._threshold is None or (found and sentence.end - sentence.start <= _SHORT):
-                found = [sentence.start, sentence.end - 1]
-                near = [sentence]
-            else:
-                near = [Span(max(sentence.start, m - _FEW), min(sentence.end, m + _FEW + 1)) for m in found]
-            for place in map(self._without_markup, near):
-                if places and place.start <= places[-1].end:
-                    places[-1] = Span(places[-1].start, max(places[-1].end, place.end))
-                elif place.start < place.end:
-                    places.append(place)
+        for place in map(self._without_markup, near):
+            if places and place.start <= places[-1].end:
+                places[-1] = Span(places[-1].start, max(places[-1].end, place.end))
+            elif place.start < place.end:
+                places.append(place)
         return places
 
     @cached_property
@@ -204,7 +204,7 @@ class Guard:
         """Decide on the words up to `end`, in whose place the correction has what is held."""
         if self._places is None:
             return self._pass_on()
-        first = bisect.bisect_right(self._places, self._at, key=lambda place: place.end)
+        first = bisect.bisect_left(self._places, self._at, key=lambda place: place.end)
         last = bisect.bisect_left(self._places, end, key=lambda place: place.start)
         places = [Span(max(p.start, self._at), min(p.end, end)) for p in self._places[first:last]]
         out = []
@@ -296,7 +296,7 @@ class Guard:
 
     def _pass_on(self) -> str:
         out = "".join(gap + word for gap, word in self._held)
-        self._held, self._passes = [], True
+        self._held = []
         self._at = self._shown = len(self._answer)
         return out
 
