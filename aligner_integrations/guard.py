@@ -231,7 +231,7 @@ class Guard:
                 start, stop = place.start - low, place.end - low
                 if tag == "equal":
                     share += held[j1 + max(start, i1) - i1 : j1 + max(min(stop, i2) - i1, 0)]
-                elif i1 < stop and i2 > start or i1 == i2 and start <= i1 <= stop:
+                elif start <= i1 <= stop if i1 == i2 else i1 < stop and i2 > start:
                     share += held[j1:j2]
                     break  # what was written for several goes into the first
         return shares

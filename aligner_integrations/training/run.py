@@ -5,6 +5,7 @@ Each stage leaves a file behind and is skipped when that file is there, so a run
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import random
@@ -21,7 +22,7 @@ from aligner_integrations.models import GATE_FILE, AlignerConfig
 from aligner_integrations.templates import Template
 from aligner_integrations.training import card
 from aligner_integrations.training.allocator import keep_freed_memory
-from aligner_integrations.training.data import Triple
+from aligner_integrations.training.data import Triple, edits_of
 from aligner_integrations.training.gate import FittedGate, GateExample, fit_gate
 from aligner_integrations.training.recipes import Recipe
 from aligner_integrations.training.sft import TrainingReport, train
@@ -108,11 +109,11 @@ def fit_weights(
         result.peft_config["default"].base_model_name_or_path = name
         result.peft_config["default"].revision = revision
         result.save_pretrained(output, state_dict=trained.state, save_embedding_layers=False)
-        AlignerConfig(template, name, revision).save(output)
+        AlignerConfig(template, name, revision, edits=edits_of(triples)).save(output)
     else:
         result.save_pretrained(output, state_dict=trained.state)
         tokenizer.save_pretrained(output)
-        AlignerConfig(template).save(output)
+        AlignerConfig(template, edits=edits_of(triples)).save(output)
     (output / TRAINING_FILE).write_text(json.dumps(trained.report.to_dict(), indent=1))
 
 
@@ -126,7 +127,7 @@ def fit_own_gate(output: Path, train_on: Sequence[GateExample], tune_on: Sequenc
     layers = sorted({round(depth * share) for share in (0.5, 0.67, 0.87)})
     fitted = fit_gate(weights, config.template, train_on, tune_on, layers=layers, seed=seed, progress=_log_progress)
     fitted.probe.save(output / GATE_FILE)
-    AlignerConfig(config.template, config.base, config.revision, fitted.threshold, fitted.probe.layer).save(output)
+    dataclasses.replace(config, gate=fitted.threshold, gate_layer=fitted.probe.layer).save(output)
     (output / GATE_REPORT).write_text(json.dumps(_gate_report(fitted, train_on, tune_on), indent=1))
 
 

@@ -15,7 +15,22 @@ from aligner_integrations.guard import Guard, is_guarded
 from aligner_integrations.passages import Passage
 from tests.unit.support import score_of
 
-WORDS = ["the", "docs", "are", "here", "a", "bad", "you", "it is", "so,", "no -", "3", "`x = 1`", "https://a.b/c", "me@a.bc"]
+WORDS = [
+    "the",
+    "docs",
+    "are",
+    "here",
+    "a",
+    "bad",
+    "you",
+    "it is",
+    "so,",
+    "no -",
+    "3",
+    "`x = 1`",
+    "https://a.b/c",
+    "me@a.bc",
+]
 PROSE = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(lambda words: " ".join(words) + ".")
 BETWEEN = st.sampled_from([" ", "\n\n", "\n- ", "\n| ", "\n> ", "\n\n## "])
 PROTECTED = re.compile(r"`x = 1`|https://a.b/c|me@a.bc|\b3\b|\||^-(?= )|^>(?= )|^##(?= )", re.MULTILINE)
@@ -96,3 +111,217 @@ def test_guarding_twice_changes_nothing(case):
 def test_pieces_of_any_size_give_the_same_text(case, size):
     answer, correction = case
     assert guarded(answer, correction, "bad", size=size) == guarded(answer, correction, "bad")
+
+
+@given(cases())
+def test_without_marks_the_answer_comes_back(case):
+    answer, correction = case
+    assert guarded(answer, correction) == (answer if correction.strip() else "")
+
+
+@settings(deadline=None)
+@given(cases())
+def test_without_a_score_what_is_protected_survives(case):
+    answer, correction = case
+    try:
+        shown = guarded(answer, correction, threshold=None)
+    except LostTextError:
+        return
+    assert shown == "" if not correction.strip() else follow_each_other(PROTECTED.findall(answer), shown)
+
+
+HOST = "The first one is so. It goes on for a while. The last one ends it."
+RUDE = "You are a bad idiot, and so is he."
+
+
+def between(rude):
+    return f"The first one is so. {rude}It goes on for a while. The last one ends it."
+
+
+@pytest.mark.parametrize(
+    ("correction", "shown"),
+    [
+        (between("You are not wise, and so is he. "), between("You are not wise, and so is he. ")),
+        (between(""), between("")),
+        # The rest is lost, or comes in other words, or twice.
+        ("The first one is so.", between("")),
+        ("The first one is so. You are wrong.", between("You are wrong. ")),
+        ("You are wrong.", between("You are wrong. ")),
+        (
+            "The one is so. You are wrong, and so is he. It went on. The last ends it.",
+            between("You are wrong, and so is he. "),
+        ),
+        (f"{between('You are wrong. ')} {between('You are wrong. ')}", between("You are wrong. ")),
+        # White space of its own.
+        (
+            between("You are not wise , and so is he . ").replace(". The", ".\n\nThe"),
+            between("You are not wise, and so is he. "),
+        ),
+    ],
+)
+def test_a_rude_sentence_changes_and_its_host_does_not(correction, shown):
+    assert guarded(between(f"{RUDE} "), correction, "bad") == shown
+
+
+@pytest.mark.parametrize(
+    ("rude", "correction", "shown"),
+    [
+        (
+            "You bad idiot, see https://a.b now.",
+            "See now.",
+            "You bad idiot, see https://a.b now.",
+        ),  # an address would go
+        ("You bad idiot, see https://a.b now.", "Please see https://a.b now.", "Please see https://a.b now."),
+        ("Take 500 mg, you bad idiot.", "Take 50 mg, please.", "Take 500 mg, you bad idiot."),
+        ("| You bad idiot | see |", "| You | see |", "| You | see |"),
+        ("| You bad idiot | see |", "You see", "| You bad idiot | see |"),
+        ("- You bad idiot.", "- Please.", "- Please."),
+        ("- You bad idiot.", "", "-"),
+    ],
+)
+def test_what_no_edit_may_touch(rude, correction, shown):
+    answer, text, expected = (f"It is so.\n\n{part}\n\nThis ends it here." for part in (rude, correction, shown))
+    assert guarded(answer, text, "bad") == expected
+
+
+@pytest.mark.parametrize(("before", "after"), [(" ", "\n\n"), ("\n\n", " "), ("\n\n", "\n\n"), (" ", " "), ("\n", " ")])
+@pytest.mark.parametrize("rude", ["The bad docs.", "The bad docs are useless to you."])
+def test_where_a_sentence_went_a_line_break_stays(before, after, rude):
+    answer = f"So it is.{before}{rude}{after}The project goes on."
+    gap = max(before, after, key=lambda gap: gap.count("\n"))
+    assert guarded(answer, "So it is. The project goes on.", "bad") == f"So it is.{gap}The project goes on."
+
+
+def test_of_a_long_sentence_only_what_is_near_may_change():
+    words = [f"w{i}" for i in range(60)]
+    answer = " ".join([*words[:30], "bad", *words[30:]])
+    assert guarded(answer, "no", "bad") == " ".join([*words[:18], "no", *words[42:]])
+    assert guarded(answer, " ".join(words), "bad") == " ".join(words)
+
+
+def test_without_a_score_a_dozen_words_do_not_go():
+    answer = f"One two three four. {' '.join(['gone'] * 13)}. Five six seven eight."
+    assert guarded(answer, "One two three four. Five six seven eight.", threshold=None) == answer
+    answer, short = f"{HOST} {HOST} No, no, no. {HOST}", f"{HOST} {HOST} {HOST}"
+    assert guarded(answer, short, threshold=None) == short
+
+
+def test_without_a_score_a_large_part_does_not_go():
+    answer = " ".join(f"Here is number {name} of them, which stays. Away with {name}." for name in "abcdefgh")
+    with pytest.raises(LostTextError, match="lost 32 of the answer's"):
+        guarded(answer, re.sub(r" Away with \w\.", "", answer), threshold=None)
+
+
+def test_nobody_could_judge_so_the_text_is_left_as_it_is():
+    guard = Guard(HOST, 1.0, lambda: None)
+    assert (
+        guard.feed("The first one is not so.  Nor") + guard.feed(" that") + guard.end()
+        == "The first one is not so.  Nor that"
+    )
+
+
+def test_what_stays_is_shown_at_once():
+    score = []
+    guard = Guard(between(f"{RUDE} "), 1.0, lambda: score[0] if score else None)
+    assert guard.feed("The first one is ") == "The first one is"  # the same so far; nobody has judged it yet
+    score.append(score_of(between(f"{RUDE} "), marked=["bad"], probe=True))
+    assert guard.feed("so. You ") == " so."
+    assert guard.feed("are wrong. ") == ""  # held back until it is behind
+    assert not guard.complete
+    assert guard.feed("It goes on for ") == " You are wrong. It goes on for a while. The last one ends it."
+    assert guard.complete
+    assert guard.feed("a day") + guard.end() == ""
+
+
+def test_in_a_last_sentence_the_correction_may_go_on():
+    answer = f"{HOST} {RUDE}"
+    assert guarded(answer, f"{answer} Sorry for that.", "bad") == f"{answer} Sorry for that."
+    guard = Guard(answer, 1.0, lambda: score_of(answer, marked=["bad"], probe=True))
+    guard.feed(f"{answer} ")
+    assert not guard.complete
+
+
+def test_a_marked_token_may_begin_before_its_word_and_the_answer_with_white_space():
+    answer = f"\n {HOST} {RUDE}"
+    at = answer.index(" bad")
+    score = Score((TokenScore(" bad", at, at + 4, -1.0, 0.0, 9.0),), -1.0, -1.0, -1.0, 0.0, 9.0)
+    guard = Guard(answer, 1.0, lambda: score)
+    assert guard.feed(f"{HOST} Go on. ") + guard.end() == f"{HOST} Go on."
+
+
+@pytest.mark.parametrize(
+    ("answer", "guarded"),
+    [
+        ("you are a bad idiot , and so is he . really", False),
+        ("You are a bad idiot.", False),
+        ("It is so. You are a bad idiot.", True),
+        ("you are\n\na bad idiot", True),
+        ("so " * 25, True),
+    ],
+)
+def test_a_single_sentence_is_left_to_the_aligner(answer, guarded):
+    assert is_guarded(answer) is guarded
+
+
+# Time, in lines that run --------------------------------------------------------------------------------------------
+
+
+def lines_run(run):
+    """How many lines of the guard, and of what it uses, are run."""
+    count = 0
+    files = {guards.__file__, passages.__file__, guards.difflib.__file__}
+
+    def trace(frame, event, argument):
+        nonlocal count
+        count += event == "line"
+        return trace if frame.f_code.co_filename in files else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def said(words):
+    return " ".join(f"{word}." if i % 11 == 10 else word for i, word in enumerate(words))
+
+
+HOSTILE = {
+    "everything equal": lambda n: (said(f"w{i % 97}" for i in range(n)),) * 2,
+    "nothing equal": lambda n: (said(f"w{i % 97}" for i in range(n)), said(f"v{i % 89}" for i in range(n))),
+    "one word repeated": lambda n: ("so " * n, "so " * (n // 2) + "no " + "so " * n),
+    "one mark repeated": lambda n: ("| " * n, "| - " * (n // 2)),
+    "every other word": lambda n: (
+        said(f"w{i % 97}" for i in range(n)),
+        said(f"w{i % 97}" if i % 2 else "no" for i in range(n)),
+    ),
+    "all lost": lambda n: (said(f"w{i % 97}" for i in range(n)), "w0 no"),
+    "backticks": lambda n: ("` " * n + "`" * n, "` no " * (n // 2)),
+}
+
+
+@pytest.mark.parametrize("threshold", [1.0, None])
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_twice_the_text_takes_twice_the_steps(hostile, threshold):
+    def steps(n):
+        answer, correction = HOSTILE[hostile](n)
+
+        def run():
+            try:
+                guarded(answer, correction, "w7", "w8", "so", size=40, threshold=threshold)
+            except LostTextError:
+                pass
+
+        return lines_run(run)
+
+    assert steps(4000) < 2.5 * steps(2000)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_two_hundred_kilobytes(hostile):
+    answer, correction = HOSTILE[hostile](60_000)
+    shown = guarded(answer, correction, "w7", size=400)
+    assert len(shown) >= len(answer) // 3
