@@ -1,14 +1,15 @@
 """With any text that an aligner may write, what nobody objected to survives to the letter, and guarding twice changes nothing."""
 
+import contextlib
 import re
 import sys
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aligner_integrations import passages
 from aligner_integrations import guard as guards
+from aligner_integrations import passages
 from aligner_integrations.backends.base import Score, TokenScore
 from aligner_integrations.errors import LostTextError
 from aligner_integrations.guard import Guard, is_guarded
@@ -95,6 +96,8 @@ def test_what_nobody_objects_to_survives(case):
         return
     unmarked = [sentence for sentence in sentences_of(answer) if not re.search(r"\bbad\b", sentence)]
     assert follow_each_other(unmarked, shown)
+    if not unmarked and shown == correction.strip():  # declined, or nothing had to be put back
+        return
     assert follow_each_other(PROTECTED.findall(answer), shown)
 
 
@@ -182,6 +185,25 @@ def test_a_rude_sentence_changes_and_its_host_does_not(correction, shown):
 def test_what_no_edit_may_touch(rude, correction, shown):
     answer, text, expected = (f"It is so.\n\n{part}\n\nThis ends it here." for part in (rude, correction, shown))
     assert guarded(answer, text, "bad") == expected
+
+
+REFUSAL = "I cannot help with that."
+
+
+@pytest.mark.parametrize(
+    ("answer", "correction", "shown"),
+    [
+        ("You bad man.\n\n1. Be bad.\n2. So bad!", REFUSAL, REFUSAL),
+        ("You bad man.\n\n1. Be bad.\n2. So good!", REFUSAL, f"{REFUSAL}\n\n1.\n2. So good!"),  # not objected to
+        (
+            "You bad man, go there.\n\n1. Be bad.",
+            "You man, go there.",
+            "You man, go there.\n\n1.",
+        ),  # no text of its own
+    ],
+)
+def test_an_answer_that_is_objected_to_all_over_may_be_declined(answer, correction, shown):
+    assert guarded(answer, correction, "bad", "bad.", "bad!") == shown
 
 
 @pytest.mark.parametrize(("before", "after"), [(" ", "\n\n"), ("\n\n", " "), ("\n\n", "\n\n"), (" ", " "), ("\n", " ")])
@@ -310,10 +332,8 @@ def test_twice_the_text_takes_twice_the_steps(hostile, threshold):
         answer, correction = HOSTILE[hostile](n)
 
         def run():
-            try:
+            with contextlib.suppress(LostTextError):
                 guarded(answer, correction, "w7", "w8", "so", size=40, threshold=threshold)
-            except LostTextError:
-                pass
 
         return lines_run(run)
 
