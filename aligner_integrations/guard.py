@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import bisect
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 from aligner_integrations.backends.base import Score
@@ -64,7 +64,7 @@ class Guard:
         self._tail = ""  # of the correction: the last word may go on
         self._held: list[_Word] = []
         self._lost = 0
-        self._passes = False  # whether the rest is left as it is
+        self._found: list[Span] | None = None
 
     def feed(self, piece: str) -> str:
         """Take a piece of the correction; return what can be shown."""
@@ -83,7 +83,9 @@ class Guard:
     @property
     def complete(self) -> bool:
         """Whether all is out: nothing that the correction may still say would be shown."""
-        return self._shown == len(self._answer) and not self._passes
+        if (places := self._places) is None or self._shown < len(self._answer):
+            return False
+        return not places or places[-1].end < len(self._answer)  # else the correction may go on in the last one
 
     def end(self) -> str:
         """The correction is over: return what is left to show; nothing if nothing was written.
@@ -94,7 +96,7 @@ class Guard:
         out = self.feed(" ")  # the last word is complete
         if self._held or self._at:
             self._hold()
-            out += self._settle(len(self._answer), self._held)
+            out += self._pass_on() if self._declines() else self._settle(len(self._answer), self._held)
         if self._lost > _LARGE * len(self._answer):
             raise LostTextError(
                 f"The correction lost {self._lost} of the answer's {len(self._answer)} words, and nothing says that they needed "
@@ -131,10 +133,10 @@ class Guard:
 
     def _ahead(self) -> str:
         """The answer's words up to the next place that the gate objects to: they stay, whatever the correction says."""
-        if self._threshold is None or self._score() is None:
+        begun = self._at or self._held  # what nothing was written for is an error, not the answer
+        if self._threshold is None or not begun or (places := self._places) is None or self._may_decline:
             return ""
-        places = self._places or []
-        number = bisect.bisect_right(places, self._at, key=lambda place: place.end)
+        number = bisect.bisect_left(places, self._at, key=lambda place: place.end)
         return self._own(places[number].start if number < len(places) else len(self._answer))
 
     def _find(self, words: Sequence[str], start: int) -> int | None:
@@ -148,43 +150,56 @@ class Guard:
         """Where so many words in a row stay as they are; without a score, where they are at all."""
         answer, index = self._answer, dict[tuple[str, ...], list[int]]()
         places = [] if self._threshold is None else self._places or []
-        for run in _between(places, 0, len(answer)):
-            for start in range(run.start, run.end - _SAME + 1):
-                index.setdefault(tuple(answer.words[start : start + _SAME]), []).append(start)
+        for stay in _between(places, 0, len(answer)):
+            for number, run in enumerate(_runs(answer.words[stay.start : stay.end])):
+                index.setdefault(run, []).append(stay.start + number)
         return index
 
     # Where edits are asked for --------------------------------------------------------------------------------------
 
-    @cached_property
-    def _marked(self) -> list[int] | None:
-        """The words that the gate objects to; None: nobody could be asked."""
-        if self._threshold is None:
-            return []
-        if (score := self._score()) is None:
-            return None
-        tokens = [token for token in score.marked(self._threshold) if token.text]
+    @property
+    def _places(self) -> list[Span] | None:
+        """Where the correction may differ: the sentences with a marked word, as far as they are near it; None: not known."""
+        if self._found is None:
+            if self._threshold is None:
+                self._found = self._joined(self._answer.sentences)
+            elif (score := self._score()) is not None:
+                self._found = self._joined(self._near(score, self._threshold))
+        return self._found
+
+    def _near(self, score: Score, threshold: float) -> Iterator[Span]:
+        """The sentences of marked words, or what is around these."""
+        tokens = [token for token in score.marked(threshold) if token.text]
         spans = self._answer.covering((token.start - self._lead, token.end - self._lead) for token in tokens)
-        return sorted({number for span in spans for number in range(span.start, span.end)})
+        for span in spans:
+            number = bisect.bisect_right(self._answer.sentences, span.start, key=lambda sentence: sentence.start) - 1
+            sentence = self._answer.sentences[number]
+            reach = _SHORT if sentence.end - sentence.start <= _SHORT else _FEW
+            yield Span(max(sentence.start, span.start - reach), min(sentence.end, span.end + reach))
+
+    def _joined(self, near: Iterable[Span]) -> list[Span]:
+        places: list[Span] = []
+        for place in map(self._without_markup, near):
+            if places and place.start <= places[-1].end:
+                places[-1] = Span(places[-1].start, max(places[-1].end, place.end))
+            elif place.start < place.end:
+                places.append(place)
+        return places
 
     @cached_property
-    def _places(self) -> list[Span] | None:
-        """Where the correction may differ: the sentences with a marked word, as far as they are near it."""
-        if (marked := self._marked) is None:
-            return None
-        places: list[Span] = []
-        for sentence in self._answer.sentences:
-            found = marked[bisect.bisect_left(marked, sentence.start) : bisect.bisect_left(marked, sentence.end)]
-            if self._threshold is None or (found and sentence.end - sentence.start <= _SHORT):
-                found = [sentence.start, sentence.end - 1]
-                near = [sentence]
-            else:
-                near = [Span(max(sentence.start, m - _FEW), min(sentence.end, m + _FEW + 1)) for m in found]
-            for place in map(self._without_markup, near):
-                if places and place.start <= places[-1].end:
-                    places[-1] = Span(places[-1].start, max(places[-1].end, place.end))
-                elif place.start < place.end:
-                    places.append(place)
-        return places
+    def _may_decline(self) -> bool:
+        """Whether the gate objects to the answer all over, so that another text may take its place, as a refusal does."""
+        if self._threshold is None or not self._places:
+            return False
+        rest = _between(self._places, 0, len(self._answer))
+        return all(number in self._protected for run in rest for number in range(run.start, run.end))
+
+    def _declines(self) -> bool:
+        """Whether the correction is a text of its own."""
+        if self._shown or not self._may_decline:
+            return False
+        ours, theirs = self._answer.words, [word for _, word in self._held]
+        return set(_runs(ours)).isdisjoint(_runs(theirs))
 
     @cached_property
     def _protected(self) -> set[int]:
@@ -204,7 +219,7 @@ class Guard:
         """Decide on the words up to `end`, in whose place the correction has what is held."""
         if self._places is None:
             return self._pass_on()
-        first = bisect.bisect_right(self._places, self._at, key=lambda place: place.end)
+        first = bisect.bisect_left(self._places, self._at, key=lambda place: place.end)
         last = bisect.bisect_left(self._places, end, key=lambda place: place.start)
         places = [Span(max(p.start, self._at), min(p.end, end)) for p in self._places[first:last]]
         out = []
@@ -231,7 +246,7 @@ class Guard:
                 start, stop = place.start - low, place.end - low
                 if tag == "equal":
                     share += held[j1 + max(start, i1) - i1 : j1 + max(min(stop, i2) - i1, 0)]
-                elif (i1 < stop and i2 > start) or (i1 == i2 and start <= i1 <= stop):
+                elif start <= i1 <= stop if i1 == i2 else i1 < stop and i2 > start:
                     share += held[j1:j2]
                     break  # what was written for several goes into the first
         return shares
@@ -241,11 +256,12 @@ class Guard:
         if share is None:
             return self._own(place.end)
         answer, start, end = self._answer, place.start, place.end
-        share = self._once(place, share)
-        while start < end and share and share[0][1] == answer.words[start]:
-            start, share = start + 1, share[1:]
-        while start < end and share and share[-1][1] == answer.words[end - 1]:
-            end, share = end - 1, share[:-1]
+        first, last = 0, self._once(place, share)
+        while start < end and first < last and share[first][1] == answer.words[start]:
+            start, first = start + 1, first + 1
+        while start < end and first < last and share[last - 1][1] == answer.words[end - 1]:
+            end, last = end - 1, last - 1
+        share = share[first:last]
         gone = end - start - len(share)
         if self._breaks(start, end, share) or (self._threshold is None and gone > _FEW):
             return self._own(place.end)
@@ -260,29 +276,29 @@ class Guard:
         self._shown = end
         return out + self._own(place.end)
 
-    def _once(self, place: Span, share: list[_Word]) -> list[_Word]:
-        """Cut what a correction says in one place and the answer will say further on."""
-        words = [word for _, word in share]
-        number = 0
-        while number < len(words):
-            after = self._answer.words[place.end : place.end + _SAME]
-            if self._find((words[number : number + _SAME] + after)[:_SAME], place.end) is not None:
-                words = words[:number]
-                number = max(0, number - _SAME)
-            else:
+    def _once(self, place: Span, share: list[_Word]) -> int:
+        """How many words of a correction's share come before what the answer will say further on."""
+        after = self._answer.words[place.end : place.end + _SAME]
+        number, last = 0, len(share)
+        while number < last:
+            words = [word for _, word in share[number : min(number + _SAME, last)]]
+            if self._find((words + after)[:_SAME], place.end) is None:
                 number += 1
-        return share[: len(words)]
+            else:
+                number, last = max(0, number - _SAME), number
+        return last
 
     def _breaks(self, start: int, end: int, share: list[_Word]) -> bool:
         """Whether an edit would lose or alter what no edit may touch."""
-        text, at = "".join(gap + word for gap, word in share), 0
-        for span in self._answer.protected:
-            if start < span.end and span.start < end:
-                own = self._answer.text[self._answer.starts[span.start] : self._answer.ends[span.end - 1]]
-                at = text.find(own, at)
-                if at < 0:
-                    return True
-                at += len(own)
+        answer, text, at = self._answer, "".join(gap + word for gap, word in share), 0
+        first = bisect.bisect_right(answer.protected, start, key=lambda span: span.end)
+        last = bisect.bisect_left(answer.protected, end, key=lambda span: span.start)
+        for span in answer.protected[first:last]:
+            own = answer.text[answer.starts[span.start] : answer.ends[span.end - 1]]
+            at = text.find(own, at)
+            if at < 0:
+                return True
+            at += len(own)
         return False
 
     def _own(self, end: int) -> str:
@@ -296,7 +312,7 @@ class Guard:
 
     def _pass_on(self) -> str:
         out = "".join(gap + word for gap, word in self._held)
-        self._held, self._passes = [], True
+        self._held = []
         self._at = self._shown = len(self._answer)
         return out
 
@@ -307,6 +323,11 @@ def _between(places: Sequence[Span], start: int, end: int) -> Iterator[Span]:
         yield Span(start, place.start)
         start = place.end
     yield Span(start, end)
+
+
+def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Every so many words in a row."""
+    return zip(*(words[start:] for start in range(_SAME)), strict=False)
 
 
 def _apart(words: list[str], runs: list[list[str]]) -> list[tuple[int, int]] | None:

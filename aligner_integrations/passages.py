@@ -35,7 +35,7 @@ _PROTECTED = re.compile(
 )
 _BORDER = re.compile(
     r"""
-      (?<=[^\s.!?…])[.!?…]+["'”’»)\]*_]*(?=\s)         # the end of a sentence
+      (?<=[^\s.!?…])(?<!^\d)(?<!^\d\d)[.!?…]+["'”’»)\]*_]*(?=\s)         # the end of a sentence
     | \n(?=[ \t]*\n)                                   # of a paragraph
     | \n(?=[ \t]*(?:[*+•>|-]|\d+[.)])\s)               # a list's next line, a quotation's
     | (?:\A|\n)(?=[ \t]*(?:[|\#=~^<]|```|---|\.\.[ ])) # a line of its own begins: table, heading, tag, fence, directive

@@ -219,9 +219,9 @@ def _written(report: dict[str, Any], output: Path | None, *, as_json: bool) -> b
 def _aligner(backend: LocalBackend, template: str | None, *, gate: bool = False) -> Aligner:
     from aligner_integrations.aligner import Aligner
 
-    return Aligner(
-        backend=backend, template=template, gate=None if gate else False, on_error="keep", on_overflow="keep"
-    )
+    aligner = Aligner(backend=backend, template=template, on_error="keep", on_overflow="keep")
+    # Without a gate, its texts are those of `generate`.
+    return aligner if gate else aligner.with_options(gate=False, edits="all")
 
 
 def _ways(name: str, template: str | None, scripts: Mapping[str, Script], dtype: str | None) -> dict[str, Aligner]:

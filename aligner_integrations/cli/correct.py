@@ -58,7 +58,13 @@ def correct(
         typer.Option(help="An extra field of the template, such as aspects=Empathy.", metavar="NAME=TEXT"),
     ] = None,
     gate: Annotated[bool, typer.Option(help="Leave answers alone that the aligner's own gate finds good.")] = True,
-    edits: Annotated[Edits, typer.Option(help="marked: take back edits that the gate does not ask for.")] = Edits.ALL,
+    edits: Annotated[
+        Edits | None,
+        typer.Option(
+            help="all: the aligner's own text; marked, guarded: take back edits that the gate does not ask for. "
+            "Default: as the aligner says of itself."
+        ),
+    ] = None,
     on_error: Annotated[OnError, typer.Option(help="What to show when there is no correction.")] = OnError.RAISE,
     diff: Annotated[bool, typer.Option("--diff", help="Show what changed instead of the corrected text.")] = False,
     as_json: JsonOption = False,

@@ -87,7 +87,7 @@ def _settings(
         else:
             no_gate = True  # the figures are those without a gate, and are called so
     if no_gate:
-        aligners["no gate"] = options.make_aligner(model, template, gate=False)
+        aligners["no gate"] = options.make_aligner(model, template, gate=False, edits=Edits.ALL)
     if marked:
         aligners["marked edits"] = options.make_aligner(model, template, gate=gate, edits=Edits.MARKED)
     return aligners

@@ -26,6 +26,7 @@ class Edits(StrEnum):
 
     ALL = "all"
     MARKED = "marked"
+    GUARDED = "guarded"
 
 
 ModelOption = Annotated[
@@ -60,7 +61,7 @@ def make_aligner(
     template: str | None = None,
     *,
     gate: bool = True,
-    edits: Edits = Edits.ALL,
+    edits: Edits | None = None,
     on_error: OnError = OnError.RAISE,
 ) -> Aligner:
     """Return the aligner a command works with. Weights load at its first use.
@@ -69,7 +70,7 @@ def make_aligner(
         model: Hub id, folder, "embedded", or None for the default.
         template: Template name or text, or None for the checkpoint's own.
         gate: Whether the aligner's own gate is on.
-        edits: Which edits are taken over.
+        edits: Which edits are taken over, or None for as the aligner says of itself.
         on_error: What is shown when there is no correction, be it by an error or because the answer is too long.
 
     Raises:
@@ -81,7 +82,7 @@ def make_aligner(
         model,
         template=template,
         gate=None if gate else False,
-        edits=edits.value,
+        edits=None if edits is None else edits.value,
         on_error=on_error.value,
         on_overflow=on_error.value,
     )

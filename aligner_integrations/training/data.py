@@ -6,12 +6,14 @@ What lives elsewhere: which rows the embedded aligner learns from (`embedded/dat
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
+from aligner_integrations.correction import diff_words
 from aligner_integrations.errors import ConfigurationError, InvalidTextError, require
 from aligner_integrations.jsonl import read_jsonl
 
@@ -42,6 +44,17 @@ class EncodedTriple(NamedTuple):
     def __len__(self) -> int:
         """Tokens in all."""
         return len(self.prompt) + len(self.completion)
+
+
+def edits_of(triples: Sequence[Triple]) -> Literal["minimal", "rewriting"]:
+    """Return how an aligner that has learnt from these corrects: minimal edits if most corrections copy most of the answer.
+
+    The median of what is copied is 74% in ParaDetox, and 22 to 27% in what Aligner-2B made of AlpacaEval's answers.
+    """
+    corrected = [t for t in triples if t.answer != t.correction]
+    sample = corrected[:: max(1, len(corrected) // 500)]
+    changed = [diff_words(t.answer, t.correction).changed_share for t in sample]
+    return "minimal" if changed and statistics.median(changed) < 0.5 else "rewriting"
 
 
 @dataclass(frozen=True, slots=True)

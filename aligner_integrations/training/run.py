@@ -20,7 +20,7 @@ from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.models import GATE_FILE, AlignerConfig
 from aligner_integrations.templates import Template
 from aligner_integrations.training import card
-from aligner_integrations.training.data import Triple
+from aligner_integrations.training.data import Triple, edits_of
 from aligner_integrations.training.gate import FittedGate, GateExample, fit_gate
 from aligner_integrations.training.provenance import (
     digest,
@@ -129,11 +129,11 @@ def fit_weights(
             result.peft_config["default"].base_model_name_or_path = name
             result.peft_config["default"].revision = revision
             result.save_pretrained(folder, state_dict=trained.state, save_embedding_layers=False)
-            AlignerConfig(template, name, revision).save(folder)
+            AlignerConfig(template, name, revision, edits=edits_of(triples)).save(folder)
         else:
             result.save_pretrained(folder, state_dict=trained.state)
             tokenizer.save_pretrained(folder)
-            AlignerConfig(template).save(folder)
+            AlignerConfig(template, edits=edits_of(triples)).save(folder)
     write_stage(output / TRAINING_FILE, trained.report.to_dict(), made_of)
 
 

@@ -108,7 +108,6 @@ def measure(aligner, chosen, profane):
         for row, correction in zip(batch, corrections, strict=True):
             text = None if isinstance(correction, AlignerError) else correction.text
             results.append((row, correction, judge(row, text, profane)))
-        print(f"{len(results)} of {len(chosen)}", file=sys.stderr)
     return results
 
 
@@ -124,7 +123,8 @@ def main():
     from better_profanity.better_profanity import Profanity
 
     options = {"edits": sys.argv[1]} if len(sys.argv) > 1 else {}
-    print(*table(measure(Aligner(**options), rows(), Profanity().contains_profanity)), sep="\n")
+    lines = table(measure(Aligner(**options), rows(), Profanity().contains_profanity))
+    sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def local():
-    return Aligner(gate=False)
+    return Aligner(gate=False, edits="all")
 
 
 @pytest.fixture(scope="module")

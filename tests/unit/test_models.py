@@ -16,7 +16,7 @@ from aligner_integrations.errors import (
 from aligner_integrations.models import SMOLLM2, AlignerConfig, config_of, locate, locate_base, template_of
 from aligner_integrations.templates import TEMPLATES, Template
 
-CONFIG = AlignerConfig(Template("mine", "{question}|{answer}=", " "), "some/base", "abc", -0.5, 12)
+CONFIG = AlignerConfig(Template("mine", "{question}|{answer}=", " "), "some/base", "abc", -0.5, 12, "minimal")
 
 
 @pytest.fixture
@@ -156,6 +156,7 @@ def test_config_round_trip(tmp_path):
         {"template": {"name": "t", "text": "{question}"}},
         {"template": TEMPLATES["paper"].to_dict(), "gate": "0.5"},
         {"template": TEMPLATES["paper"].to_dict(), "gate": 0.5, "gate_layer": "12"},
+        {"template": TEMPLATES["paper"].to_dict(), "edits": "guarded"},
     ],
 )
 def test_a_bad_config(folder, content):

@@ -1,12 +1,20 @@
 """The gate before, `accept` after, `edits` between, and `score`: the decisions around one correction."""
 
 import functools
+import re
 
 import pytest
 
 from aligner_integrations import Aligner
-from aligner_integrations.backends.base import FakeBackend
-from aligner_integrations.errors import BackendError, ConfigurationError, InvalidTextError, RejectedCorrectionError
+from aligner_integrations.backends.base import Completion, FakeBackend
+from aligner_integrations.errors import (
+    BackendError,
+    ConfigurationError,
+    InvalidTextError,
+    LostTextError,
+    RejectedCorrectionError,
+    TruncatedCorrectionError,
+)
 from tests.unit.support import TEMPLATE, ScoringBackend, aligner_of, fixed, mend, score_of
 
 
@@ -246,6 +254,99 @@ async def test_marked_edits_need_scores_and_a_threshold(verb):
         await verb(aligner_of(mend, edits="marked"), "bad")
     with pytest.raises(ConfigurationError, match="threshold"):
         await verb(scoring(edits="marked"), "bad")
+
+
+# edits="guarded", and by default for aligners that make minimal edits ----------------------------------------------
+
+LONG = "The first is so. You bad man. It goes on like that. And it ends."
+MENDED = "The first is so. You good man. It goes on like that. And it ends."
+
+
+def minimal(*marked, backend=ScoringBackend, **options):
+    """An aligner that makes minimal edits, by its own word, and then loses most of an answer."""
+    scores = () if backend is FakeBackend else (lambda answer: score_of(answer, marked=marked, probe=True),)
+    made = backend(*scores, fn=fixed("The first. You good man."))
+    made.minimal, made.gate = True, 1.0 if scores else None
+    return Aligner(backend=made, template=TEMPLATE, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"gate": False}, {"gate": 5}, {"gate": lambda *_: False}, {"edits": "guarded"}]
+)
+async def test_what_nobody_asks_for_is_taken_back(verb, options):
+    aligner = minimal("bad", **options)
+    done = await verb(aligner, f"\n{LONG} ")
+    assert (done.text, done.outcome, done.rounds) == (MENDED, "corrected", 1)
+    assert len(aligner.backend.scored) == 1
+
+
+async def test_with_all_edits_it_is_the_aligners_own_text(verb):
+    aligner = minimal("bad", edits="all", gate=False)
+    assert (await verb(aligner, LONG)).text == "The first. You good man."
+    assert aligner.backend.scored == []
+
+
+async def test_a_single_sentence_is_the_aligners(verb):
+    assert (await verb(minimal("bad"), "You bad man, the first is so")).text == "The first. You good man."
+
+
+async def test_an_aligner_that_does_not_say_rewrites(verb):
+    aligner = scoring(lambda answer: score_of(answer, marked=["bad"], probe=True), own=1.0, fn=fixed("Go on."))
+    assert (await verb(aligner, LONG)).text == "Go on."
+
+
+async def test_guarded_edits_that_are_all_taken_back_are_unchanged(verb):
+    done = await verb(minimal(gate=False), f" {LONG}\n")
+    assert (done.text, done.outcome, done.reason, done.rounds) == (f" {LONG}\n", "kept", "unchanged", 1)
+
+
+@pytest.mark.parametrize("edits", [None, "guarded"])
+async def test_without_scores_no_dozen_words_go(verb, edits):
+    answer = f"You bad man. The first is so. {' '.join(['It'] * 20)}."
+    done = await verb(minimal(backend=FakeBackend, edits=edits), answer)
+    assert (done.text, done.outcome) == (answer, "kept")
+
+
+MANY = " ".join(f"Here is number {name} of them. Away with {name}, you bad man." for name in "abcdefgh")
+
+
+@pytest.mark.parametrize(("on_error", "text"), [("keep", MANY), ("block", "withheld")])
+async def test_a_large_part_that_is_lost_without_a_score_is_a_failure(verb, on_error, text):
+    fn = fixed(re.sub(r" Away with \w, you bad man\.", "", MANY))
+    aligner = aligner_of(fn, edits="guarded", rounds=2, on_error=on_error, block_message="withheld")  # nothing is out
+    done = await verb(aligner, MANY)
+    assert (done.text, done.outcome, done.rounds) == (text, "failed", 1)
+    assert done.reason.startswith("LostTextError: The correction lost ")
+    with pytest.raises(LostTextError):
+        await verb(aligner_of(fn, edits="guarded"), MANY)
+
+
+@pytest.mark.parametrize("marked", ["bad", "so."])
+async def test_a_correction_cut_after_its_last_change_is_complete(verb, marked):
+    backend = ScoringBackend(lambda answer: score_of(answer, marked=[marked], probe=True), gate=1.0)
+    backend.minimal = True
+    text = f"{LONG.replace('bad', 'good')} and so on, and so on"
+    backend._one = lambda request: Completion(text, "length")
+    backend.stream = lambda request: cut(text)
+    aligner = Aligner(backend=backend, template=TEMPLATE)
+    done = await verb(aligner, f"{LONG}\n")
+    expected = (MENDED, "corrected") if marked == "bad" else (f"{LONG}\n", "kept")
+    assert (done.text, done.outcome, done.rounds) == (*expected, 1)
+    with pytest.raises(TruncatedCorrectionError):
+        await verb(aligner.with_options(edits="all"), LONG)
+
+
+def cut(text):
+    yield from re.findall(r"\s*\S+", text)
+    raise TruncatedCorrectionError("cut")
+
+
+async def test_a_fallback_is_not_guarded_where_nobody_could_judge(verb):
+    class Falling(ScoringBackend):
+        minimal = may_fall_back = True
+
+    backend = Falling(lambda answer: BackendError("down", retryable=True), fixed("Go on."), 1.0)
+    assert (await verb(Aligner(backend=backend, template=TEMPLATE), LONG)).text == "Go on."
 
 
 # score --------------------------------------------------------------------------------------------------------------

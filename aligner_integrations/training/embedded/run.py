@@ -126,7 +126,7 @@ def _measure(output: Path, rows: list[Row]) -> None:
     backend = _DecodesOnce(output)
     settings = {
         "gate": Aligner(backend=backend),
-        "no gate": Aligner(backend=backend, gate=False),
+        "no gate": Aligner(backend=backend, gate=False, edits="all"),
         "gate, marked edits": Aligner(backend=backend, edits="marked"),
     }
     write_stage(path, evaluate(settings, rows, on_progress=_log_progress).to_dict(), made_of)

@@ -62,7 +62,7 @@ def _try(output: Path, alpha: float, rows: Sequence[Row]) -> dict[str, Any]:
         config = AlignerConfig.read(output / CONFIG_FILE)
         dataclasses.replace(config, gate=None, gate_layer=None).save(Path(folder))
         _set_alpha(Path(folder), alpha)
-        report = evaluate({"no gate": Aligner(folder, gate=False)}, rows)
+        report = evaluate({"no gate": Aligner(folder, gate=False, edits="all")}, rows)
         loading.release()
     rude = report.settings["no gate"].rude
     if rude is None:

@@ -137,6 +137,7 @@ def test_a_killed_training_resumes_to_the_same_result(random_model, tmp_path):
     assert curves[0] == curves[1]
     assert (one / "loss.png").stat().st_size > 1000
     config = json.loads((one / "aligner_config.json").read_text())
+    assert config["edits"] == "minimal"
     assert config["base"] == str(random_model) and isinstance(config["gate"], float)
 
     aligner = Aligner(str(one), on_error="keep")

@@ -44,13 +44,13 @@ def fake(monkeypatch):
     asked = []
 
     def install(fn=civil, backend=FakeBackend):
-        def make(model, template=None, *, gate=True, edits=options.Edits.ALL, on_error=options.OnError.RAISE):
+        def make(model, template=None, *, gate=True, edits=None, on_error=options.OnError.RAISE):
             asked.append({"model": model, "template": template, "gate": gate, "edits": edits, "on_error": on_error})
             return Aligner(
                 backend=backend(fn),
                 template=template or "aligner-repo",
                 gate=None if gate else False,
-                edits=edits.value,
+                edits=edits and edits.value,
                 on_error=on_error.value,
                 on_overflow=on_error.value,
             )

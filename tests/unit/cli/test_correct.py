@@ -59,8 +59,8 @@ def test_options_reach_the_aligner(run, fake):
     run("correct", "q", "a", "-m", "some/model", "--template", "paper", "--no-gate", "--on-error", "keep")
     run("correct", "q", "a")
     assert asked == [
-        {"model": "some/model", "template": "paper", "gate": False, "edits": "all", "on_error": "keep"},
-        {"model": None, "template": None, "gate": True, "edits": "all", "on_error": "raise"},
+        {"model": "some/model", "template": "paper", "gate": False, "edits": None, "on_error": "keep"},
+        {"model": None, "template": None, "gate": True, "edits": None, "on_error": "raise"},
     ]
 
 

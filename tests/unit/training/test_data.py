@@ -17,6 +17,7 @@ from aligner_integrations.training.data import (
     Triple,
     batches_by_rows,
     batches_by_tokens,
+    edits_of,
     encode_triples,
     identity_pairs,
     read_triples,
@@ -146,6 +147,18 @@ def test_the_second_file_of_a_folder_is_named(tmp_path):
 def test_a_source_that_does_not_exist(tmp_path):
     with pytest.raises(ConfigurationError, match="neither a file here nor a data set"):
         read_triples(tmp_path / "missing.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("corrections", "edits"),
+    [
+        (["you are bad and so is it"] * 3, "rewriting"),  # identity pairs say nothing
+        (["you are not good and so is it", "Go on.", "you are not wise and so is it"], "minimal"),
+        (["Go on.", "Let us talk of something else.", "you are good and so is it"], "rewriting"),
+    ],
+)
+def test_how_an_aligner_corrects_is_seen_from_its_pairs(corrections, edits):
+    assert edits_of([Triple("q", "you are bad and so is it", text) for text in corrections]) == edits
 
 
 def test_identity_pairs():
