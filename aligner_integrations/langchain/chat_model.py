@@ -21,18 +21,19 @@ from langchain_core.callbacks import (
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, ensure_config
 from pydantic import ConfigDict, Field, field_validator
 
 from aligner_integrations.aligner import Aligner
-from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.fingerprint import fingerprint
 from aligner_integrations.langchain import callbacks
+from aligner_integrations.langchain.answer import told_of
 from aligner_integrations.langchain.chunks import awrite_chat, join, write_chat
-from aligner_integrations.langchain.messages import Answer, reason_to_leave, text_in
-from aligner_integrations.langchain.tasks import Picker, Task, acorrect, correct, picked, task_of
+from aligner_integrations.langchain.messages import reason_to_leave, text_in
+from aligner_integrations.langchain.question.user import IsUser
+from aligner_integrations.langchain.tasks import Picker, Reading, Results, Task, acorrect_all, correct_all, unwrap
 
 _STRUCTURED = (  # what providers call the request for structured output
     "format",
@@ -42,6 +43,16 @@ _STRUCTURED = (  # what providers call the request for structured output
     "response_json_schema",
     "response_schema",
 )
+
+# What others put around a model goes around this one.
+_AROUND = {
+    "RunnableWithFallbacks": "write AlignedChatModel(llm=a).with_fallbacks([AlignedChatModel(llm=b)])",
+    "RunnableRetry": "write AlignedChatModel(llm=model).with_retry(...)",
+    **dict.fromkeys(
+        ("_ConfigurableModel", "RunnableConfigurableFields", "RunnableConfigurableAlternatives"),
+        "write AlignedChatModel(llm=a).configurable_alternatives(ConfigurableField(id='llm'), b=AlignedChatModel(llm=b))",
+    ),
+}
 
 
 class AlignedChatModel(BaseChatModel):
@@ -55,13 +66,18 @@ class AlignedChatModel(BaseChatModel):
 
     Tool calls, refusals, structured output and answers without text are left alone; `with_structured_output` is the
     upstream's own. A message keeps everything but its text, and carries what happened as
-    `response_metadata["aligner"]`.
+    `response_metadata["aligner"]`; of a blocked answer nothing is left.
+
+    A cache (`cache=`, or LangChain's global one) holds aligned answers, and the upstream has its own: with `cache=False` here
+    the upstream still answers from the global cache, unless it is made with `cache=False` as well.
 
     Args:
         llm: The upstream.
         aligner: The aligner. Default: `Aligner()`.
-        question: Picks the question from the messages. Default: the last human message.
+        question: Picks the question from the messages. Default: the user's last message.
+        is_user: Whether a human message is the user's, for programs' messages without a mark.
         include_original: Also put the uncorrected text into the record.
+        keep_reasoning: Whether a corrected answer keeps what its LLM thought.
 
     Raises:
         QuestionNotFoundError: When called: there is no text in the messages to take as the question.
@@ -73,16 +89,19 @@ class AlignedChatModel(BaseChatModel):
     llm: BaseChatModel
     aligner: Aligner = Field(default_factory=Aligner, exclude=True)
     question: Picker | None = Field(default=None, exclude=True)
+    is_user: IsUser | None = Field(default=None, exclude=True)
     include_original: bool = False
+    keep_reasoning: bool = True
 
     @field_validator("llm", mode="before")
     @classmethod
     def _is_chat_model(cls, llm: Any) -> Any:
         if not isinstance(llm, BaseChatModel):
-            raise ConfigurationError(
-                f"llm must be a chat model, got {type(llm).__name__}. What is bound to a model can be bound to this one: "
-                "AlignedChatModel(llm=model).bind(...)."
+            kind = type(llm).__name__
+            way = _AROUND.get(
+                kind, "what is bound to a model can be bound to this one: AlignedChatModel(llm=model).bind(...)"
             )
+            raise ConfigurationError(f"llm must be a chat model, got {kind}; {way}.")
         return llm
 
     # The answer -----------------------------------------------------------------------------------------------------
@@ -96,9 +115,9 @@ class AlignedChatModel(BaseChatModel):
     ) -> ChatResult:
         with callbacks.unheard():
             config = callbacks.tracers_inside(run_manager, CallbackManager([]))
-            answer = _own(self.llm.invoke(messages, config, stop=stop, **kwargs))
-        task = self._task(messages, answer, kwargs, run_manager)
-        return self._result(task, correct(self.aligner, task, {}))
+            said = self.llm.generate([messages], stop, config["callbacks"], **kwargs)
+        tasks = self._tasks(messages, said, kwargs, run_manager)
+        return _result(said, tasks, correct_all(self.aligner, tasks, {}))
 
     async def _agenerate(
         self,
@@ -109,9 +128,9 @@ class AlignedChatModel(BaseChatModel):
     ) -> ChatResult:
         with callbacks.unheard():
             config = callbacks.tracers_inside(run_manager, AsyncCallbackManager([]))
-            answer = _own(await self.llm.ainvoke(messages, config, stop=stop, **kwargs))
-        task = self._task(messages, answer, kwargs, run_manager)
-        return self._result(task, await acorrect(self.aligner, task, {}))
+            said = await self.llm.agenerate([messages], stop, config["callbacks"], **kwargs)
+        tasks = self._tasks(messages, said, kwargs, run_manager)
+        return _result(said, tasks, await acorrect_all(self.aligner, tasks, {}))
 
     def _stream(
         self,
@@ -129,7 +148,7 @@ class AlignedChatModel(BaseChatModel):
                     held.append(piece)
                     ahead.feed(text_in(piece))
             task = self._task(messages, _own(join(held)), kwargs, run)
-            yield from write_chat(self.aligner, task, self._corrected, run_manager)
+            yield from write_chat(self.aligner, task, Task.corrected, run_manager)
 
     async def _astream(
         self,
@@ -147,7 +166,7 @@ class AlignedChatModel(BaseChatModel):
                     held.append(piece)
                     ahead.feed(text_in(piece))
             task = self._task(messages, _own(join(held)), kwargs, run)
-            async with aclosing(awrite_chat(self.aligner, task, self._corrected, run_manager)) as chunks:
+            async with aclosing(awrite_chat(self.aligner, task, Task.corrected, run_manager)) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
@@ -197,26 +216,25 @@ class AlignedChatModel(BaseChatModel):
         if _asked_for_data(kwargs):
             return None
         try:
-            return picked(self.question, messages)
+            return self._reading.picked(messages) or None
         except Exception:  # noqa: BLE001 - `_task` will meet it again, and raise it
             return None
 
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.question, self.is_user, self.include_original, self.keep_reasoning)
+
     def _task(
-        self,
-        messages: list[BaseMessage],
-        answer: AIMessage,
-        kwargs: dict[str, Any],
-        run: callbacks.Run | None,
+        self, messages: list[BaseMessage], answer: AIMessage, kwargs: dict[str, Any], run: callbacks.Run | None
     ) -> Task:
         reason = reason_to_leave(answer) or ("structured" if _asked_for_data(kwargs) else None)
-        return task_of(answer, messages, self.question, run, reason)
+        return self._reading.task_of(answer, messages, run, reason)
 
-    def _corrected(self, task: Task, correction: Correction) -> Answer:
-        return task.corrected(correction, include_original=self.include_original)
-
-    def _result(self, task: Task, correction: Correction) -> ChatResult:
-        message = cast("AIMessage", self._corrected(task, correction))
-        return ChatResult(generations=[ChatGeneration(message=message)])
+    def _tasks(
+        self, messages: list[BaseMessage], said: LLMResult, kwargs: dict[str, Any], run: callbacks.Run | None
+    ) -> list[Task]:
+        answers = [_own(cast("ChatGeneration", generation).message) for generation in said.generations[0]]
+        return [self._task(messages, answer, kwargs, run) for answer in answers]
 
     # What is the upstream's own -------------------------------------------------------------------------------------
 
@@ -231,19 +249,21 @@ class AlignedChatModel(BaseChatModel):
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         bound = self.llm.bind_tools(tools, **kwargs)
+        if isinstance(bound, BaseChatModel):
+            return self._over(bound)
         if isinstance(bound, RunnableBinding) and isinstance(bound.bound, BaseChatModel):
-            model = self if bound.bound is self.llm else self.model_copy(update={"llm": bound.bound})
-            return cast("Runnable[LanguageModelInput, AIMessage]", model.bind(**bound.kwargs))
+            return cast("Runnable[LanguageModelInput, AIMessage]", self._over(bound.bound).bind(**bound.kwargs))
         raise NotImplementedError(
-            f"{type(self.llm).__name__}.bind_tools returns a {type(bound).__name__}, and only what is bound to a chat "
-            "model can be bound to an AlignedChatModel."
+            f"{type(self.llm).__name__}.bind_tools returns a {type(bound).__name__}, and only a chat model, or what is bound "
+            "to one, can stand in an AlignedChatModel."
         )
 
-    def with_structured_output(
-        self, schema: Any, *, include_raw: bool = False, **kwargs: Any
-    ) -> Runnable[LanguageModelInput, Any]:
+    def _over(self, llm: BaseChatModel) -> AlignedChatModel:
+        return self if llm is self.llm else self.model_copy(update={"llm": llm})
+
+    def with_structured_output(self, schema: Any, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
         """Return the upstream's own structured output: data for a program, which is not aligned."""
-        return self.llm.with_structured_output(schema, include_raw=include_raw, **kwargs)
+        return self.llm.with_structured_output(schema, **kwargs)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the upstream's tokens of a text."""
@@ -281,7 +301,7 @@ class AlignedChatModel(BaseChatModel):
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """The cache's key: one upstream with two aligners gives two answers."""
-        own = [self.aligner.fingerprint, self.question and fingerprint(self.question), self.include_original]
+        own = [self.aligner.fingerprint, fingerprint(self._reading)]
         return f"{self.llm._get_llm_string(stop=stop, **kwargs)}---{own}"
 
 
@@ -296,6 +316,17 @@ def _with_run_id(config: RunnableConfig | None) -> RunnableConfig:
 
 def _asked_for_data(kwargs: dict[str, Any]) -> bool:
     return any(kwargs.get(name) is not None for name in _STRUCTURED)
+
+
+def _result(said: LLMResult, tasks: list[Task], corrections: Results) -> ChatResult:
+    """The upstream's generations with their answers corrected."""
+    generations = []
+    for generation, task, result in zip(said.generations[0], tasks, corrections, strict=True):
+        correction = unwrap(result)
+        info = generation.generation_info
+        message = cast("AIMessage", task.corrected(correction))
+        generations.append(ChatGeneration(message=message, generation_info=info and told_of(info, correction)))
+    return ChatResult(generations=generations)
 
 
 def _own(answer: Any) -> AIMessage:

@@ -18,7 +18,7 @@ from langchain_core.runnables.utils import AddableDict
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.langchain import correction_run
-from aligner_integrations.langchain.messages import Answer, Incoming, is_text, usage_of
+from aligner_integrations.langchain.answer import Answer, places, thought_before, usage_of
 from aligner_integrations.langchain.tasks import Task
 
 
@@ -58,19 +58,29 @@ class ChunkWriter:
             whether they stay is known at the end.
     """
 
-    def __init__(self, value: Any, incoming: Incoming) -> None:
-        self._value = value
-        self._incoming = incoming
-        answer = incoming.answer
+    def __init__(self, task: Task, block_message: str) -> None:
+        self._value, self._incoming = task.value, task.incoming
+        answer = task.incoming.answer
+        self._thought = thought_before(answer)
         self._blocks = answer.content if isinstance(answer, AIMessage) and isinstance(answer.content, list) else None
-        texts = [place for place, block in enumerate(self._blocks or ()) if is_text(block)]
+        texts = places(self._blocks or ())
         self._place = texts[0] if texts else 0
         single = len(texts) == 1 and self._blocks is not None and isinstance(self._blocks[self._place], dict)
-        self.live = not incoming.whole and (self._blocks is None or single)
+        self.live = not task.incoming.whole and (self._blocks is None or single)
+        self._block_message = block_message
+        self._held = ""
         self._begun = False
 
     def piece(self, text: str) -> list[Any]:
         """Return the chunks for a piece of text."""
+        text = self._held + text
+        if not self._begun:
+            # What is before the text (thoughts, searches) goes out with it, but not before what stands for a blocked answer. That
+            # comes as one piece; whether it is that is known with the next one, or at the end.
+            self._held = text if text == self._block_message else ""
+            if self._held:
+                return []
+            text = self._thought + text
         answer = self._incoming.answer
         if isinstance(answer, str):
             return self._out(text)
@@ -144,7 +154,7 @@ def write(
         fields: The template's extra fields.
         corrected: Returns the corrected answer, given the correction.
     """
-    writer = ChunkWriter(task.value, task.incoming)
+    writer = ChunkWriter(task, aligner.policy.block_message)
     correction = task.left()
     if not task.reason:
         with closing(correction_run.stream(aligner, task.work, fields)) as pieces:
@@ -160,7 +170,7 @@ async def awrite(
     aligner: Aligner, task: Task, fields: dict[str, Any], corrected: Callable[[Task, Correction], Answer]
 ) -> AsyncGenerator[Any, None]:
     """`write` without blocking the event loop; closing it stops the aligner."""
-    writer = ChunkWriter(task.value, task.incoming)
+    writer = ChunkWriter(task, aligner.policy.block_message)
     correction = task.left()
     if not task.reason:
         async with aclosing(correction_run.astream(aligner, task.work, fields)) as pieces:

@@ -1,9 +1,8 @@
-"""Answers inside LangChain's values: which part is the answer, and how its text is replaced.
+"""Answers inside LangChain's values: where in a value the answer is, what stands beside it, and why it may be left alone.
 
-Only the text of an answer changes. Its type, id, name, usage, metadata, tool calls and blocks that are not text stay;
-what describes the old text (annotations, citations, log-probabilities) goes with it.
-
-What lives elsewhere: finding a question that is not part of the value (`question/`), and streams (`chunks.py`).
+What lives elsewhere: which part of a message is the answer, and the message with another text (`answer.py`); whose words
+are the question (`question/user.py`); finding a question that is not part of the value (`question/`); streams
+(`chunks.py`).
 """
 
 from __future__ import annotations
@@ -14,36 +13,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
-from langchain_core.messages.ai import UsageMetadata
 from langchain_core.prompt_values import PromptValue
 from pydantic import BaseModel
 
-from aligner_integrations.correction import Correction
 from aligner_integrations.errors import UnsupportedValueError
+from aligner_integrations.langchain.answer import Answer, answer_in, is_text, text_of
 
 _QUESTION_KEYS = ("question", "input", "query")
 _ANSWER_KEYS = ("answer", "output", "result")  # of retrieval chains, agents, and older retrieval chains
-_OFFSETS = ("annotations", "citations")  # they point at characters of the old text
-_SCORES = ("logprobs", "logprobs_result", "avg_logprobs", "citation_metadata")  # they are about the old tokens
+_FIELDS = (
+    "content",
+    "name",
+    "id",
+    "additional_kwargs",
+    "response_metadata",
+)  # of a message in its role and content form
 _FORMS = (
     "a string, an AIMessage (or its {'role', 'content'} form, or its content blocks), a list of messages that ends with "
     "an AIMessage, or a dict with 'answer', 'output' or 'result' (best with 'question' or 'input' beside it) or 'messages'"
 )
-
-Answer = str | AIMessage
-
-
-def text_of(value: str | BaseMessage) -> str:
-    """Return the text of an answer or a message, without blocks that are not text."""
-    return value if isinstance(value, str) else str(value.text)
-
-
-def last_question(messages: Sequence[BaseMessage]) -> str:
-    """Return the text of the last human message; without any, of the last message an LLM did not write."""
-    humans = [message for message in messages if isinstance(message, HumanMessage)]
-    others = [message for message in messages if not isinstance(message, AIMessage)]
-    texts = (text_of(message) for message in (*reversed(humans), *reversed(others)))
-    return next((text for text in texts if text.strip()), "")
 
 
 def as_messages(value: Any) -> list[BaseMessage] | None:
@@ -136,13 +124,13 @@ def _alone(value: Any) -> Incoming | None:
     if isinstance(value, str | AIMessage):
         return Incoming(value, None, lambda answer: answer)
     if isinstance(value, list) and any(map(is_text, value)) and all(map(_is_block, value)):
-        return Incoming(AIMessage(value), None, lambda answer: _content(answer), whole=True)
+        return Incoming(AIMessage(value), None, lambda answer: _blocks(_content(answer)), whole=True)
     if isinstance(value, dict | tuple) and _names_a_role(value):
         message = _converted([value])[0]
         if isinstance(message, AIMessage):
             if isinstance(value, tuple):
                 return Incoming(message, None, lambda answer: (value[0], _content(answer)), whole=True)
-            return Incoming(message, None, lambda answer: {**value, "content": _content(answer)}, whole=True)
+            return Incoming(message, None, lambda answer: _as_role(value, answer), whole=True)
     return None
 
 
@@ -152,6 +140,17 @@ def _is_block(item: Any) -> bool:
 
 def _content(answer: Answer) -> str | list[Any]:
     return answer if isinstance(answer, str) else answer.content
+
+
+def _blocks(content: str | list[Any]) -> list[Any]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _as_role(value: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    """A message in its role and content form, with what is left of its further fields."""
+    message = AIMessage(answer) if isinstance(answer, str) else answer
+    fields = {**{key: getattr(message, key) for key in _FIELDS if key in value}, **message.additional_kwargs}
+    return {key: fields.get(key, item) for key, item in value.items() if key in ("role", "tool_calls") or key in fields}
 
 
 def _split(items: list[Any]) -> tuple[list[BaseMessage], Incoming]:
@@ -232,7 +231,7 @@ def reason_to_leave(answer: Answer, *, beside_calls: bool = False) -> str | None
             return "refusal"
         if raw.get("parsed") is not None:
             return "structured"
-    return None if text_of(answer).strip() else "no_text"
+    return None if answer_in(answer).strip() else "no_text"
 
 
 def _has_calls(answer: AIMessage) -> bool:
@@ -243,69 +242,3 @@ def _has_calls(answer: AIMessage) -> bool:
 def _has_refusal(answer: AIMessage) -> bool:
     blocks = answer.content if isinstance(answer.content, list) else ()
     return any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
-
-
-# The corrected answer -----------------------------------------------------------------------------------------------
-
-
-def with_correction(answer: Answer, correction: Correction, record: dict[str, Any]) -> Answer:
-    """Return the answer with the corrected text; a message carries the record as `response_metadata["aligner"]`."""
-    if isinstance(answer, str):
-        return correction.text
-    metadata = dict(answer.response_metadata)
-    update: dict[str, Any] = {"response_metadata": metadata}
-    if correction.changed:
-        update["content"] = _replace(answer.content, correction.text)
-        for key in _SCORES:
-            metadata.pop(key, None)
-        if isinstance(grounding := metadata.get("grounding_metadata"), dict):
-            metadata["grounding_metadata"] = {k: v for k, v in grounding.items() if k != "grounding_supports"}
-        # ChatOpenAI(use_previous_response_id=True) would go on from the uncorrected text at the server.
-        if str(metadata.get("id", "")).startswith("resp_"):
-            record = {**record, "upstream_response_id": metadata.pop("id")}
-    metadata["aligner"] = record
-    return answer.model_copy(update=update)
-
-
-def text_alone(message: AIMessage) -> AIMessage:
-    """Return the message with its text and nothing else of its content: no tool call, no reasoning that led to one."""
-    return AIMessage(
-        message.text,
-        id=message.id,
-        name=message.name,
-        response_metadata=message.response_metadata,
-        usage_metadata=usage_of(message),
-    )
-
-
-def usage_of(message: AIMessage) -> UsageMetadata | None:
-    """Return the usage, if it is one: of a message without it a cache makes a cost alone, which no message takes again."""
-    usage = message.usage_metadata
-    counts = ("input_tokens", "output_tokens", "total_tokens")
-    return usage if usage is not None and all(name in usage for name in counts) else None
-
-
-def _replace(content: str | list[Any], text: str) -> str | list[Any]:
-    """Put the text into the first text block, drop further text blocks, keep all others."""
-    if isinstance(content, str):
-        return text
-    blocks: list[Any] = []
-    placed = False
-    for block in content:
-        if not is_text(block):
-            blocks.append(block)
-        elif not placed:
-            placed = True
-            blocks.append(text if isinstance(block, str) else {**_without_offsets(block), "text": text})
-    return blocks
-
-
-def is_text(block: Any) -> bool:
-    """Return whether a content block is text."""
-    if isinstance(block, dict):
-        return block.get("type") == "text" and isinstance(block.get("text"), str)
-    return isinstance(block, str)
-
-
-def _without_offsets(block: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in block.items() if key not in _OFFSETS}

@@ -24,7 +24,8 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError, InvalidTextError
 from aligner_integrations.langchain.callbacks import Run
 from aligner_integrations.langchain.messages import reason_to_leave
-from aligner_integrations.langchain.tasks import Picker, Task, acorrect, correct, given_aligner, task_of
+from aligner_integrations.langchain.question.user import IsUser
+from aligner_integrations.langchain.tasks import Picker, Reading, Task, acorrect, correct, given_aligner
 
 
 class AlignerNode(Runnable[Any, dict[str, Any]]):
@@ -39,8 +40,10 @@ class AlignerNode(Runnable[Any, dict[str, Any]]):
         aligner: The aligner. Default: `Aligner(**options)`.
         messages_key: Where the messages are in the state, which is a dict or an object with such an attribute. Its reducer
             must replace messages by id, as `add_messages` of `MessagesState` does.
-        question: Picks the question from the messages before the answer. Default: the last human message.
+        question: Picks the question from the messages before the answer. Default: the user's last message.
+        is_user: Whether a human message is the user's, for programs' messages without a mark.
         include_original: Also put the uncorrected text into the record.
+        keep_reasoning: Whether a corrected answer keeps what its LLM thought.
         name: Name of the node and of its runs.
         **options: Options of `Aligner`, such as `model`.
 
@@ -56,14 +59,15 @@ class AlignerNode(Runnable[Any, dict[str, Any]]):
         *,
         messages_key: str = "messages",
         question: Picker | None = None,
+        is_user: IsUser | None = None,
         include_original: bool = False,
+        keep_reasoning: bool = True,
         name: str | None = None,
         **options: Any,
     ) -> None:
         self.aligner = given_aligner(aligner, options)
         self.messages_key = messages_key
-        self.question = question
-        self.include_original = include_original
+        self.reading = Reading(question, is_user, include_original, keep_reasoning)
         self.name = name
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:  # noqa: A002
@@ -102,7 +106,7 @@ class AlignerNode(Runnable[Any, dict[str, Any]]):
                 f"The message to correct has no id, so its correction would come after it instead of in its place. Give "
                 f"{self.messages_key!r} the reducer add_messages."
             )
-        return task_of(message, before, self.question, run, reason_to_leave(message))
+        return self.reading.task_of(message, before, run, reason_to_leave(message))
 
     def _messages(self, state: Any) -> list[BaseMessage]:
         key = self.messages_key
@@ -112,4 +116,4 @@ class AlignerNode(Runnable[Any, dict[str, Any]]):
         return messages
 
     def _update(self, task: Task, correction: Correction) -> dict[str, Any]:
-        return {self.messages_key: [task.corrected(correction, include_original=self.include_original)]}
+        return {self.messages_key: [task.corrected(correction)]}

@@ -21,14 +21,24 @@ from pydantic import ConfigDict, PrivateAttr
 
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import AlignerError, ConfigurationError
-from aligner_integrations.langchain import correction_run
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.langchain.answer import Answer, text_of
 from aligner_integrations.langchain.callbacks import Run
 from aligner_integrations.langchain.chunks import awrite, join, write
-from aligner_integrations.langchain.correction_run import Work
-from aligner_integrations.langchain.messages import Answer, text_in
+from aligner_integrations.langchain.messages import text_in
 from aligner_integrations.langchain.question.recorder import RECORDER, UpstreamRecorder, install
-from aligner_integrations.langchain.tasks import Finder, Picker, Task, given_aligner, unwrap
+from aligner_integrations.langchain.question.user import IsUser
+from aligner_integrations.langchain.tasks import (
+    Finder,
+    Picker,
+    Reading,
+    Results,
+    Task,
+    acorrect_all,
+    correct_all,
+    given_aligner,
+    unwrap,
+)
 
 
 class AlignerRunnable(RunnableSerializable[Any, Any]):
@@ -54,10 +64,12 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         aligner: The aligner. Default: `Aligner(**options)`.
         question: Where the question is in what the LLM was asked. A function picks it from the messages. A name is
             that of a variable of the prompt template, else of a key of the chain's input: for retrieval, where the
-            last human message holds the context as well. Default: the last human message.
+            last human message holds the context as well. Default: the user's last message.
+        is_user: Whether a human message is the user's, for programs' messages without a mark.
         on_guess: Whether a question may be used that is only likely to be the right one: the last of several, or the
             chain's input. `"allow"` logs that once; `"raise"` makes it a QuestionNotFoundError.
         include_original: Also put the uncorrected text into the record.
+        keep_reasoning: Whether a corrected answer keeps what its LLM thought.
         hook: Whether to install the process-wide callback hook that finds the question. Without it (or with the
             environment variable `ALIGNER_NO_UPSTREAM=1`), give the question with the answer, or use `after`.
         name: Name of the runs.
@@ -71,8 +83,10 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
 
     aligner: Aligner
     question: Picker | str | None = None
+    is_user: IsUser | None = None
     on_guess: Literal["allow", "raise"] = "allow"
     include_original: bool = False
+    keep_reasoning: bool = True
     hook: bool = True
 
     _recorder: UpstreamRecorder = PrivateAttr(default=RECORDER)
@@ -82,8 +96,10 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         aligner: Aligner | None = None,
         *,
         question: Picker | str | None = None,
+        is_user: IsUser | None = None,
         on_guess: Literal["allow", "raise"] = "allow",
         include_original: bool = False,
+        keep_reasoning: bool = True,
         hook: bool = True,
         name: str | None = None,
         **options: Any,
@@ -95,8 +111,10 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         fields: dict[str, Any] = {
             "aligner": given_aligner(aligner, options),
             "question": question,
+            "is_user": is_user,
             "on_guess": on_guess,
             "include_original": include_original,
+            "keep_reasoning": keep_reasoning,
             "hook": hook,
             "name": name,
         }
@@ -284,13 +302,13 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         self, values: list[Any], runs: Sequence[CallbackManagerForChainRun], fields: dict[str, Any]
     ) -> list[Any]:
         tasks = self._tasks(values, runs)
-        return self._results(tasks, correction_run.correct_many(self.aligner, _works(tasks), fields))
+        return self._results(tasks, correct_all(self.aligner, _good(tasks), fields))
 
     async def _acorrect_all(
         self, values: list[Any], runs: Sequence[AsyncCallbackManagerForChainRun], fields: dict[str, Any]
     ) -> list[Any]:
         tasks = self._tasks(values, runs)
-        return self._results(tasks, await correction_run.acorrect_many(self.aligner, _works(tasks), fields))
+        return self._results(tasks, await acorrect_all(self.aligner, _good(tasks), fields))
 
     def _tasks(self, values: list[Any], runs: Sequence[Run]) -> list[Task | Exception]:
         tasks: list[Task | Exception] = []
@@ -306,32 +324,30 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
 
     @property
     def _finder(self) -> Finder:
-        return Finder(self._recorder, self.question, self.on_guess)
+        reading = Reading(self.question, self.is_user, self.include_original, self.keep_reasoning)
+        return Finder(self._recorder, reading, self.on_guess)
 
-    def _results(self, tasks: list[Task | Exception], corrections: list[Correction | AlignerError]) -> list[Any]:
+    def _results(self, tasks: list[Task | Exception], corrections: Results) -> list[Any]:
         """One result a task: the value with the answer corrected, or an error."""
         waiting = iter(corrections)
         results: list[Any] = []
         for task in tasks:
-            if isinstance(task, Exception):
-                results.append(task)
-                continue
-            correction = task.left() if task.reason else next(waiting)
-            if isinstance(correction, Exception):
-                results.append(correction)
+            result = task if isinstance(task, Exception) else next(waiting)
+            if isinstance(task, Exception) or isinstance(result, Exception):
+                results.append(result)
             else:
-                results.append(task.incoming.put(self._corrected(task, correction)))
+                results.append(task.incoming.put(self._corrected(task, result)))
         return results
 
     def _corrected(self, task: Task, correction: Correction) -> Answer:
-        answer = task.incoming.answer
+        answer = task.corrected(correction)
         if task.call is not None:
-            self._recorder.note(task.call, None if isinstance(answer, str) else answer.id, correction.text)
-        return task.corrected(correction, include_original=self.include_original)
+            self._recorder.note(task.call, None if isinstance(answer, str) else answer.id, text_of(answer))
+        return answer
 
 
-def _works(tasks: list[Task | Exception]) -> list[Work]:
-    return [task.work for task in tasks if isinstance(task, Task) and not task.reason]
+def _good(tasks: list[Task | Exception]) -> list[Task]:
+    return [task for task in tasks if isinstance(task, Task)]
 
 
 def _recorded_by(recorder: UpstreamRecorder, config: RunnableConfig) -> RunnableConfig:

@@ -50,9 +50,20 @@ from aligner_integrations.langchain.agents.types import (
     conversation,
     goes_on,
 )
+from aligner_integrations.langchain.answer import usage_of, with_correction, without_calls
 from aligner_integrations.langchain.correction_run import Work
-from aligner_integrations.langchain.messages import read, text_alone, text_of, usage_of, with_correction
-from aligner_integrations.langchain.tasks import ASKED, Picker, Task, acorrect, asked, correct, given_aligner
+from aligner_integrations.langchain.messages import read
+from aligner_integrations.langchain.question.user import IsUser
+from aligner_integrations.langchain.tasks import (
+    ASKED,
+    NO_QUESTION,
+    Picker,
+    Reading,
+    Task,
+    acorrect,
+    correct,
+    given_aligner,
+)
 
 AGAIN = (
     "That thought of yours was corrected. Go on from it as it stands: choose your next action, or answer. Do not write a "
@@ -79,8 +90,10 @@ class ThoughtAlignerMiddleware(NamedMiddleware):
         aligner: An aligner of thoughts, such as `Aligner("WhitzardAgent/Thought-Aligner-7B")`. Default:
             `Aligner(**options)`.
         attempts: How often the LLM may choose again before the message is blocked; 0 blocks at once.
-        history: How many thoughts and observations since the last human message the aligner is given.
-        question: Picks the instruction from the messages the LLM was given. Default: the last human message.
+        history: How many thoughts and observations since the user's last message the aligner is given.
+        question: Picks the instruction from the messages the LLM was given. Default: the user's last message. Without words in
+            it, thoughts are left alone.
+        is_user: Whether a human message is the user's, for programs' messages without a mark.
         include_original: Also put the uncorrected thought into the record.
         trace_original: Whether traces and callbacks that are tracers (LangSmith) may see the uncorrected thought.
         name: Name of the middleware.
@@ -99,6 +112,7 @@ class ThoughtAlignerMiddleware(NamedMiddleware):
         attempts: int = 1,
         history: int = 8,
         question: Picker | None = None,
+        is_user: IsUser | None = None,
         include_original: bool = False,
         trace_original: bool = True,
         name: str | None = None,
@@ -110,8 +124,7 @@ class ThoughtAlignerMiddleware(NamedMiddleware):
         self.aligner = given_aligner(aligner, options)
         self.attempts = attempts
         self.history = history
-        self.question = question
-        self.include_original = include_original
+        self.reading = Reading(question, is_user, include_original)
         self.trace_original = trace_original
         self._name = name or type(self).__name__
 
@@ -175,7 +188,9 @@ class _Turn:
         """Look at what the LLM said."""
         self.response = dataclasses.replace(response, result=list(response.result))
         if (message := self._message) is not None:
-            self._usage = add_usage(self._usage, usage_of(message))
+            usage = usage_of(message)
+            # Two that are None would add up to zeros, which nobody reported.
+            self._usage = add_usage(self._usage, usage) if usage else self._usage
 
     def task(self) -> Task | None:
         """Return the thought to correct, if tools are to be run and there is one that is not the aligner's own."""
@@ -186,10 +201,11 @@ class _Turn:
         if not thought or (self._correction is not None and thought == self._correction.text):
             return None
         middleware, messages = self._middleware, conversation(self._first)
-        instruction = asked(middleware.question, messages)
-        question = instruction_with_history(instruction, messages, middleware.history)
+        instruction = middleware.reading.asked(messages)
+        question = instruction_with_history(instruction, messages, middleware.history, middleware.reading.is_user)
         answer = as_answer(thought)
-        return Task(answer, read(answer), Work(question, answer, ASKED, self._run, middleware.trace_original))
+        work = Work(question, answer, ASKED, self._run, middleware.trace_original)
+        return Task(answer, read(answer), work, reason=None if instruction else NO_QUESTION)
 
     def too_long(self, task: Task) -> Correction | None:
         """Return what stands for the correction of a thought beyond all bounds."""
@@ -225,8 +241,8 @@ class _Turn:
         for place, message in enumerate(self.response.result):
             if isinstance(message, AIMessage):
                 said = self._decided(message) if message is self._message else message
-                work = Work("", text_of(said), None, self._run, middleware.trace_original)
-                task = Task(said, read(said), work, "thought")
+                work = Work("", "", None, self._run, middleware.trace_original)
+                task = Task(said, read(said), work, reason="thought")
                 yield place, StandIn(hidden=self.request.model, aligner=middleware.aligner, task=task, corrected=_as_is)
 
     def put(self, place: int, message: AIMessage) -> None:
@@ -239,10 +255,10 @@ class _Turn:
         if self._correction is None and not runs_tools:
             return message
         correction = self._correction or Correction("", "", "", "skipped", "no_thought")
-        record = correction.record(include_original=self._middleware.include_original)
+        record = correction.record(include_original=self._middleware.reading.include_original)
         record = {**record, "question_from": ASKED, "chosen_again": self._attempts}
         if correction.blocked:
-            message = cast("AIMessage", with_correction(text_alone(message), correction, record))
+            message = without_calls(cast("AIMessage", with_correction(message, correction, record)))
         elif correction.changed and runs_tools and not thought_of(message):
             message = with_thought(message, correction.text)
         metadata = {**message.response_metadata, "aligner": record}

@@ -14,16 +14,16 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from aligner_integrations.langchain.messages import text_of
+from aligner_integrations.langchain.answer import REASONING, text_of
+from aligner_integrations.langchain.question.user import IsUser, by_user
 
 MAX_INSTRUCTION = 12_000  # characters, like the others
 MAX_THOUGHT = 8_000
 MAX_STEP = 3_000  # of one earlier thought or observation
 
-_REASONING = ("reasoning", "reasoning_content", "thinking", "thought")
-_PARTS = (*_REASONING, "summary", "text")  # where providers put the words
+_PARTS = (*REASONING, "summary", "text")  # where providers put the words
 _DEPTH = 4
 
 _THINK = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
@@ -44,8 +44,8 @@ _BAR = re.compile(r"(?<!\S)\|(?!\S)")
 def thought_of(message: AIMessage) -> str:
     """Return the thought in a message: reasoning fields and blocks, `<think>`, ReAct's "Thought:", or else its text."""
     blocks = message.content if isinstance(message.content, list) else []
-    fields = [{key: value} for key, value in message.additional_kwargs.items() if key in _REASONING]
-    reasoning = [block for block in blocks if isinstance(block, dict) and block.get("type") in _REASONING]
+    fields = [{key: value} for key, value in message.additional_kwargs.items() if key in REASONING]
+    reasoning = [block for block in blocks if isinstance(block, dict) and block.get("type") in REASONING]
     parts = [text.strip() for item in (*fields, *reasoning) for text in _words(item)]
     parts.append(_in_text(text_of(message)))
     return "\n".join(filter(None, parts))
@@ -84,15 +84,18 @@ def with_thought(message: AIMessage, thought: str) -> AIMessage:
 # For the aligner ----------------------------------------------------------------------------------------------------
 
 
-def instruction_with_history(instruction: str, messages: Sequence[BaseMessage], steps: int) -> str:
+def instruction_with_history(
+    instruction: str, messages: Sequence[BaseMessage], steps: int, is_user: IsUser | None = None
+) -> str:
     """Return what an aligner of thoughts is given as the question.
 
     Args:
         instruction: What the user wants.
         messages: The conversation.
-        steps: How many thoughts and observations since the last human message are given with it, latest first to stay.
+        steps: How many thoughts and observations since the user's last message are given with it, latest first to stay.
+        is_user: Whether a human message is the user's; see `IsUser`.
     """
-    since = itertools.takewhile(lambda message: not isinstance(message, HumanMessage), reversed(messages))
+    since = itertools.takewhile(lambda message: not by_user(message, is_user), reversed(messages))
     latest = itertools.islice(filter(None, map(_step, since)), steps)
     return "\n".join([_data(instruction, MAX_INSTRUCTION), *reversed(list(latest))])
 

@@ -18,7 +18,8 @@ from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
 
 from aligner_integrations.errors import QuestionNotFoundError
-from aligner_integrations.langchain.messages import as_messages, last_question, text_of
+from aligner_integrations.langchain.answer import text_of
+from aligner_integrations.langchain.messages import as_messages
 from aligner_integrations.langchain.question.run_tree import Call, Made, Scope, core_of, near
 
 How = Literal["id", "text", "near", "only", "latest", "prompt", "chain_input"]
@@ -72,8 +73,12 @@ class Asked:
     given: Any = None
     outer: tuple[Any, ...] = ()
 
-    def variable(self, name: str) -> str:
+    def variable(self, name: str, pick: Callable[[Sequence[BaseMessage]], str | None]) -> str:
         """Return the text of a variable of the prompt template, else of a key of the nearest run's input that has it.
+
+        Args:
+            name: The variable.
+            pick: Picks the text from messages, if it holds such.
 
         Raises:
             QuestionNotFoundError: There is no such variable or key, or no text in it.
@@ -83,7 +88,7 @@ class Asked:
         holder = next(
             (given for given in (self.given, *self.outer) if isinstance(given, Mapping) and name in given), {}
         )
-        if question := last_question(as_messages(holder.get(name)) or ()):
+        if (question := pick(as_messages(holder.get(name)) or ())) is not None:
             return question
         raise QuestionNotFoundError(
             f"question={name!r}: neither the prompt template nor an input of the chain has a text of that name."
@@ -108,8 +113,8 @@ class Found:
     ordered: bool = False
     complete: bool = True
 
-    def question(self, ask: Callable[[Asked], str]) -> tuple[str, How, bool]:
-        """Return the question, how it was found, and whether that is a guess.
+    def question(self, ask: Callable[[Asked], str | None]) -> tuple[str | None, How, bool]:
+        """Return the question (None if what was asked holds none), how it was found, and whether that is a guess.
 
         Args:
             ask: Picks the question from what an LLM was asked.

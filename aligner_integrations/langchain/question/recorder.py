@@ -36,8 +36,8 @@ from langchain_core.tracers.context import register_configure_hook
 from aligner_integrations.backends.base import INTERNAL_TAG
 from aligner_integrations.errors import QuestionNotFoundError
 from aligner_integrations.forking import Lock
+from aligner_integrations.langchain.answer import text_of
 from aligner_integrations.langchain.callbacks import holding
-from aligner_integrations.langchain.messages import text_of
 from aligner_integrations.langchain.question import matching
 from aligner_integrations.langchain.question.matching import Found, made_for
 from aligner_integrations.langchain.question.run_tree import BRANCH, STEP, Call, Made, Scope, opens

@@ -13,7 +13,7 @@ from uuid import UUID
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import PromptValue
 
-from aligner_integrations.langchain.messages import text_of
+from aligner_integrations.langchain.answer import text_of
 
 STEP, BRANCH = "seq:step:", "map:key:"  # how LangChain tags the runs inside a sequence or a mapping
 MAX_TEXTS = 256  # texts noted for one LLM call

@@ -7,11 +7,13 @@ import pickle
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from langchain.chat_models import init_chat_model
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, StreamingStdOutCallbackHandler, get_usage_metadata_callback
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel, ValidationError
@@ -133,9 +135,9 @@ def test_question_option():
         assert message.content == want("Be nice. / x")
     with pytest.raises(InvalidTextError, match="must return a string"):
         model(question=lambda messages: messages[-1]).invoke("x")
-    image = [{"type": "image", "url": "https://example.org/x.png"}]
-    with pytest.raises(QuestionNotFoundError, match="no text in the messages"):
-        model().invoke([HumanMessage(image)])
+    for options, messages in (({}, [AIMessage("hm")]), ({"question": lambda messages: ""}, "x")):
+        with pytest.raises(QuestionNotFoundError, match="no text in the messages"):
+            model(**options).invoke(messages)
 
 
 def test_errors_and_policies():
@@ -151,8 +153,32 @@ def test_errors_and_policies():
         assert message.content == ALIKE and record(message)["outcome"] == "failed"
     with pytest.raises(RuntimeError, match="down"):
         model(Upstream(fails=True)).invoke("x")
-    with pytest.raises(ValidationError, match="llm must be a chat model, got _?[A-Za-z]*Binding"):
-        model(Upstream().bind(stop=["x"]))
+
+
+@pytest.mark.parametrize(
+    ("upstream", "way"),
+    [
+        (Upstream().bind(stop=["x"]), r"AlignedChatModel\(llm=model\)\.bind\("),
+        (Upstream().with_fallbacks([Upstream()]), r"with_fallbacks\(\[AlignedChatModel\(llm=b\)\]\)"),
+        (Upstream().with_retry(), r"AlignedChatModel\(llm=model\)\.with_retry"),
+        (Upstream().configurable_alternatives(ConfigurableField(id="llm")), "b=AlignedChatModel"),
+        (Upstream().configurable_fields(delay=ConfigurableField(id="delay")), "b=AlignedChatModel"),
+        (init_chat_model(configurable_fields="any"), "b=AlignedChatModel"),
+        ("gpt", "got str"),
+    ],
+)
+def test_what_is_no_chat_model_is_told_the_way_that_works(upstream, way):
+    with pytest.raises(ValidationError, match=way):
+        model(upstream)
+
+
+def test_the_ways_that_work():
+    """Those which the error names."""
+    field = ConfigurableField(id="llm")
+    chosen = model().configurable_alternatives(field, b=model(Upstream(answer="No.")))
+    assert chosen.invoke("x").content == want("x")
+    assert chosen.invoke("x", {"configurable": {"llm": "b"}}).content == want("x", "No.")
+    assert model().bind(stop=["y"]).with_retry().invoke("x").content == want("x")
 
 
 def test_closing_a_stream_early_stops_the_aligner():
@@ -277,6 +303,16 @@ def test_structured_output_is_the_upstreams_own():
     assert aligned.with_structured_output(Joke, include_raw=True).invoke("'Why?'")["parsed"] == Joke(setup="Why?")
 
 
+def test_structured_output_is_asked_for_in_the_callers_words():
+    class Strict(Scripted):
+        def with_structured_output(self, schema):
+            return RunnableLambda(lambda value: schema(setup="Why?"))
+
+    assert AlignedChatModel(llm=Strict(), aligner=aligner()).with_structured_output(Joke).invoke("x") == Joke(
+        setup="Why?"
+    )
+
+
 def test_bind_tools_of_a_wrapped_upstream():
     class Wrapping(Scripted):
         def bind_tools(self, tools, **kwargs):
@@ -284,6 +320,19 @@ def test_bind_tools_of_a_wrapped_upstream():
 
     bound = AlignedChatModel(llm=Wrapping(), aligner=aligner()).bind_tools([get_weather])
     assert bound.invoke("Weather?").response_metadata["model_name"] == "inner"
+
+    class Itself(Scripted):
+        def bind_tools(self, tools, **kwargs):
+            return self
+
+    class Another(Scripted):
+        def bind_tools(self, tools, **kwargs):
+            return Scripted(model="inner")
+
+    for upstream in (Itself(model="inner"), Another()):
+        one = AlignedChatModel(llm=upstream, aligner=aligner()).bind_tools([get_weather])
+        assert isinstance(one, AlignedChatModel) and one.invoke("x").response_metadata["model_name"] == "inner"
+        assert create_agent(AlignedChatModel(llm=upstream, aligner=aligner()), [get_weather]).invoke({"messages": "x"})
 
     class Odd(Scripted):
         def bind_tools(self, tools, **kwargs):
@@ -294,6 +343,41 @@ def test_bind_tools_of_a_wrapped_upstream():
 
 
 # A citizen of LangChain ---------------------------------------------------------------------------------------------
+
+
+class Several(Upstream):
+    """Says as many answers as it is asked for, each with the info of its generation."""
+
+    def _generate(self, messages, stop=None, run_manager=None, n=1, **kwargs):
+        said = ["I know.", '{"data": 1}', "I do not."][:n]
+        told = [{"finish_reason": "stop", "index": i, "logprobs": [i]} for i in range(n)]
+        pairs = zip(said, told, strict=True)
+        return ChatResult(
+            generations=[ChatGeneration(message=AIMessage(text), generation_info=info) for text, info in pairs]
+        )
+
+    async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
+        return self._generate(messages, **kwargs)
+
+
+def test_all_generations_are_corrected_in_one_batch():
+    backend = Backend(mark)
+    aligned = model(Several())
+    aligned.aligner.backend = backend
+    messages = [[HumanMessage("x")]]
+    for result in (aligned.generate(messages, n=3), asyncio.run(aligned.agenerate(messages, n=3))):
+        (generations,) = result.generations
+        assert [g.text for g in generations] == [want("x", "I know."), '{"data": 1}', want("x", "I do not.")]
+        assert len({g.message.id for g in generations}) == 3
+        # What is told of the old tokens goes with them.
+        assert [g.generation_info for g in generations] == [
+            {"finish_reason": "stop", "index": 0},
+            {"finish_reason": "stop", "index": 1, "logprobs": [1]},
+            {"finish_reason": "stop", "index": 2},
+        ]
+        assert "logprobs" not in generations[0].message.response_metadata
+    assert [size for size in backend.batches if size] == [2, 2]
+    assert aligned.invoke("x").content == want("x", "I know.")
 
 
 def test_profile_name_and_tokens_are_the_upstreams():

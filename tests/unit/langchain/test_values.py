@@ -59,19 +59,20 @@ def test_unchanged_message_keeps_what_describes_its_text():
         assert after.response_metadata["aligner"]["outcome"] == "kept"
 
 
-def test_blocks_that_are_not_text_stay_and_further_text_goes():
+def test_blocks_that_are_not_text_and_what_is_before_them_stay_and_further_text_goes():
     before = full_message(
         [
             REASONING,
-            {"type": "text", "text": "I do ", "annotations": [1], "citations": [2], "id": "t", "index": 1},
+            {"type": "text", "text": "Let me see.", "annotations": [1], "id": "s", "index": 1},
             {"type": "image", "url": "u"},
+            {"type": "text", "text": "I do ", "annotations": [1], "citations": [2], "id": "t", "index": 2},
             {"type": "text", "text": "not know."},
             "!",
         ]
     )
     for _, after in ways(asked(before)):
-        text = {"type": "text", "text": want("Why?", ALIKE + "!"), "id": "t", "index": 1}
-        assert after.content == [REASONING, text, {"type": "image", "url": "u"}]
+        text = {"type": "text", "text": want("Why?", ALIKE + "!"), "id": "t", "index": 2}
+        assert after.content == [*before.content[:3], text]
     bare = full_message(["I do not know.", {"type": "image", "url": "u"}])
     assert step().invoke(asked(bare))[-1].content == [want("Why?"), {"type": "image", "url": "u"}]
 

@@ -1,6 +1,8 @@
 """What `AlignerMiddleware` aligns, what it leaves alone, what a message keeps, and how it gets on with other middleware."""
 
 import asyncio
+import copy
+import pickle
 import subprocess
 import sys
 from typing import Annotated
@@ -310,6 +312,45 @@ def test_tools_that_other_middleware_brings_in_at_run_time():
     assert app.invoke(ASKED)["messages"][2].text == "kind Oslo 2"
 
 
+class Smuggling(AgentMiddleware):
+    """Offers the LLM a tool that the agent does not know how to run."""
+
+    def wrap_model_call(self, request, handler):
+        return handler(request.override(tools=[*request.tools, artifact]))
+
+
+def test_only_middleware_for_tools_has_hooks_around_them():
+    """LangChain asks the class, and looks for unknown tools, and makes do without a tools node, where there is none."""
+    for align in ("final", "all", None):
+        one = AlignerMiddleware(aligner(kind), align=align)
+        with pytest.raises(ValueError, match="Unknown tools"):
+            create_agent(Script(turns=TURNS), [lookup], middleware=[one, Smuggling()]).invoke(ASKED)
+        assert "tools" not in create_agent(Script(turns=TURNS), middleware=[one]).get_graph().nodes
+    one = AlignerMiddleware(aligner(kind), tools=["stateful"])
+    assert "tools" in create_agent(Script(turns=TURNS), middleware=[one]).get_graph().nodes
+
+
+class Louder(AlignerMiddleware):
+    """A subclass with a hook of its own, which goes first."""
+
+    def wrap_tool_call(self, request, handler):
+        result = super().wrap_tool_call(request, handler)
+        return result.model_copy(update={"content": result.content.upper()})
+
+
+def test_subclasses_and_copies_keep_their_hooks():
+    for one in (Louder(aligner(kind), tools=["lookup"]), copy.copy(Louder(aligner(kind), tools=["lookup"]))):
+        assert type(one).__name__ == "Louder" and isinstance(one, Louder)
+        messages = create_agent(Script(turns=TURNS), [lookup], middleware=[one]).invoke(ASKED)["messages"]
+        assert messages[2].text == "KIND RAIN IN OSLO ALL DAY"
+    stored = pickle.loads(pickle.dumps(AlignerMiddleware(aligner(kind), tools=["lookup"])))  # noqa: S301 - made here
+    assert (
+        create_agent(Script(turns=TURNS), [lookup], middleware=[stored])
+        .invoke(ASKED)["messages"][2]
+        .text.startswith("kind")
+    )
+
+
 # Blocking ------------------------------------------------------------------------------------------------------------
 
 
@@ -406,7 +447,8 @@ def test_summaries_are_made_of_aligned_text():
     summariser = Script(turns=[AIMessage("A summary.")])
     summary = SummarizationMiddleware(summariser, trigger=("messages", 3), keep=("messages", 1))
     fn, prompts = counted()
-    app = agent(fn=fn, middleware=[summary], align="all", tools=["lookup"], checkpointer=InMemorySaver())
+    told = {"question": lambda messages: "How is the weather?"}  # the summary takes it away
+    app = agent(fn=fn, middleware=[summary], align="all", tools=["lookup"], checkpointer=InMemorySaver(), **told)
     for _ in range(3):
         result = app.invoke(ASKED, thread())
     assert len(summariser.asked) >= 2 and CANARY not in repr(summariser.asked)

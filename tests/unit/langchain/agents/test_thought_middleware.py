@@ -241,6 +241,12 @@ def test_no_thought_is_shown_before_it_was_looked_at(way):
     assert [m.text for m in state["messages"]][1:] == [GOOD, "Found in letter.", "It is done."]
 
 
+def test_no_usage_is_made_up_where_none_was_reported():
+    turns = [thinks(BAD, usage_metadata=None), thinks("", usage_metadata=None), AIMessage("It is done.")]
+    for messages in both(lambda: agent(*turns)):
+        assert [message.usage_metadata for message in messages if message.type == "ai"] == [None, None]
+
+
 def test_usage_of_all_attempts_is_counted():
     with get_usage_metadata_callback() as usage:
         messages = agent(thinks(BAD), thinks(""), DONE).invoke(ASKED)["messages"]
