@@ -21,7 +21,7 @@ from aligner_integrations import telemetry, threads
 from aligner_integrations._version import __version__
 from aligner_integrations.backends.base import Backend, Reader, Request, Score, Timeouts, closing_at_end
 from aligner_integrations.backends.deadline import Deadline
-from aligner_integrations.backends.prefill import Ahead
+from aligner_integrations.backends.prefill import Prefill
 from aligner_integrations.backends.wrappers.traced import traced
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, UnknownTemplateError
@@ -368,10 +368,10 @@ class Aligner:
             yield correction.text
         yield correction
 
-    def ahead(self, question: str | Callable[[], str | None], **fields: str) -> Ahead:
+    def prefill(self, question: str | Callable[[], str | None], **fields: str) -> Prefill:
         """Read a question, and an answer that the upstream still writes, so that its correction starts sooner.
 
-        The correction itself is made as it is without, once the answer is complete; see `Ahead`.
+        The correction itself is made as it is without, once the answer is complete; see `Prefill`.
 
         Args:
             question: What the upstream was asked, or a function that finds it out at the answer's second piece. If it
@@ -387,7 +387,7 @@ class Aligner:
                 return None
             return self.backend.prefill(lambda answer: self.template.opening(asked, answer, **fields))
 
-        return Ahead(open_reader)
+        return Prefill(open_reader)
 
     # The aligner's judgement ----------------------------------------------------------------------------------------
 

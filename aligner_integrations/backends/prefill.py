@@ -1,4 +1,4 @@
-"""`Ahead`: the aligner reads a question and the answer so far while the upstream still writes, and is sooner done.
+"""`Prefill`: the aligner reads a question and the answer so far while the upstream still writes, and is sooner done.
 
 The text of a correction never depends on it: what was read is used again only as far as the tokens of the whole prompt
 begin with it. What a backend does with it: `backends/base.py`, `backends/local/prefill.py`.
@@ -12,12 +12,12 @@ from types import TracebackType
 from aligner_integrations.backends.base import Reader
 
 
-class Ahead:
+class Prefill:
     """Takes an answer piece by piece. A context manager: what was read is kept until it is left.
 
     Example:
-        >>> with aligner.ahead(question) as ahead:
-        ...     answer = "".join(ahead.through(upstream))
+        >>> with aligner.prefill(question) as prefill:
+        ...     answer = "".join(prefill.through(upstream))
         ...     correction = aligner.correct(question, answer)
 
     Args:
@@ -62,7 +62,7 @@ class Ahead:
         if reader is not None:
             reader.close()
 
-    def __enter__(self) -> Ahead:
+    def __enter__(self) -> Prefill:
         """Return itself."""
         return self
 

@@ -140,13 +140,13 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         run = run_manager or _stream_run.get()
-        with self.aligner.ahead(lambda: self._likely_question(messages, kwargs)) as ahead:
+        with self.aligner.prefill(lambda: self._likely_question(messages, kwargs)) as prefill:
             held = []
             with callbacks.unheard():
                 config = callbacks.tracers_inside(run, CallbackManager([]))
                 for piece in self.llm.stream(messages, config, stop=stop, **kwargs):
                     held.append(piece)
-                    ahead.feed(text_in(piece))
+                    prefill.feed(text_in(piece))
             task = self._task(messages, _own(join(held)), kwargs, run)
             yield from write_chat(self.aligner, task, Task.corrected, run_manager)
 
@@ -158,13 +158,13 @@ class AlignedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         run = run_manager or _stream_run.get()
-        with self.aligner.ahead(lambda: self._likely_question(messages, kwargs)) as ahead:
+        with self.aligner.prefill(lambda: self._likely_question(messages, kwargs)) as prefill:
             held = []
             with callbacks.unheard():
                 config = callbacks.tracers_inside(run, AsyncCallbackManager([]))
                 async for piece in self.llm.astream(messages, config, stop=stop, **kwargs):
                     held.append(piece)
-                    ahead.feed(text_in(piece))
+                    prefill.feed(text_in(piece))
             task = self._task(messages, _own(join(held)), kwargs, run)
             async with aclosing(awrite_chat(self.aligner, task, Task.corrected, run_manager)) as chunks:
                 async for chunk in chunks:

@@ -275,10 +275,10 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         self, chunks: Iterator[Any], run: CallbackManagerForChainRun, fields: dict[str, Any]
     ) -> Generator[Any, None, None]:
         held: list[Any] = []
-        with self.aligner.ahead(lambda: self._finder.likely_question(held[0], run), **fields) as ahead:
+        with self.aligner.prefill(lambda: self._finder.likely_question(held[0], run), **fields) as prefill:
             for chunk in chunks:
                 held.append(chunk)
-                ahead.feed(text_in(chunk))
+                prefill.feed(text_in(chunk))
             if held:
                 yield from write(self.aligner, self._task(join(held), run), fields, self._corrected)
 
@@ -286,10 +286,10 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         self, chunks: AsyncIterator[Any], run: AsyncCallbackManagerForChainRun, fields: dict[str, Any]
     ) -> AsyncIterator[Any]:
         held: list[Any] = []
-        with self.aligner.ahead(lambda: self._finder.likely_question(held[0], run), **fields) as ahead:
+        with self.aligner.prefill(lambda: self._finder.likely_question(held[0], run), **fields) as prefill:
             async for chunk in chunks:
                 held.append(chunk)
-                ahead.feed(text_in(chunk))
+                prefill.feed(text_in(chunk))
             if held:
                 task = self._task(join(held), run)
                 async with aclosing(awrite(self.aligner, task, fields, self._corrected)) as written:

@@ -31,7 +31,7 @@ from llama_index.core.tools import AsyncBaseTool, BaseTool, FunctionTool, ToolOu
 from llama_index.core.workflow import Context
 
 from aligner_integrations.aligner import Aligner
-from aligner_integrations.backends.prefill import Ahead
+from aligner_integrations.backends.prefill import Prefill
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError
 from aligner_integrations.llama_index.citations import Citations
@@ -56,9 +56,9 @@ _CONTEXT = "_aligner_context"
 class _HeldBack:
     """A context that keeps an agent's deltas to itself; everything else goes through. Lives for one step."""
 
-    def __init__(self, context: Any, ahead: Ahead | None = None) -> None:
+    def __init__(self, context: Any, prefill: Prefill | None = None) -> None:
         self._context = context
-        self._ahead = ahead
+        self._prefill = prefill
         self._held: list[Any] = []
 
     @property
@@ -71,8 +71,8 @@ class _HeldBack:
     def write_event_to_stream(self, event: Any) -> None:
         if isinstance(event, AgentStream):
             self._held.append(event)
-            if self._ahead is not None:
-                self._ahead.feed(event.delta or "")
+            if self._prefill is not None:
+                self._prefill.feed(event.delta or "")
         else:
             self._context.write_event_to_stream(event)
 
@@ -186,12 +186,12 @@ class _AlignerAgent(BaseWorkflowAgent):
         """Return the tools; those that answer in the agent's place have a corrected output."""
         return cast(list[AsyncBaseTool], [self._direct(tool) for tool in await super().get_tools(input_str)])
 
-    async def _held(self, ctx: Any, ahead: Ahead | None = None) -> Any:
+    async def _held(self, ctx: Any, prefill: Prefill | None = None) -> Any:
         """Return the context for a step, which keeps the step's deltas.
 
         Args:
             ctx: The context.
-            ahead: Takes them, if they are nothing but the answer.
+            prefill: Takes them, if they are nothing but the answer.
 
         Raises:
             ConfigurationError: The workflow around this agent can say a last word that the agent never sees.
@@ -205,7 +205,7 @@ class _AlignerAgent(BaseWorkflowAgent):
                 "With early_stopping_method='generate' an AgentWorkflow asks the LLM itself for a last word, which "
                 "would not be corrected. Use AlignerAgentWorkflow instead, which takes what AgentWorkflow takes."
             )
-        return _HeldBack(ctx, ahead)
+        return _HeldBack(ctx, prefill)
 
     async def _finish(self, ctx: Any, held: _HeldBack, output: AgentOutput) -> AgentOutput:
         """Correct the step's answer, if it is one."""
@@ -306,8 +306,8 @@ class AlignerFunctionAgent(_AlignerAgent, FunctionAgent):
         self, ctx: Any, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
         """Take a step; if it answers, the answer is corrected."""
-        with self.aligner.ahead(await ctx.store.get("user_msg_str", default=None) or "") as ahead:
-            held = await self._held(ctx, ahead)
+        with self.aligner.prefill(await ctx.store.get("user_msg_str", default=None) or "") as prefill:
+            held = await self._held(ctx, prefill)
             return await self._finish(ctx, held, await super().take_step(held, llm_input, tools, memory))
 
     async def _withdraw(self, ctx: Any, output: AgentOutput) -> tuple[str, ChatMessage | None]:

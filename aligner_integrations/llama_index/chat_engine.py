@@ -203,8 +203,8 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
         try:
             # Taken by stream_chat: a generator that was never begun would not notice that it is closed.
             yield _chunk("", "")
-            with self.aligner.ahead(question) as ahead:
-                answer = "".join(ahead.through(_read(draft)))
+            with self.aligner.prefill(question) as prefill:
+                answer = "".join(prefill.through(_read(draft)))
                 with closing(self._corrector.stream(question, answer, nodes)) as pieces:
                     for piece in pieces:
                         shown += piece
@@ -223,8 +223,8 @@ class AlignerChatEngine(HandsOn, BaseChatEngine):
         shown, nodes = "", cast(AlignedChatStream, stream()).source_nodes
         try:
             yield _chunk("", "")  # as above
-            with self.aligner.ahead(question) as ahead:
-                answer = "".join([piece async for piece in ahead.athrough(_aread(draft))])
+            with self.aligner.prefill(question) as prefill:
+                answer = "".join([piece async for piece in prefill.athrough(_aread(draft))])
                 async with aclosing(self._corrector.astream(question, answer, nodes)) as pieces:
                     async for piece in pieces:
                         shown += piece

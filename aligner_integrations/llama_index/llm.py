@@ -181,10 +181,10 @@ class AlignerLLM(LLM):
 
     def _chunks(self, question: str, upstream: ChatResponseGen) -> ChatResponseGen:
         drafts = []
-        with self.aligner.ahead(question) as ahead:
+        with self.aligner.prefill(question) as prefill:
             for draft in upstream:
                 drafts.append(draft)
-                ahead.feed(draft.delta or "")
+                prefill.feed(draft.delta or "")
             if not drafts or self._calls_tools(drafts[-1]):
                 yield from drafts
                 return
@@ -197,10 +197,10 @@ class AlignerLLM(LLM):
 
     async def _achunks(self, question: str, upstream: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
         drafts = []
-        with self.aligner.ahead(question) as ahead:
+        with self.aligner.prefill(question) as prefill:
             async for draft in upstream:
                 drafts.append(draft)
-                ahead.feed(draft.delta or "")
+                prefill.feed(draft.delta or "")
             if not drafts or self._calls_tools(drafts[-1]):
                 for draft in drafts:
                     yield draft
@@ -261,14 +261,14 @@ class AlignerLLM(LLM):
         return upstream if question is None else self._apieces(question, upstream)
 
     def _pieces(self, question: str, upstream: TokenGen) -> TokenGen:
-        with self.aligner.ahead(question) as ahead:
-            draft = "".join(ahead.through(upstream))
+        with self.aligner.prefill(question) as prefill:
+            draft = "".join(prefill.through(upstream))
             with closing(self._corrector.stream(question, draft)) as pieces:
                 yield from pieces
 
     async def _apieces(self, question: str, upstream: TokenAsyncGen) -> TokenAsyncGen:
-        with self.aligner.ahead(question) as ahead:
-            draft = "".join([piece async for piece in ahead.athrough(upstream)])
+        with self.aligner.prefill(question) as prefill:
+            draft = "".join([piece async for piece in prefill.athrough(upstream)])
             async with aclosing(self._corrector.astream(question, draft)) as pieces:
                 async for piece in pieces:
                     yield piece

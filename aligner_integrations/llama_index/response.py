@@ -153,11 +153,11 @@ def _align_later(corrector: Corrector, question: str, response: _R) -> _R:
 
 
 def _pieces(corrector: Corrector, question: str, upstream: StreamingResponse, aligned: StreamingResponse) -> TokenGen:
-    with corrector.aligner.ahead(question) as ahead:
+    with corrector.aligner.prefill(question) as prefill:
         # get_response() and not response_gen: some engines (RetryQueryEngine) return a stream that was read already, and
         # others may still want to look at the upstream's response after it was read here.
         if (gen := upstream.response_gen) is not None:
-            upstream.response_gen = cast(TokenGen, ahead.through(gen))
+            upstream.response_gen = cast(TokenGen, prefill.through(gen))
         try:
             answer = upstream.get_response().response or ""
         finally:
@@ -171,9 +171,9 @@ def _pieces(corrector: Corrector, question: str, upstream: StreamingResponse, al
 async def _apieces(
     corrector: Corrector, question: str, upstream: AsyncStreamingResponse, aligned: AsyncStreamingResponse
 ) -> TokenAsyncGen:
-    with corrector.aligner.ahead(question) as ahead:
+    with corrector.aligner.prefill(question) as prefill:
         if (gen := upstream.response_gen) is not None:
-            upstream.response_gen = cast(TokenAsyncGen, ahead.athrough(gen))
+            upstream.response_gen = cast(TokenAsyncGen, prefill.athrough(gen))
         try:
             answer = (await upstream.get_response()).response or ""
         finally:

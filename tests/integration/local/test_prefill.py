@@ -62,36 +62,36 @@ def wait_for(condition):
 def test_an_answer_is_read_while_it_comes(aligner):
     wanted = without(aligner).correct(QUESTION, ANSWER).text
     aligner.backend.weights.prefixes.clear()
-    with aligner.ahead(QUESTION) as ahead:
+    with aligner.prefill(QUESTION) as prefill:
         for word in WORDS[:-1]:
-            ahead.feed(word)
+            prefill.feed(word)
         wait_for(lambda: tokens_read(aligner) > 40)
-        ahead.feed(WORDS[-1].strip())
+        prefill.feed(WORDS[-1].strip())
         assert aligner.correct(QUESTION, ANSWER).text == wanted
 
 
 def test_an_abandoned_answer_is_forgotten(aligner):
-    with aligner.ahead(QUESTION) as ahead:
+    with aligner.prefill(QUESTION) as prefill:
         for word in WORDS:
-            ahead.feed(word)
+            prefill.feed(word)
         wait_for(lambda: tokens_read(aligner) > 40)
     assert len(aligner.backend.weights.prefixes) == 0
 
 
 def test_another_question_than_the_one_read_gives_its_own_text(aligner):
     wanted = without(aligner).correct("How are you?", ANSWER).text
-    with aligner.ahead(QUESTION) as ahead:
+    with aligner.prefill(QUESTION) as prefill:
         for word in WORDS:
-            ahead.feed(word)
+            prefill.feed(word)
         wait_for(lambda: tokens_read(aligner) > 40)
         assert aligner.correct("How are you?", ANSWER).text == wanted
 
 
 def test_what_is_switched_off_reads_nothing(aligner):
     off = without(aligner)
-    with off.ahead(QUESTION) as ahead:
+    with off.prefill(QUESTION) as prefill:
         for word in WORDS:
-            ahead.feed(word)
+            prefill.feed(word)
         time.sleep(0.2)
         assert len(off.backend.weights.prefixes) == 0
 
