@@ -44,16 +44,6 @@ _STRUCTURED = (  # what providers call the request for structured output
     "response_schema",
 )
 
-# What others put around a model goes around this one.
-_AROUND = {
-    "RunnableWithFallbacks": "write AlignedChatModel(llm=a).with_fallbacks([AlignedChatModel(llm=b)])",
-    "RunnableRetry": "write AlignedChatModel(llm=model).with_retry(...)",
-    **dict.fromkeys(
-        ("_ConfigurableModel", "RunnableConfigurableFields", "RunnableConfigurableAlternatives"),
-        "write AlignedChatModel(llm=a).configurable_alternatives(ConfigurableField(id='llm'), b=AlignedChatModel(llm=b))",
-    ),
-}
-
 
 class AlignedChatModel(BaseChatModel):
     """A chat model and an aligner as one chat model: `AlignedChatModel(llm=ChatOpenAI(...), aligner=Aligner())`.
@@ -97,11 +87,11 @@ class AlignedChatModel(BaseChatModel):
     @classmethod
     def _is_chat_model(cls, llm: Any) -> Any:
         if not isinstance(llm, BaseChatModel):
-            kind = type(llm).__name__
-            way = _AROUND.get(
-                kind, "what is bound to a model can be bound to this one: AlignedChatModel(llm=model).bind(...)"
+            raise ConfigurationError(
+                f"llm must be a chat model, got {type(llm).__name__}. What goes around a model goes around this one: "
+                "AlignedChatModel(llm=a).with_fallbacks([AlignedChatModel(llm=b)]), and likewise .bind(...), .with_retry(...) "
+                "and .configurable_alternatives(...)."
             )
-            raise ConfigurationError(f"llm must be a chat model, got {kind}; {way}.")
         return llm
 
     # The answer -----------------------------------------------------------------------------------------------------

@@ -302,13 +302,13 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         self, values: list[Any], runs: Sequence[CallbackManagerForChainRun], fields: dict[str, Any]
     ) -> list[Any]:
         tasks = self._tasks(values, runs)
-        return self._results(tasks, correct_all(self.aligner, _good(tasks), fields))
+        return self._results(tasks, correct_all(self.aligner, tasks, fields))
 
     async def _acorrect_all(
         self, values: list[Any], runs: Sequence[AsyncCallbackManagerForChainRun], fields: dict[str, Any]
     ) -> list[Any]:
         tasks = self._tasks(values, runs)
-        return self._results(tasks, await acorrect_all(self.aligner, _good(tasks), fields))
+        return self._results(tasks, await acorrect_all(self.aligner, tasks, fields))
 
     def _tasks(self, values: list[Any], runs: Sequence[Run]) -> list[Task | Exception]:
         tasks: list[Task | Exception] = []
@@ -327,27 +327,22 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         reading = Reading(self.question, self.is_user, self.include_original, self.keep_reasoning)
         return Finder(self._recorder, reading, self.on_guess)
 
-    def _results(self, tasks: list[Task | Exception], corrections: Results) -> list[Any]:
+    def _results(self, tasks: list[Task | Exception], results: Results) -> list[Any]:
         """One result a task: the value with the answer corrected, or an error."""
-        waiting = iter(corrections)
-        results: list[Any] = []
-        for task in tasks:
-            result = task if isinstance(task, Exception) else next(waiting)
-            if isinstance(task, Exception) or isinstance(result, Exception):
-                results.append(result)
-            else:
-                results.append(task.incoming.put(self._corrected(task, result)))
-        return results
+
+        def put(task: Task, correction: Correction) -> Any:
+            return task.incoming.put(self._corrected(task, correction))
+
+        return [
+            result if isinstance(result, Exception) else put(cast("Task", task), result)
+            for task, result in zip(tasks, results, strict=True)
+        ]
 
     def _corrected(self, task: Task, correction: Correction) -> Answer:
         answer = task.corrected(correction)
         if task.call is not None:
             self._recorder.note(task.call, None if isinstance(answer, str) else answer.id, text_of(answer))
         return answer
-
-
-def _good(tasks: list[Task | Exception]) -> list[Task]:
-    return [task for task in tasks if isinstance(task, Task)]
 
 
 def _recorded_by(recorder: UpstreamRecorder, config: RunnableConfig) -> RunnableConfig:
