@@ -54,8 +54,8 @@ class AlignedChatModel(BaseChatModel):
     upstream's call and the correction below this model's run, so an account of tokens that adds up all LLM runs of a
     trace counts the upstream's twice.
 
-    Tool calls, refusals, structured output and answers without text are left alone; `with_structured_output` is the
-    upstream's own. A message keeps everything but its text, and carries what happened as
+    Tool calls, refusals, structured output, answers without text, and answers to a message of the user without words are left
+    alone; `with_structured_output` is the upstream's own. A message keeps everything but its text, and carries what happened as
     `response_metadata["aligner"]`; of a blocked answer nothing is left.
 
     A cache (`cache=`, or LangChain's global one) holds aligned answers, and the upstream has its own: with `cache=False` here
@@ -67,7 +67,7 @@ class AlignedChatModel(BaseChatModel):
         question: Picks the question from the messages. Default: the user's last message.
         is_user: Whether a human message is the user's, for programs' messages without a mark.
         include_original: Also put the uncorrected text into the record.
-        keep_reasoning: Whether a corrected answer keeps what its LLM thought.
+        keep_reasoning: Whether an answer that the aligner has read, changed or not, keeps what its LLM thought, which it has not.
 
     Raises:
         QuestionNotFoundError: When called: there is no text in the messages to take as the question.

@@ -48,8 +48,9 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
     that ends with an AIMessage, or a dict with `"answer"`, `"output"` or `"result"` (and `"question"` or `"input"`) or
     with `"messages"`, and returns the same with the answer's text corrected. A question given with the answer counts;
     otherwise the runnable finds what the LLM was asked by itself. An AIMessage keeps everything but its text, and
-    carries what happened as `response_metadata["aligner"]`; messages with tool calls, refusals, structured output and
-    messages without text are left alone. Streams hold the upstream back and then give out the aligner's own words as
+    carries what happened as `response_metadata["aligner"]`; messages with tool calls, refusals, structured output, messages
+    without text, and answers to a message of the user without words are left alone. Of a blocked answer nothing stays but
+    the block message. Streams hold the upstream back and then give out the aligner's own words as
     it writes them. A `batch` is one batch for the aligner, and in callbacks and traces each correction is a run named
     "correction". Extra fields of the template are bound: `.bind(aspects="harmless")`.
 
@@ -69,7 +70,7 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         on_guess: Whether a question may be used that is only likely to be the right one: the last of several, or the
             chain's input. `"allow"` logs that once; `"raise"` makes it a QuestionNotFoundError.
         include_original: Also put the uncorrected text into the record.
-        keep_reasoning: Whether a corrected answer keeps what its LLM thought.
+        keep_reasoning: Whether an answer that the aligner has read, changed or not, keeps what its LLM thought, which it has not.
         hook: Whether to install the process-wide callback hook that finds the question. Without it (or with the
             environment variable `ALIGNER_NO_UPSTREAM=1`), give the question with the answer, or use `after`.
         name: Name of the runs.
