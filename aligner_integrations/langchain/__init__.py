@@ -2,9 +2,9 @@
 
 The public classes: the step of a chain (`runnable.py`), a chat model and an aligner as one (`chat_model.py`), a node for
 graphs (`node.py`), and middleware for agents (`agents/`). What they share: values and where the answer is in them
-(`messages.py`), an answer on its way with its question (`tasks.py`), streams (`chunks.py`), the aligner's own run
-(`correction_run.py`), who hears of a run (`callbacks.py`), and an aligner's name in a cache's key (`identity.py`). How the
-question to an answer is found lives in `question/`.
+(`messages.py`), which part of a message it is and what a blocked one may still show (`answer.py`), an answer on its way with
+its question (`tasks.py`), streams (`chunks.py`), the aligner's own run (`correction_run.py`), and who hears of a run
+(`callbacks.py`). How the question to an answer is found, and whose words it is, lives in `question/`.
 
 What lives elsewhere: what is corrected and what is not (`aligner.py`, one folder up).
 """

@@ -29,19 +29,8 @@ _OFFSETS = ("annotations", "citations", "logprobs")  # of a block or a message: 
 _SCORES = ("logprobs", "logprobs_result", "avg_logprobs", "citation_metadata")  # they are about the old tokens
 # All that metadata may hold beside a blocked answer. A list of what may not would miss the next provider's field.
 _WORDLESS = (
-    "created",
-    "created_at",
-    "finish_reason",
-    "id",
-    "model",
-    "model_id",
-    "model_name",
-    "model_provider",
-    "service_tier",
-    "stop_reason",
-    "system_fingerprint",
-    "token_usage",
-    "usage",
+    *("model", "model_id", "model_name", "model_provider", "system_fingerprint", "service_tier", "id", "created"),
+    *("created_at", "finish_reason", "stop_reason", "token_usage", "usage"),
 )
 
 

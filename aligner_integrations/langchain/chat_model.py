@@ -44,16 +44,6 @@ _STRUCTURED = (  # what providers call the request for structured output
     "response_schema",
 )
 
-# What others put around a model goes around this one.
-_AROUND = {
-    "RunnableWithFallbacks": "write AlignedChatModel(llm=a).with_fallbacks([AlignedChatModel(llm=b)])",
-    "RunnableRetry": "write AlignedChatModel(llm=model).with_retry(...)",
-    **dict.fromkeys(
-        ("_ConfigurableModel", "RunnableConfigurableFields", "RunnableConfigurableAlternatives"),
-        "write AlignedChatModel(llm=a).configurable_alternatives(ConfigurableField(id='llm'), b=AlignedChatModel(llm=b))",
-    ),
-}
-
 
 class AlignedChatModel(BaseChatModel):
     """A chat model and an aligner as one chat model: `AlignedChatModel(llm=ChatOpenAI(...), aligner=Aligner())`.
@@ -64,8 +54,8 @@ class AlignedChatModel(BaseChatModel):
     upstream's call and the correction below this model's run, so an account of tokens that adds up all LLM runs of a
     trace counts the upstream's twice.
 
-    Tool calls, refusals, structured output and answers without text are left alone; `with_structured_output` is the
-    upstream's own. A message keeps everything but its text, and carries what happened as
+    Tool calls, refusals, structured output, answers without text, and answers to a message of the user without words are left
+    alone; `with_structured_output` is the upstream's own. A message keeps everything but its text, and carries what happened as
     `response_metadata["aligner"]`; of a blocked answer nothing is left.
 
     A cache (`cache=`, or LangChain's global one) holds aligned answers, and the upstream has its own: with `cache=False` here
@@ -77,7 +67,7 @@ class AlignedChatModel(BaseChatModel):
         question: Picks the question from the messages. Default: the user's last message.
         is_user: Whether a human message is the user's, for programs' messages without a mark.
         include_original: Also put the uncorrected text into the record.
-        keep_reasoning: Whether a corrected answer keeps what its LLM thought.
+        keep_reasoning: Whether an answer that the aligner has read, changed or not, keeps what its LLM thought, which it has not.
 
     Raises:
         QuestionNotFoundError: When called: there is no text in the messages to take as the question.
@@ -97,11 +87,11 @@ class AlignedChatModel(BaseChatModel):
     @classmethod
     def _is_chat_model(cls, llm: Any) -> Any:
         if not isinstance(llm, BaseChatModel):
-            kind = type(llm).__name__
-            way = _AROUND.get(
-                kind, "what is bound to a model can be bound to this one: AlignedChatModel(llm=model).bind(...)"
+            raise ConfigurationError(
+                f"llm must be a chat model, got {type(llm).__name__}. What goes around a model goes around this one: "
+                "AlignedChatModel(llm=a).with_fallbacks([AlignedChatModel(llm=b)]), and likewise .bind(...), .with_retry(...) "
+                "and .configurable_alternatives(...)."
             )
-            raise ConfigurationError(f"llm must be a chat model, got {kind}; {way}.")
         return llm
 
     # The answer -----------------------------------------------------------------------------------------------------

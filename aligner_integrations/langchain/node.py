@@ -31,7 +31,8 @@ from aligner_integrations.langchain.tasks import Picker, Reading, Task, acorrect
 class AlignerNode(Runnable[Any, dict[str, Any]]):
     """Corrects the last message of the state, an AIMessage, and returns it as the update, under the id it had.
 
-    Messages with tool calls, refusals and messages without text are left alone, so the node can stand in an agent's loop.
+    Messages with tool calls, refusals, messages without text, and answers to a message of the user without words are left
+    alone, so the node can stand in an agent's loop.
     The record is in `response_metadata["aligner"]`, as everywhere.
 
     Safe to share between graphs, threads and tasks.
@@ -43,7 +44,7 @@ class AlignerNode(Runnable[Any, dict[str, Any]]):
         question: Picks the question from the messages before the answer. Default: the user's last message.
         is_user: Whether a human message is the user's, for programs' messages without a mark.
         include_original: Also put the uncorrected text into the record.
-        keep_reasoning: Whether a corrected answer keeps what its LLM thought.
+        keep_reasoning: Whether an answer that the aligner has read, changed or not, keeps what its LLM thought, which it has not.
         name: Name of the node and of its runs.
         **options: Options of `Aligner`, such as `model`.
 

@@ -48,8 +48,9 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
     that ends with an AIMessage, or a dict with `"answer"`, `"output"` or `"result"` (and `"question"` or `"input"`) or
     with `"messages"`, and returns the same with the answer's text corrected. A question given with the answer counts;
     otherwise the runnable finds what the LLM was asked by itself. An AIMessage keeps everything but its text, and
-    carries what happened as `response_metadata["aligner"]`; messages with tool calls, refusals, structured output and
-    messages without text are left alone. Streams hold the upstream back and then give out the aligner's own words as
+    carries what happened as `response_metadata["aligner"]`; messages with tool calls, refusals, structured output, messages
+    without text, and answers to a message of the user without words are left alone. Of a blocked answer nothing stays but
+    the block message. Streams hold the upstream back and then give out the aligner's own words as
     it writes them. A `batch` is one batch for the aligner, and in callbacks and traces each correction is a run named
     "correction". Extra fields of the template are bound: `.bind(aspects="harmless")`.
 
@@ -69,7 +70,7 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         on_guess: Whether a question may be used that is only likely to be the right one: the last of several, or the
             chain's input. `"allow"` logs that once; `"raise"` makes it a QuestionNotFoundError.
         include_original: Also put the uncorrected text into the record.
-        keep_reasoning: Whether a corrected answer keeps what its LLM thought.
+        keep_reasoning: Whether an answer that the aligner has read, changed or not, keeps what its LLM thought, which it has not.
         hook: Whether to install the process-wide callback hook that finds the question. Without it (or with the
             environment variable `ALIGNER_NO_UPSTREAM=1`), give the question with the answer, or use `after`.
         name: Name of the runs.
@@ -302,13 +303,13 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         self, values: list[Any], runs: Sequence[CallbackManagerForChainRun], fields: dict[str, Any]
     ) -> list[Any]:
         tasks = self._tasks(values, runs)
-        return self._results(tasks, correct_all(self.aligner, _good(tasks), fields))
+        return self._results(tasks, correct_all(self.aligner, tasks, fields))
 
     async def _acorrect_all(
         self, values: list[Any], runs: Sequence[AsyncCallbackManagerForChainRun], fields: dict[str, Any]
     ) -> list[Any]:
         tasks = self._tasks(values, runs)
-        return self._results(tasks, await acorrect_all(self.aligner, _good(tasks), fields))
+        return self._results(tasks, await acorrect_all(self.aligner, tasks, fields))
 
     def _tasks(self, values: list[Any], runs: Sequence[Run]) -> list[Task | Exception]:
         tasks: list[Task | Exception] = []
@@ -327,27 +328,22 @@ class AlignerRunnable(RunnableSerializable[Any, Any]):
         reading = Reading(self.question, self.is_user, self.include_original, self.keep_reasoning)
         return Finder(self._recorder, reading, self.on_guess)
 
-    def _results(self, tasks: list[Task | Exception], corrections: Results) -> list[Any]:
+    def _results(self, tasks: list[Task | Exception], results: Results) -> list[Any]:
         """One result a task: the value with the answer corrected, or an error."""
-        waiting = iter(corrections)
-        results: list[Any] = []
-        for task in tasks:
-            result = task if isinstance(task, Exception) else next(waiting)
-            if isinstance(task, Exception) or isinstance(result, Exception):
-                results.append(result)
-            else:
-                results.append(task.incoming.put(self._corrected(task, result)))
-        return results
+
+        def put(task: Task, correction: Correction) -> Any:
+            return task.incoming.put(self._corrected(task, correction))
+
+        return [
+            result if isinstance(result, Exception) else put(cast("Task", task), result)
+            for task, result in zip(tasks, results, strict=True)
+        ]
 
     def _corrected(self, task: Task, correction: Correction) -> Answer:
         answer = task.corrected(correction)
         if task.call is not None:
             self._recorder.note(task.call, None if isinstance(answer, str) else answer.id, text_of(answer))
         return answer
-
-
-def _good(tasks: list[Task | Exception]) -> list[Task]:
-    return [task for task in tasks if isinstance(task, Task)]
 
 
 def _recorded_by(recorder: UpstreamRecorder, config: RunnableConfig) -> RunnableConfig:

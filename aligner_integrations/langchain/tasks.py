@@ -170,26 +170,26 @@ class Task:
         return with_correction(answer, correction, {**record, "question_from": self.work.question_from})
 
 
-Results = list[Correction | AlignerError]
+Results = list[Correction | Exception]
 
 
-def correct_all(aligner: Aligner, tasks: Sequence[Task], fields: dict[str, Any]) -> Results:
-    """Correct answers in one batch, but for those that are left alone; an error stands in its place in the list."""
+def correct_all(aligner: Aligner, tasks: Sequence[Task | Exception], fields: dict[str, Any]) -> Results:
+    """Correct answers in one batch, but for those that are left alone; errors stand in their places in the list."""
     return _in_order(tasks, correction_run.correct_many(aligner, _works(tasks), fields))
 
 
-async def acorrect_all(aligner: Aligner, tasks: Sequence[Task], fields: dict[str, Any]) -> Results:
+async def acorrect_all(aligner: Aligner, tasks: Sequence[Task | Exception], fields: dict[str, Any]) -> Results:
     """`correct_all` without blocking the event loop; cancelling it stops the aligner."""
     return _in_order(tasks, await correction_run.acorrect_many(aligner, _works(tasks), fields))
 
 
-def _works(tasks: Sequence[Task]) -> list[Work]:
-    return [task.work for task in tasks if not task.reason]
+def _works(tasks: Sequence[Task | Exception]) -> list[Work]:
+    return [task.work for task in tasks if isinstance(task, Task) and not task.reason]
 
 
-def _in_order(tasks: Sequence[Task], results: Results) -> Results:
-    waiting = iter(results)
-    return [task.left() if task.reason else next(waiting) for task in tasks]
+def _in_order(tasks: Sequence[Task | Exception], corrections: Sequence[Correction | AlignerError]) -> Results:
+    waiting = iter(corrections)
+    return [t if isinstance(t, Exception) else t.left() if t.reason else next(waiting) for t in tasks]
 
 
 def correct(aligner: Aligner, task: Task, fields: dict[str, Any]) -> Correction:

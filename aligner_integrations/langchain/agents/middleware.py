@@ -83,7 +83,7 @@ class AlignerMiddleware(NamedMiddleware):
             and the tools' results. Default: the user's last message.
         is_user: Whether a human message is the user's, for programs' messages without a mark.
         include_original: Also put the uncorrected text into the record.
-        keep_reasoning: Whether a corrected answer keeps what its LLM thought.
+        keep_reasoning: Whether an answer that the aligner has read, changed or not, keeps what its LLM thought, which it has not.
         trace_original: Whether traces and callbacks that are tracers (LangSmith) may see the uncorrected text. With False they
             see what streams see, and no run of the correction.
         name: Name of the middleware; needed where two with the same options are in one agent.

@@ -156,20 +156,22 @@ def test_errors_and_policies():
 
 
 @pytest.mark.parametrize(
-    ("upstream", "way"),
+    "upstream",
     [
-        (Upstream().bind(stop=["x"]), r"AlignedChatModel\(llm=model\)\.bind\("),
-        (Upstream().with_fallbacks([Upstream()]), r"with_fallbacks\(\[AlignedChatModel\(llm=b\)\]\)"),
-        (Upstream().with_retry(), r"AlignedChatModel\(llm=model\)\.with_retry"),
-        (Upstream().configurable_alternatives(ConfigurableField(id="llm")), "b=AlignedChatModel"),
-        (Upstream().configurable_fields(delay=ConfigurableField(id="delay")), "b=AlignedChatModel"),
-        (init_chat_model(configurable_fields="any"), "b=AlignedChatModel"),
-        ("gpt", "got str"),
+        Upstream().bind(stop=["x"]),
+        Upstream().with_fallbacks([Upstream()]),
+        Upstream().with_retry(),
+        Upstream().configurable_alternatives(ConfigurableField(id="llm")),
+        Upstream().configurable_fields(delay=ConfigurableField(id="delay")),
+        init_chat_model(configurable_fields="any"),
+        "gpt",
     ],
 )
-def test_what_is_no_chat_model_is_told_the_way_that_works(upstream, way):
-    with pytest.raises(ValidationError, match=way):
+def test_what_is_no_chat_model_is_told_the_ways_that_work(upstream):
+    with pytest.raises(ValidationError, match=f"got {type(upstream).__name__}") as caught:
         model(upstream)
+    for way in ("with_fallbacks([AlignedChatModel(llm=b)])", ".bind(", ".with_retry(", ".configurable_alternatives("):
+        assert way in str(caught.value)
 
 
 def test_the_ways_that_work():

@@ -4,7 +4,6 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, SummarizationMiddleware
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
-from langchain_core.messages.notification import add_notification_metadata
 
 from aligner_integrations import AlignedChatModel
 from aligner_integrations.langchain import AlignerMiddleware, AlignerNode, ThoughtAlignerMiddleware
@@ -35,7 +34,7 @@ def program(text="A reminder.", name=None, **marks):
         ([*OLD, HumanMessage(" \n")], ""),
         # What a program wrote is.
         ([*OLD, NEW, program(lc_source="summarization")], "Is it?"),
-        ([*OLD, NEW, add_notification_metadata(program(), source="async_subagent")], "Is it?"),
+        ([*OLD, NEW, program(lc_source="async_subagent", lc_data={"task_id": "1"})], "Is it?"),
         ([*OLD, NEW, program(hide_from_ui=True)], "Is it?"),
         ([*OLD, NEW, program(name="todo_reminder")], "Is it?"),
         ([*OLD, NEW, program(name="summary")], "Is it?"),
