@@ -140,19 +140,21 @@ class Guard:
         return self._own(places[number].start if number < len(places) else len(self._answer))
 
     def _find(self, words: Sequence[str], start: int) -> int | None:
-        """Where these words stay in the answer, at `start` or later; the nearest such place."""
-        places = self._index.get(tuple(words), [])
-        number = bisect.bisect_left(places, start)
-        return places[number] if number < len(places) else None
+        """Where the answer says these words next, from `start` on, if they stay there; without a score, wherever it is."""
+        found = self._index.get(tuple(words), [])
+        number = bisect.bisect_left(found, start)
+        if number == len(found):
+            return None
+        places = [] if self._threshold is None else self._places or []
+        near = bisect.bisect_right(places, found[number], key=lambda place: place.end)
+        return found[number] if near == len(places) or found[number] + _SAME <= places[near].start else None
 
     @cached_property
     def _index(self) -> dict[tuple[str, ...], list[int]]:
-        """Where so many words in a row stay as they are; without a score, where they are at all."""
-        answer, index = self._answer, dict[tuple[str, ...], list[int]]()
-        places = [] if self._threshold is None else self._places or []
-        for stay in _between(places, 0, len(answer)):
-            for number, run in enumerate(_runs(answer.words[stay.start : stay.end])):
-                index.setdefault(run, []).append(stay.start + number)
+        """Where the answer says so many words in a row."""
+        index: dict[tuple[str, ...], list[int]] = {}
+        for number, run in enumerate(_runs(self._answer.words)):
+            index.setdefault(run, []).append(number)
         return index
 
     # Where edits are asked for --------------------------------------------------------------------------------------
@@ -256,9 +258,10 @@ class Guard:
         if share is None:
             return self._own(place.end)
         answer, start, end = self._answer, place.start, place.end
-        first, last = 0, self._once(place, share)
-        while start < end and first < last and share[first][1] == answer.words[start]:
+        first = 0
+        while start < end and first < len(share) and share[first][1] == answer.words[start]:
             start, first = start + 1, first + 1
+        last = self._once(Span(start, end), share, first)
         while start < end and first < last and share[last - 1][1] == answer.words[end - 1]:
             end, last = end - 1, last - 1
         share = share[first:last]
@@ -276,16 +279,16 @@ class Guard:
         self._shown = end
         return out + self._own(place.end)
 
-    def _once(self, place: Span, share: list[_Word]) -> int:
+    def _once(self, place: Span, share: list[_Word], first: int) -> int:
         """How many words of a correction's share come before what the answer will say further on."""
         after = self._answer.words[place.end : place.end + _SAME]
-        number, last = 0, len(share)
+        number, last = first, len(share)
         while number < last:
             words = [word for _, word in share[number : min(number + _SAME, last)]]
-            if self._find((words + after)[:_SAME], place.end) is None:
+            if self._find((words + after)[:_SAME], place.start) is None:
                 number += 1
             else:
-                number, last = max(0, number - _SAME), number
+                number, last = max(first, number - _SAME), number
         return last
 
     def _breaks(self, start: int, end: int, share: list[_Word]) -> bool:
