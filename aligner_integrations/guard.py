@@ -43,7 +43,7 @@ def is_guarded(answer: str) -> bool:
 class Guard:
     """What is shown of one correction, piece by piece.
 
-    What is shown of what it has shown is the same again: to guard a text twice changes nothing.
+    To guard a text twice changes nothing, if the answer's sentences begin in different ways.
 
     Args:
         answer: The answer.
@@ -111,8 +111,10 @@ class Guard:
         if not self._held and at < len(answer) and answer.words[at] == word:
             self._at += 1
             at_end = self._at == len(answer) or answer.begins[self._at] == self._at
-            # The first words of two sentences are often the same, so they say little of which one was gone on with.
-            return self._own(self._at) if at_end or self._at - answer.begins[at] >= _SAME else ""
+            # The first words of two sentences are often the same, so they say little of which one was gone on with, and of
+            # the white space before it. Before the first one there is none.
+            begun = answer.begins[at] == 0 or self._at - answer.begins[at] >= _SAME
+            return self._own(self._at) if at_end or begun else ""
         self._hold()
         self._held.append((gap, word))
         if self._places is None:
@@ -120,8 +122,8 @@ class Guard:
         met = self._find([word for _, word in self._held[-_SAME:]], self._at)
         if met is None:
             return ""
-        out = self._settle(met, self._held[:-_SAME])
-        self._held = []
+        held, self._held = self._held[:-_SAME], []
+        out = "" if not held and self._slides(met) else self._settle(met, held)
         self._at = met + _SAME
         return out + self._own(self._at)
 
@@ -130,6 +132,19 @@ class Guard:
         answer = self._answer
         self._held[:0] = [(answer.gap(i), answer.words[i]) for i in range(self._shown, self._at)]
         self._at = min(self._at, self._shown)
+
+    def _slides(self, met: int) -> bool:
+        """Whether a sentence went of which the words that are out are those of the next one, too; then they stand for these."""
+        places, words, at = self._places or [], self._answer.words, self._at
+        number = bisect.bisect_left(places, at, key=lambda place: place.end)
+        if self._threshold is None or number == len(places):
+            return False
+        start, end = places[number].start, places[number].end
+        same = met - end
+        if not 0 < same <= at - start or words[at - same : at] != words[end:met] or self._breaks(at - same, end, []):
+            return False
+        self._shown = met
+        return True
 
     def _ahead(self) -> str:
         """The answer's words up to the next place that the gate objects to: they stay, whatever the correction says."""
@@ -233,16 +248,18 @@ class Guard:
         """What the correction has in each of these places; None: that cannot be told."""
         if not held or not places:
             return [held for _ in places]
-        words = [word for _, word in held]
-        runs = [self._answer.words[run.start : run.end] for run in _between(places, self._at, end)]
-        cuts = _apart(words, runs)
-        if cuts is not None:
+        answer, words = self._answer, [word for _, word in held]
+        runs = [
+            [_in_line(answer.gap(number), answer.words[number]) for number in range(run.start, run.end)]
+            for run in _between(places, self._at, end)
+        ]
+        if (cuts := _apart([_in_line(*word) for word in held], runs)) is not None:
             return [held[a:b] for a, b in cuts]
         low, high = max(self._at, places[0].start - _SHORT), min(end, places[-1].end + _SHORT)
         if high - low + len(held) > _COMPARED:
             return [None for _ in places]
         shares: list[list[_Word]] = [[] for _ in places]
-        matcher = difflib.SequenceMatcher(None, self._answer.words[low:high], words, autojunk=False)
+        matcher = difflib.SequenceMatcher(None, answer.words[low:high], words, autojunk=False)
         for tag, i1, i2, j1, j2 in matcher.get_opcodes():
             for place, share in zip(places, shares, strict=True):
                 start, stop = place.start - low, place.end - low
@@ -266,7 +283,10 @@ class Guard:
             end, last = end - 1, last - 1
         share = share[first:last]
         gone = end - start - len(share)
-        if self._breaks(start, end, share) or (self._threshold is None and gone > _FEW):
+        # Where words went in the middle of a sentence and others follow that begin alike, nobody can say which of them went.
+        alike = not share and start < end < len(answer) and answer.words[start] == answer.words[end]
+        unsure = alike and answer.begins[start] < start
+        if unsure or self._breaks(start, end, share) or (self._threshold is None and gone > _FEW):
             return self._own(place.end)
         if self._threshold is None:
             self._lost += max(0, gone)
@@ -331,6 +351,11 @@ def _between(places: Sequence[Span], start: int, end: int) -> Iterator[Span]:
 def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Every so many words in a row."""
     return zip(*(words[start:] for start in range(_SAME)), strict=False)
+
+
+def _in_line(gap: str, word: str) -> str:
+    """A word so that the mark of a list is another one than a dash."""
+    return f" {word}" if "\n" in gap and not word.isalnum() else word
 
 
 def _apart(words: list[str], runs: list[list[str]]) -> list[tuple[int, int]] | None:

@@ -39,8 +39,8 @@ PROTECTED = re.compile(r"`x = 1`|https://a.b/c|me@a.bc|\b3\b|\||^-(?= )|^>(?= )|
 
 @st.composite
 def answers(draw):
-    """Sentences with what is between them."""
-    sentences = draw(st.lists(PROSE, min_size=2, max_size=6))
+    """Sentences with what is between them; each begins in its own way, so that it is known which of two went."""
+    sentences = [f"{'ABCDEF'[i]} {prose}" for i, prose in enumerate(draw(st.lists(PROSE, min_size=2, max_size=6)))]
     return "".join(part for sentence in sentences for part in (sentence, draw(BETWEEN))).rstrip(" \n#|->")
 
 
@@ -185,6 +185,19 @@ def test_a_rude_sentence_changes_and_its_host_does_not(correction, shown):
 def test_what_no_edit_may_touch(rude, correction, shown):
     answer, text, expected = (f"It is so.\n\n{part}\n\nThis ends it here." for part in (rude, correction, shown))
     assert guarded(answer, text, "bad") == expected
+
+
+@pytest.mark.parametrize("rude", ["The bad docs.", "The bad project goes on."])
+def test_a_first_sentence_went_that_begins_like_the_next(rude):
+    assert guarded(f"{rude} The project goes on for a while.", "The project goes on for a while.", "bad") == (
+        "The project goes on for a while."
+    )
+
+
+def test_a_phrase_that_is_said_again_later_is_no_place_to_go_on():
+    answer = "So it is. You bad man, for example so. It goes on here. And for example so. It ends with that."
+    correction = answer.replace("bad", "good").replace("man,", "man, ah,")
+    assert guarded(answer, correction, "bad") == correction
 
 
 REFUSAL = "I cannot help with that."
