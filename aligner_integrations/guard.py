@@ -43,7 +43,7 @@ def is_guarded(answer: str) -> bool:
 class Guard:
     """What is shown of one correction, piece by piece.
 
-    To guard a text twice changes nothing, if the answer's sentences begin in different ways.
+    To guard prose twice changes nothing, unless the aligner writes words of the answer in places where they are not.
 
     Args:
         answer: The answer.
