@@ -43,7 +43,7 @@ def is_guarded(answer: str) -> bool:
 class Guard:
     """What is shown of one correction, piece by piece.
 
-    To guard a text twice changes nothing, if the answer's sentences begin in different ways.
+    To guard prose twice changes nothing, unless the aligner writes words of the answer in places where they are not.
 
     Args:
         answer: The answer.
@@ -60,7 +60,8 @@ class Guard:
         self._score = score
         self._at = 0  # how many of the answer's words are behind
         self._shown = 0  # how many of them are out: all, or fewer in the first words of a sentence
-        self._gap: str | None = None  # before the words that went last, if nothing came in their place
+        self._gone: int | None = None  # the first of the words that went last, if nothing came in their place
+        self._last: str | None = None  # the last word that is out, if the answer may go on after others
         self._tail = ""  # of the correction: the last word may go on
         self._held: list[_Word] = []
         self._lost = 0
@@ -291,11 +292,13 @@ class Guard:
         if self._threshold is None:
             self._lost += max(0, gone)
         out = self._own(start)
-        if start < end or share:
-            gap = answer.gap(start) if start < end else share[0][0]
-            gap = gap if self._gap is None else _wider(self._gap, gap)
-            self._gap = None if share else gap
-            out += "".join([gap, share[0][1], *(before + word for before, word in share[1:])]) if share else ""
+        self._last = answer.words[start - 1] if start else ""
+        if share:
+            gap = _joint(answer.gap(start) if start < end else share[0][0], self._last, share[0][1])
+            out += "".join([gap, share[0][1], *(before + word for before, word in share[1:])])
+            self._last = share[-1][1]
+        elif start < end:
+            self._gone = start
         self._shown = end
         return out + self._own(place.end)
 
@@ -329,8 +332,14 @@ class Guard:
         answer, start = self._answer, self._shown
         if start >= end:
             return ""
-        gap = answer.gap(start) if self._gap is None else _wider(self._gap, answer.gap(start))
-        self._gap, self._shown = None, end
+        gap = answer.gap(start)
+        if (
+            self._gone is not None
+        ):  # of the white space before and after words that went, line breaks stay; else the shorter
+            gap = max(answer.gap(self._gone), gap, key=lambda one: (one.count("\n"), -len(one)))
+        if self._last is not None:
+            gap = _joint(gap, self._last, answer.words[start])
+        self._gone, self._last, self._shown = None, None, end
         return gap + answer.text[answer.starts[start] : answer.ends[end - 1]]
 
     def _pass_on(self) -> str:
@@ -338,6 +347,11 @@ class Guard:
         self._held = []
         self._at = self._shown = len(self._answer)
         return out
+
+
+def _joint(gap: str, before: str, word: str) -> str:
+    """White space between two words that did not stand beside each other; enough that they do not become one."""
+    return gap or (" " if before.isalnum() and word.isalnum() else "")
 
 
 def _between(places: Sequence[Span], start: int, end: int) -> Iterator[Span]:
@@ -381,8 +395,3 @@ def _apart(words: list[str], runs: list[list[str]]) -> list[tuple[int, int]] | N
             cuts.append((at, start))
         at = start + len(run)
     return cuts
-
-
-def _wider(one: str, other: str) -> str:
-    """Of the white space before and after words that went, what is left: line breaks rather than none, else the shorter."""
-    return max(one, other, key=lambda gap: (gap.count("\n"), -len(gap)))
