@@ -81,7 +81,7 @@ def _is_final(block: Any) -> bool:
         return isinstance(block, str)
     extras = block.get("extras")
     phase = block.get("phase") or (extras.get("phase") if isinstance(extras, dict) else None)
-    return is_text(block) and phase in (None, "final_answer")
+    return is_text(block) and not str(phase).startswith("commentary")  # in a stream it may have come more than once
 
 
 def _words(block: Any) -> str:
@@ -170,8 +170,13 @@ def _replaced(content: str | list[Any], text: str) -> str | list[Any]:
         return text
     first, *others = places(content)
     block = content[first]
-    new = text if isinstance(block, str) else {**_without(block, _OFFSETS), "text": text}
+    new = text if isinstance(block, str) else {**without_offsets(block), "text": text}
     return [new if i == first else block for i, block in enumerate(content) if i not in others]
+
+
+def without_offsets(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a block of text without what points at its words."""
+    return _without(block, _OFFSETS)
 
 
 def _without(mapping: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -18,8 +18,10 @@ from langchain_core.runnables.utils import AddableDict
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.correction import Correction
 from aligner_integrations.langchain import correction_run
-from aligner_integrations.langchain.answer import Answer, places, thought_before, usage_of
+from aligner_integrations.langchain.answer import Answer, places, thought_before, usage_of, without_offsets
 from aligner_integrations.langchain.tasks import Task
+
+_SHAPES = ("model_provider", "output_version")
 
 
 def join(chunks: Sequence[Any]) -> Any:
@@ -86,10 +88,12 @@ class ChunkWriter:
             return self._out(text)
         content: str | list[Any] = text
         if self._blocks is not None:
-            content = [{"type": "text", "text": text, "index": self._index}]
+            content = [self._piece(text)]
             if not self._begun:
-                content = [*self._blocks[: self._place], *content]
-        return self._out(AIMessageChunk(content=content, id=answer.id, name=answer.name))
+                content = [*self._blocks[: self._place], {**without_offsets(self._own), **self._piece(text)}]
+        # Each chunk says whose shapes its blocks have, as those of providers' packages do, or they are read in different ways.
+        told = {key: answer.response_metadata[key] for key in _SHAPES if key in answer.response_metadata}
+        return self._out(AIMessageChunk(content=content, id=answer.id, name=answer.name, response_metadata=told))
 
     def last(self, corrected: Answer) -> list[Any]:
         """Return the chunks that complete the value, given the corrected answer."""
@@ -101,21 +105,30 @@ class ChunkWriter:
         if not self._begun:
             return self._out(as_chunk(corrected, content))
         if isinstance(content, list):
-            block = content[self._place]
-            rest = {"text": "", "index": self._index}
-            content = [{**block, **rest} if isinstance(block, dict) else rest, *content[self._place + 1 :]]
+            # What was not in the first piece: of an answer that is kept, what points at its words.
+            rest = {
+                key: value
+                for key, value in cast("dict[str, Any]", content[self._place]).items()
+                if key not in without_offsets(self._own)
+            }
+            content = [{**rest, **self._piece("")}, *content[self._place + 1 :]]
         else:
             content = ""
         return self._out(as_chunk(corrected, content))
 
     @property
-    def _index(self) -> int:
-        """The index by which LangChain merges the pieces of the text block."""
-        blocks = [block for block in self._blocks or () if isinstance(block, dict)]
-        own = self._blocks[self._place] if self._blocks else None
-        if isinstance(own, dict) and isinstance(own.get("index"), int):
-            return int(own["index"])
-        return max((block["index"] for block in blocks if isinstance(block.get("index"), int)), default=-1) + 1
+    def _own(self) -> dict[str, Any]:
+        """The block of the text that is streamed."""
+        return cast("dict[str, Any]", (self._blocks or [{}])[self._place])
+
+    def _piece(self, text: str) -> dict[str, Any]:
+        """A piece of that block, with what its pieces are put together by: an index, and in LangChain's third protocol the id."""
+        index = self._own.get("index")
+        if not isinstance(index, int):
+            others = [block.get("index") for block in self._blocks or () if isinstance(block, dict)]
+            index = max((other for other in others if isinstance(other, int)), default=-1) + 1
+        same = {"id": self._own["id"]} if "id" in self._own else {}
+        return {"type": "text", "text": text, "index": index, **same}
 
     def _out(self, answer: Answer) -> list[Any]:
         begun, self._begun = self._begun, True

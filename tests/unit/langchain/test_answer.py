@@ -5,10 +5,12 @@ import asyncio
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
 
 from aligner_integrations import AlignedChatModel
 from aligner_integrations.langchain import AlignerMiddleware
 from tests.unit.langchain.agents.support import Script, call, lookup
+from tests.unit.langchain.listening import WAYS, thread
 from tests.unit.langchain.provider_messages import ANSWER, MESSAGES, RAW, SEARCH, THINKING, URL, openai, text
 from tests.unit.langchain.support import Upstream, aligner, astreamed, called, repeat, step, total
 
@@ -123,6 +125,19 @@ def test_commentary_that_is_all_there_is_beside_a_call():
     agent = create_agent(model, [lookup], middleware=[AlignerMiddleware(aligner(good), align="all")])
     message = agent.invoke({"messages": "Why?"})["messages"][1]
     assert message.content == [{**comment, "text": GOOD}, said.content[1]]
+
+
+@pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
+@pytest.mark.parametrize("way", ["stream_events-v3", "astream_events-v3", "stream-messages"])
+@pytest.mark.parametrize("name", ["openai", "openai search", "anthropic interleaved"])
+def test_a_stream_puts_the_corrected_block_together_as_one(name, way):
+    """LangChain's third protocol reads each chunk by itself: by whose shapes its blocks have, and by their ids."""
+    model = AlignedChatModel(llm=saying(MESSAGES[name]), aligner=aligner(good))
+    agent = create_agent(model, checkpointer=InMemorySaver())
+    WAYS[way](agent, {"messages": "Why?"}, thread())
+    content = agent.get_state(thread()).values["messages"][-1].content
+    (corrected,) = [block for block in content if GOOD in str(block)]
+    assert content[-1] == corrected and corrected.get("id") == wanted(MESSAGES[name])[-1].get("id")
 
 
 # Thoughts -------------------------------------------------------------------------------------------------------------
