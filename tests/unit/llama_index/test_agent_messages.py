@@ -140,7 +140,7 @@ async def test_of_a_blocked_answer_no_word_is_left(policy):
         AlignerFunctionAgent, calls("add"), message, fn=fn, block_message="withheld", **policy
     )
     assert str(output) == memory[-1].content == "withheld"
-    assert "bad" not in whole([output, events, memory])
+    assert " bad" not in whole([output, events, memory])
     assert thoughts(events) == ["Think", " 1."]  # those of the step that called a tool
 
 
@@ -153,7 +153,7 @@ async def test_of_a_blocked_answer_no_thought_of_react_is_left(policy):
     events = [event async for event in handler.stream_events()]
     output = await handler
     assert str(output) == "withheld"
-    assert "bad" not in whole([output, events, memory.get_all()])
+    assert " bad" not in whole([output, events, memory.get_all()])
 
 
 # The question -----------------------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ async def test_a_stream_shows_nothing_before_it_is_corrected(way):
     assert [source.raw_output.response for source in response.sources] == [""]
     pieces = response.async_response_gen() if way.startswith("a") else response.response_gen
     first = await anext(pieces) if way.startswith("a") else next(pieces)
-    assert first == "It" and "bad" not in repr([response.sources, response.metadata])
+    assert first == "It" and " bad" not in repr([response.sources, response.metadata])
     rest = [piece async for piece in pieces] if way.startswith("a") else list(pieces)
     assert first + "".join(rest) == FIXED
     assert [(source.content, source.raw_output.response) for source in response.sources] == [(FIXED, FIXED)]
@@ -290,7 +290,7 @@ async def test_of_a_blocked_answer_no_word_is_left(way):
     engine = simple(message, on_reject="block", accept=lambda *a: False, block_message="withheld")
     response, shown = await say(engine, way, "Is it?")
     assert shown == "withheld"
-    assert "bad" not in repr([response.response, response.sources, response.metadata, engine.chat_history[1:]])
+    assert " bad" not in repr([response.response, response.sources, response.metadata, engine.chat_history[1:]])
 
 
 @pytest.mark.parametrize("way", WAYS)

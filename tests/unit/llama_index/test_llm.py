@@ -66,7 +66,7 @@ async def test_streams_of_a_chat():
         assert [chunk.delta for chunk in chunks] == ["It", " is", " a", " good", " idea.", ""]
         assert [chunk.message.content for chunk in chunks][-2:] == [FIXED, FIXED]
         assert chunks[-1].additional_kwargs["aligner"]["outcome"] == "corrected"
-        assert "bad" not in str(chunks)
+        assert " bad" not in str(chunks)
 
 
 async def test_tool_calls_pass_through():

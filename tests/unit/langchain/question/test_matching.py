@@ -1,7 +1,9 @@
 """What the look-up does where chains branch, guess, cache, or ask several LLMs: the right question, or an error."""
 
 import asyncio
+import threading
 from operator import itemgetter
+from typing import Any
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -75,8 +77,18 @@ def test_answers_of_one_run_that_say_the_same_are_never_mixed_up():
             (texts | RunnableLambda(lambda answers: step().batch(answers))).invoke(questions)
 
 
+class Together(Upstream):
+    """Answers once three calls are under way."""
+
+    barrier: Any
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.barrier.wait(60)
+        return self._result()
+
+
 def test_llm_calls_that_overlapped_are_no_ground_for_a_guess():
-    ask_all = RunnableLambda(lambda qs: Upstream(delay=0.05).batch(qs))
+    ask_all = RunnableLambda(lambda qs: Together(barrier=threading.Barrier(3)).batch(qs))
     chain = ask_all | RunnableLambda(lambda ms: step().invoke("No."))
     with pytest.raises(QuestionNotFoundError, match="Several questions fit"):
         chain.invoke(["one", "two", "three"])
