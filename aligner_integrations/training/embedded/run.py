@@ -90,6 +90,9 @@ def write_card(output: Path, checksums: dict[str, str]) -> None:
             "135 million parameters and is meant for trying out, for tests and for detoxification of English text on a CPU. "
             "It does not make answers more helpful or more truthful, and it does not refuse harmful requests; for that "
             "take the paper's `aligner/aligner-7b-v1.0`.",
+            "It corrects by minimal edits: in an answer of more than one sentence only those that the gate objects to change, and "
+            "code, numbers, addresses and markup come back to the letter, at times at the price of a rude word beside them. The "
+            "columns without a gate are its own text (`edits='all'`).",
             "The authors' copy of ParaDetox on the Hub is under openrail++, whose use restrictions (its attachment A) are "
             "passed on: do not use these weights to produce abusive or discriminating text, or in breach of the law.",
             "Made by `aligner train --recipe embedded --data DIR --output DIR` with the seed below. Rows of the table were "
