@@ -260,8 +260,8 @@ def test_the_first_token_has_a_time_of_its_own(mode):
 
 @pytest.mark.parametrize("mode", ["stream", "astream"])
 def test_after_the_first_token_the_deadline_counts(mode):
-    with Stub(lambda call: events({"n": 1}, {"n": 2}, pause=0.7)) as stub:
-        clock = Clock(Timeouts(first_token=0.5, deadline=time.monotonic() + 60))
+    with Stub(lambda call: events({"n": 1}, {"n": 2}, pause=2.5)) as stub:
+        clock = Clock(Timeouts(first_token=2, deadline=time.monotonic() + 60))
 
         async def run():
             found = []
