@@ -2,6 +2,7 @@
 
 import socket
 
+import hypothesis
 import pytest
 
 
@@ -28,3 +29,8 @@ def _no_network(request, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", guarded_connect)
     monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
+
+
+# An example may take any time: a busy machine says nothing of the code.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
