@@ -111,6 +111,9 @@ class Aligner:
         self.record = record
         self._template = None if template is None else get_template(template)
         self._plans = Plans(self._find_out)
+        # Imports what makes spans. At the first correction other threads may be about, and a process that forks while one of
+        # them imports leaves its child waiting for that import for ever.
+        telemetry.instruments()
 
     def with_options(self, **changes: Any) -> Aligner:
         """Return an aligner with the same weights or server and other options.
