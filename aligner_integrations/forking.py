@@ -34,12 +34,16 @@ class Lock:
 
     Args:
         make: What makes it: `threading.Lock`, or `threading.RLock`.
+        forks_wait: Whether a fork waits until nobody holds it: for what a library keeps in this process's memory and cannot
+            forget, such as SQLite the locks of a transaction.
     """
 
-    def __init__(self, make: Callable[[], Any] = threading.Lock) -> None:
+    def __init__(self, make: Callable[[], Any] = threading.Lock, *, forks_wait: bool = False) -> None:
         self._make = make
         self.begin_anew()
         survives_fork(self)
+        if forks_wait:
+            _awaited.add(self)
 
     def begin_anew(self) -> None:
         """In a forked child nobody holds it."""
@@ -53,10 +57,27 @@ class Lock:
             self._lock.release()
 
 
+_awaited: WeakSet[Lock] = WeakSet()
+_LONGEST = 10.0
+"""Seconds that a fork waits for one of them at most: a disk that hangs must not keep a process from forking."""
+
+_held: list[Any] = []
+
+
+def _wait() -> None:
+    _held.extend(lock._lock for lock in list(_awaited) if lock._lock.acquire(timeout=_LONGEST))
+
+
+def _go_on() -> None:
+    while _held:
+        _held.pop().release()
+
+
 def _begin_anew() -> None:
+    _held.clear()
     for thing in list(_all):
         thing.begin_anew()
 
 
 if hasattr(os, "register_at_fork"):  # where processes can fork
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(before=_wait, after_in_parent=_go_on, after_in_child=_begin_anew)

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import os
 import threading
+import time
 
 import pytest
 
@@ -149,6 +150,29 @@ def test_a_forked_child_has_threads_locks_and_queues_of_its_own():
 
         assert forked(child_of_holder)
     go.set()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_fork_waits_for_what_cannot_be_forgotten():
+    lock, began, done = Lock(forks_wait=True), threading.Event(), []
+
+    def work():
+        with lock:
+            began.set()
+            time.sleep(0.2)
+            done.append("work")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert began.wait(WAIT)
+
+    def child():
+        with lock:
+            return done == ["work"]
+
+    assert forked(child)
+    with lock:  # the parent's own is free again
+        thread.join(WAIT)
 
 
 async def test_cancelling_one_that_waits_leaves_the_others_waiting():

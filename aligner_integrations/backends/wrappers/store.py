@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 _APPLICATION = 0x416C6E72  # "Alnr": marks the file as ours
 _BUSY = 5.0  # seconds to wait for another process that writes
 _KEYS_AT_ONCE = 500
-_opening = Lock()
+_opening = Lock(forks_wait=True)
 _TABLE = """
 CREATE TABLE IF NOT EXISTS kept
 (key BLOB NOT NULL UNIQUE, written REAL NOT NULL, text TEXT NOT NULL, checksum BLOB NOT NULL)
@@ -65,9 +64,10 @@ class Store:
             raise ConfigurationError(
                 f"{path} cannot be used as a cache: {error}. Name a file that can be written, or one that does not exist."
             ) from error
-        self._write_lock = threading.Lock()
+        # A child would inherit what SQLite thinks of a transaction that is under way, and wait for its end for ever.
+        self._write_lock = Lock(forks_wait=True)
         # Readers of a file do not wait for writers; in memory there is but one connection.
-        self._read_lock = self._write_lock if path is None else threading.Lock()
+        self._read_lock = self._write_lock if path is None else Lock(forks_wait=True)
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, str]:
         """Return the texts that are there."""
@@ -163,11 +163,11 @@ class Store:
             connection = sqlite3.connect(
                 self.path or ":memory:", timeout=_BUSY, isolation_level=None, check_same_thread=False
             )
-        try:
-            self._prepare(connection)
-        except BaseException:
-            connection.close()
-            raise
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
