@@ -108,4 +108,7 @@ def _tensors(path: Path) -> int:
                 raise ValueError("its head is longer than the file")
             return len(json.loads(file.read(length)))
     except (OSError, ValueError, RecursionError, TypeError) as error:
-        raise ModelLoadError(f"{path} is damaged, or no safetensors file: {error}.") from error
+        raise ModelLoadError(
+            f"The weights in {path} are damaged, or no safetensors file: {error}. If a download was cut, delete the folder and "
+            "fetch again."
+        ) from error
