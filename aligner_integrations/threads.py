@@ -133,6 +133,10 @@ async def await_result(future: Future[_T], seconds: float | None) -> _T:
 # From threads to event loops ------------------------------------------------------------------------------------------
 
 
+_LETTERS_AT_ONCE = 100
+"""How many letters of a mailbox are read before its event loop goes on with something else."""
+
+
 class _Mailbox:
     """What other threads want done on an event loop. However much that is, the loop is woken for it once.
 
@@ -149,13 +153,17 @@ class _Mailbox:
         self._letters.append((contextvars.copy_context(), work))
         if not self._woken:
             self._woken = True
-            loop.call_soon_threadsafe(self._empty)
+            loop.call_soon_threadsafe(self._empty, loop)
 
-    def _empty(self) -> None:
+    def _empty(self, loop: asyncio.AbstractEventLoop) -> None:
         self._woken = False
-        while self._letters:
+        # Letters may come as fast as they are read, and the rest of the loop has its turn in between.
+        for _ in range(min(len(self._letters), _LETTERS_AT_ONCE)):
             context, work = self._letters.popleft()
             context.run(work)
+        if self._letters and not self._woken:
+            self._woken = True
+            loop.call_soon(self._empty, loop)
 
 
 _mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
