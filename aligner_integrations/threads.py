@@ -133,7 +133,7 @@ async def await_result(future: Future[_T], seconds: float | None) -> _T:
 # From threads to event loops ------------------------------------------------------------------------------------------
 
 
-_LETTERS_AT_ONCE = 100
+_LETTERS_AT_ONCE = 1_000
 """How many letters of a mailbox are read before its event loop goes on with something else."""
 
 

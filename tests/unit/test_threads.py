@@ -91,16 +91,16 @@ async def test_a_moment_without_threads_is_an_error_of_that_moment(no_thread):
 
 async def test_however_much_other_threads_want_the_loop_has_its_turn_in_between():
     loop, read = asyncio.get_running_loop(), []
-    letters = [lambda i=i: read.append(i) for i in range(250)]
+    letters = [lambda i=i: read.append(i) for i in range(2_500)]
     thread = threading.Thread(target=lambda: [threads.tell(loop, letter) for letter in letters])
     thread.start()
     thread.join()  # the loop stands still meanwhile, and they pile up
     turns = 0
-    while len(read) < 250:
+    while len(read) < 2_500:
         await asyncio.sleep(0)
         turns += 1
-        assert len(read) <= 100 * turns
-    assert read == list(range(250))
+        assert len(read) <= 1_000 * turns
+    assert read == list(range(2_500))
 
 
 def test_one_by_one_in_order_whatever_one_comes_to(caplog):
