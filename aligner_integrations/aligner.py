@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from aligner_integrations import telemetry, threads
 from aligner_integrations._version import __version__
+from aligner_integrations.asking import ONE_CORRECTION, acompletions, ascores, completions, scores
 from aligner_integrations.backends.base import Backend, Reader, Request, Score, Timeouts, closing_at_end
 from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.prefill import Prefill
@@ -26,16 +27,7 @@ from aligner_integrations.backends.wrappers.traced import traced
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, UnknownTemplateError
 from aligner_integrations.fingerprint import fingerprint, made_with
-from aligner_integrations.job import (
-    ONE_CORRECTION,
-    Job,
-    acompletions,
-    ascores,
-    changed_jobs,
-    completions,
-    open_jobs,
-    scores,
-)
+from aligner_integrations.job import Job, changed_jobs, open_jobs
 from aligner_integrations.policy import Options, Plan, Plans, Policy
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream, LiveText
 from aligner_integrations.templates import TEMPLATES, Template, get_template

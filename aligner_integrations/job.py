@@ -3,21 +3,21 @@
     begin: skip what must not be aligned -> judge: leave it alone? -> take: what the aligner wrote -> mend, check -> settled
 
 Nothing else decides. What lives elsewhere: the options that are asked here (`policy.py`), who goes through the steps (`aligner.py`),
-and what of a correction is taken over (`guard.py`, `edits.py`).
+how a backend (`asking.py`) and a caller's functions (`user_functions.py`) are called, and what of a correction is taken over
+(`guard.py`, `edits.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from aligner_integrations import telemetry, threads
+from aligner_integrations import telemetry, threads, user_functions
 from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, Timeouts
 from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.correction import Correction, Outcome, Usage
@@ -30,7 +30,6 @@ from aligner_integrations.errors import (
     ConfigurationError,
     CorrectionError,
     EmptyCorrectionError,
-    InputError,
     InvalidTextError,
     RejectedCorrectionError,
     TruncatedCorrectionError,
@@ -43,9 +42,6 @@ logger = logging.getLogger(__name__)
 
 Record = Callable[[Correction], None]
 """Called with each correction."""
-
-# What may go wrong with one correction, and `on_error` answers. A model that cannot be had at all is raised.
-ONE_CORRECTION = (CorrectionError, InputError)
 
 
 @dataclass(slots=True)
@@ -137,7 +133,9 @@ class Job:
         if self._scored(score):
             gate = self.policy.gate
             self._gated(
-                self._ask("gate", gate, self.question, self.text, self.score) if callable(gate) else self._by_number()
+                user_functions.run("gate", self.deadline, gate, self.question, self.text, self.score)
+                if callable(gate)
+                else self._by_number()
             )
 
     async def ajudge(self, score: Score | AlignerError | None) -> None:
@@ -145,7 +143,7 @@ class Job:
         if self._scored(score):
             gate = self.policy.gate
             self._gated(
-                await self._aask("gate", gate, self.question, self.text, self.score)
+                await user_functions.arun("gate", self.deadline, gate, self.question, self.text, self.score)
                 if callable(gate)
                 else self._by_number()
             )
@@ -240,12 +238,12 @@ class Job:
     def mend(self) -> None:
         """Put right what a correction must not touch."""
         if self.policy.repair is not None:
-            self._mended(self._ask("repair", self.policy.repair, self.answer, self.text))
+            self._mended(user_functions.run("repair", self.deadline, self.policy.repair, self.answer, self.text))
 
     async def amend(self) -> None:
         """`mend` without blocking the event loop."""
         if self.policy.repair is not None:
-            self._mended(await self._aask("repair", self.policy.repair, self.answer, self.text))
+            self._mended(await user_functions.arun("repair", self.deadline, self.policy.repair, self.answer, self.text))
 
     def _mended(self, text: Any) -> None:
         if isinstance(text, AlignerError):
@@ -268,7 +266,7 @@ class Job:
         """
         if (accept := self._accept()) is None:
             return
-        verdict = self._ask("accept", accept, self.question, self.answer, self.text)
+        verdict = user_functions.run("accept", self.deadline, accept, self.question, self.answer, self.text)
         if inspect.isawaitable(verdict):  # true whatever it will say, so nothing would ever be refused
             if inspect.iscoroutine(verdict):
                 verdict.close()
@@ -278,7 +276,9 @@ class Job:
     async def acheck(self) -> None:
         """`check` for an `accept` that may be slow or a coroutine function; neither blocks the event loop."""
         if (accept := self._accept()) is not None:
-            self._accepted(await self._aask("accept", accept, self.question, self.answer, self.text))
+            self._accepted(
+                await user_functions.arun("accept", self.deadline, accept, self.question, self.answer, self.text)
+            )
 
     def _accept(self) -> Accept | None:
         accept = self.policy.accept
@@ -296,38 +296,6 @@ class Job:
         elif not verdict:
             self.reason = None
             self.fail(RejectedCorrectionError("accept refused the correction. Set on_reject to keep or block instead."))
-
-    # A caller's functions, which may hang or raise: in time, and off the event loop ---------------------------------------
-
-    def _ask(self, what: str, function: Callable[..., Any], *values: Any) -> Any:
-        """What a function returns, or the error that stands for what it raised."""
-        try:
-            return threads.run(lambda: function(*values), self.deadline.left)
-        except Exception as error:  # noqa: BLE001 - whatever a caller's function raises is answered by on_error
-            return self._raised(what, error)
-
-    async def _aask(self, what: str, function: Callable[..., Any], *values: Any) -> Any:
-        try:
-            if inspect.iscoroutinefunction(function):
-                result = function(*values)
-            else:
-                result = await threads.arun(lambda: function(*values), self.deadline.left)
-            async with asyncio.timeout(self.deadline.left):
-                return await result if inspect.isawaitable(result) else result
-        except Exception as error:  # noqa: BLE001 - as above
-            return self._raised(what, error)
-
-    def _raised(self, what: str, error: Exception) -> AlignerError:
-        if isinstance(error, AlignerError):
-            return error
-        late = isinstance(error, TimeoutError) and self.deadline.passed
-        failure = BackendError(
-            f"{what} had not returned at the deadline of the correction; it was left to itself."
-            if late
-            else f"{what} raised {type(error).__name__}: {error}"
-        )
-        failure.__cause__ = None if late else error
-        return failure
 
     @property
     def deadline(self) -> Deadline:
@@ -399,42 +367,3 @@ def _not_recorded(error: Exception) -> None:
     # Its type alone, or what the system says of a file: other messages may quote the text.
     what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
     logger.error("record failed for one correction, which is shown all the same: %s", what)
-
-
-# Asking a backend for jobs of one call. What it raises for all of them is each one's error, as in a stream. ----------------
-
-
-def scores(jobs: list[Job], backend: Backend) -> Sequence[Score | AlignerError | None]:
-    """What the gate judges by."""
-    if not jobs[0].plan.wants_score:
-        return [None] * len(jobs)
-    try:
-        return backend.score([job.request() for job in jobs])
-    except ONE_CORRECTION as error:
-        return [error] * len(jobs)
-
-
-async def ascores(jobs: list[Job], backend: Backend) -> Sequence[Score | AlignerError | None]:
-    """`scores` without blocking the event loop."""
-    if not jobs[0].plan.wants_score:
-        return [None] * len(jobs)
-    try:
-        return await backend.ascore([job.request() for job in jobs])
-    except ONE_CORRECTION as error:
-        return [error] * len(jobs)
-
-
-def completions(jobs: list[Job], backend: Backend) -> Sequence[Completion | AlignerError]:
-    """What the aligner writes."""
-    try:
-        return backend.complete([job.request() for job in jobs])
-    except ONE_CORRECTION as error:
-        return [error] * len(jobs)
-
-
-async def acompletions(jobs: list[Job], backend: Backend) -> Sequence[Completion | AlignerError]:
-    """`completions` without blocking the event loop."""
-    try:
-        return await backend.acomplete([job.request() for job in jobs])
-    except ONE_CORRECTION as error:
-        return [error] * len(jobs)

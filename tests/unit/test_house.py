@@ -40,9 +40,9 @@ FLOORS = [
         "edits",
         "guard",
     ],
-    ["backends/local", "backends/remote", "backends/wrappers", "policy"],
+    ["backends/local", "backends/remote", "backends/wrappers", "policy", "user_functions"],
     ["backends/prompted", "job"],
-    ["streaming"],
+    ["asking", "streaming"],
     ["backends"],  # its front: what is exported
     ["aligner"],
     ["evaluation", "langchain", "llama_index"],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aligner_integrations.backends.base import Backend, Completion, Request, Timeouts, require_end
 from aligner_integrations.backends.deadline import Clock, Deadline
@@ -15,7 +15,7 @@ from aligner_integrations.backends.remote.responses import StatusError, Written
 from aligner_integrations.backends.remote.window import Fitted, fit, refit
 from aligner_integrations.backends.side_by_side import aeach
 from aligner_integrations.correction import Usage
-from aligner_integrations.errors import AlignerError, BackendError
+from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
 
 _T = TypeVar("_T")
 
@@ -152,6 +152,17 @@ def _tail_matters_little(written: Written) -> Iterator[None]:
     except BackendError:
         if written.reason is None:
             raise
+
+
+def without_own(generation: Mapping[str, Any] | None, own: set[str]) -> dict[str, Any]:
+    """Return what a caller wants in each request.
+
+    Raises:
+        ConfigurationError: One of these fields is the backend's own.
+    """
+    if wrong := sorted(own & set(generation or {})):
+        raise ConfigurationError(f"generation holds {', '.join(wrong)}, which the backend sets itself.")
+    return dict(generation or {})
 
 
 def longest(requests: Sequence[Request]) -> Clock:

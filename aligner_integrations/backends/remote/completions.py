@@ -20,7 +20,7 @@ from aligner_integrations.backends.base import Request, Score
 from aligner_integrations.backends.deadline import Clock, brief
 from aligner_integrations.backends.encoding import load_tokenizer
 from aligner_integrations.backends.remote import prompt_logprobs
-from aligner_integrations.backends.remote.base import RemoteBackend, longest, settled
+from aligner_integrations.backends.remote.base import RemoteBackend, longest, settled, without_own
 from aligner_integrations.backends.remote.capabilities import Dialect
 from aligner_integrations.backends.remote.http import Endpoint, Json
 from aligner_integrations.backends.remote.keys import Secret, key_for
@@ -28,7 +28,7 @@ from aligner_integrations.backends.remote.loop import acall, call, outside
 from aligner_integrations.backends.remote.responses import StatusError, Written, only_model
 from aligner_integrations.backends.remote.window import Fitted, fit
 from aligner_integrations.backends.side_by_side import aeach
-from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, ModelError
+from aligner_integrations.errors import AlignerError, BackendError, ModelError
 from aligner_integrations.models import config_of, template_of
 from aligner_integrations.templates import Template, template_for_model
 
@@ -73,11 +73,9 @@ class CompletionsBackend(RemoteBackend):
         self.api_key = key_for(url, api_key)
         self.tokenizer = tokenizer
         self.window = window
-        self.generation = dict(generation or {})
+        self.generation = without_own(generation, _OWN)
         self.concurrency = concurrency
         self.allow_http = allow_http
-        if wrong := sorted(_OWN & set(self.generation)):
-            raise ConfigurationError(f"generation holds {', '.join(wrong)}, which the backend sets itself.")
         self.endpoint = Endpoint(url, self.api_key, allow_http=allow_http, concurrency=concurrency)
         # What is learnt about the server. Each is set to what was seen, whoever sees it first.
         self._served = model

@@ -17,7 +17,7 @@ from typing import Any
 from huggingface_hub.errors import HfHubHTTPError
 
 from aligner_integrations.backends.deadline import Clock, brief
-from aligner_integrations.backends.remote.base import RemoteBackend
+from aligner_integrations.backends.remote.base import RemoteBackend, without_own
 from aligner_integrations.backends.remote.completions import CompletionsBackend
 from aligner_integrations.backends.remote.http import Endpoint, Json
 from aligner_integrations.backends.remote.keys import Secret, key_for
@@ -61,11 +61,9 @@ class TextGenerationBackend(RemoteBackend):
     ) -> None:
         self.model = model
         self.provider = provider
-        self.generation = dict(generation or {})
+        self.generation = without_own(generation, _OWN)
         self.concurrency = concurrency
         self.allow_http = allow_http
-        if wrong := sorted(_OWN & set(self.generation)):
-            raise ConfigurationError(f"generation holds {', '.join(wrong)}, which the backend sets itself.")
         self._is_url = model.startswith(("http://", "https://"))
         self.api_key = key_for(model if self._is_url else _ROUTER, api_key)
         self._endpoint = self._endpoint_at(model) if self._is_url else None
