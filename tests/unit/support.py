@@ -103,3 +103,28 @@ def tiny_tokenizer(*, eos="</s>"):
         additional_special_tokens=["<|im_end|>"],
         clean_up_tokenization_spaces=False,
     )
+
+
+# One correction by each of the four verbs, for tests that must hold whichever is used. ---------------------------------------
+
+
+async def correct(aligner, answer="It is bad."):
+    return aligner.correct("q", answer)
+
+
+async def acorrect(aligner, answer="It is bad."):
+    return await aligner.acorrect("q", answer)
+
+
+async def stream(aligner, answer="It is bad."):
+    pieces = aligner.stream("q", answer)
+    text = "".join(pieces)
+    assert text == pieces.correction.text
+    return pieces.correction
+
+
+async def astream(aligner, answer="It is bad."):
+    pieces = aligner.astream("q", answer)
+    text = "".join([piece async for piece in pieces])
+    assert text == pieces.correction.text
+    return pieces.correction

@@ -15,29 +15,18 @@ from aligner_integrations.errors import (
     RejectedCorrectionError,
     TruncatedCorrectionError,
 )
-from tests.unit.support import TEMPLATE, ScoringBackend, aligner_of, fixed, mend, score_of
-
-
-async def correct(aligner, answer):
-    return aligner.correct("q", answer)
-
-
-async def acorrect(aligner, answer):
-    return await aligner.acorrect("q", answer)
-
-
-async def stream(aligner, answer):
-    pieces = aligner.stream("q", answer)
-    text = "".join(pieces)
-    assert text == pieces.correction.text
-    return pieces.correction
-
-
-async def astream(aligner, answer):
-    pieces = aligner.astream("q", answer)
-    text = "".join([piece async for piece in pieces])
-    assert text == pieces.correction.text
-    return pieces.correction
+from tests.unit.support import (
+    TEMPLATE,
+    ScoringBackend,
+    acorrect,
+    aligner_of,
+    astream,
+    correct,
+    fixed,
+    mend,
+    score_of,
+    stream,
+)
 
 
 @pytest.fixture(params=[correct, acorrect, stream, astream], ids=lambda f: f.__name__)

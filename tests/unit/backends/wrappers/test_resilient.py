@@ -26,7 +26,7 @@ from aligner_integrations.errors import (
 )
 from tests.interrupting import interrupted_when, needs_timer
 from tests.unit.backends.wrappers.flaky import OUTAGE, REFUSED, FlakyBackend
-from tests.unit.support import TEMPLATE, ScoringBackend, fixed, score_of
+from tests.unit.support import TEMPLATE, ScoringBackend, acorrect, astream, correct, fixed, score_of, stream
 
 QUICK = {"backoff": 0.001, "max_backoff": 0.002}
 
@@ -36,28 +36,6 @@ def flaky(*steps, **options):
     backend = FlakyBackend(*steps)
     rules = {name: options.pop(name) for name in list(options) if name in vars(Resilience())}
     return Aligner(backend=backend, template=TEMPLATE, resilience=Resilience(**{**QUICK, **rules}), **options), backend
-
-
-async def correct(aligner, answer="It is bad."):
-    return aligner.correct("q", answer)
-
-
-async def acorrect(aligner, answer="It is bad."):
-    return await aligner.acorrect("q", answer)
-
-
-async def stream(aligner, answer="It is bad."):
-    pieces = aligner.stream("q", answer)
-    text = "".join(pieces)
-    assert text == pieces.correction.text
-    return pieces.correction
-
-
-async def astream(aligner, answer="It is bad."):
-    pieces = aligner.astream("q", answer)
-    text = "".join([piece async for piece in pieces])
-    assert text == pieces.correction.text
-    return pieces.correction
 
 
 @pytest.fixture(params=[correct, acorrect, stream, astream], ids=lambda f: f.__name__)
