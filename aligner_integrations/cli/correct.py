@@ -23,7 +23,7 @@ from aligner_integrations.cli.console import (
     note,
     progress,
 )
-from aligner_integrations.cli.options import Edits, JsonOption, ModelOption, OnError, TemplateOption
+from aligner_integrations.cli.options import AlignerOptions, Edits, JsonOption, OnError
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError, InvalidTextError
 from aligner_integrations.jsonl import parse_jsonl, read_jsonl
@@ -35,6 +35,7 @@ CHUNK = 64
 """Rows corrected in one batch."""
 
 
+@options.takes_aligner
 def correct(
     question: Annotated[str | None, typer.Argument(help="What the upstream was asked.", show_default=False)] = None,
     answer: Annotated[
@@ -51,8 +52,8 @@ def correct(
         Path | None,
         typer.Option("--output", "-o", help="Where the corrected rows go (.gz too). Default: standard output."),
     ] = None,
-    model: ModelOption = None,
-    template: TemplateOption = None,
+    *,
+    which: AlignerOptions,
     field: Annotated[
         list[str] | None,
         typer.Option(help="An extra field of the template, such as aspects=Empathy.", metavar="NAME=TEXT"),
@@ -82,13 +83,13 @@ def correct(
         if output is not None and output.resolve() == source.resolve():
             raise typer.BadParameter("it would overwrite --input.", param_hint="--output")
         rows = _read(source)
-        aligner = options.make_aligner(model, template, gate=gate, edits=edits, on_error=on_error)
+        aligner = options.make_aligner(which, gate=gate, edits=edits, on_error=on_error)
         _correct_rows(aligner, rows, source, output, fields, as_json=as_json)
         return
     if output is not None:
         raise typer.BadParameter("it goes with --input.", param_hint="--output")
     pair = _pair([text for text in (question, answer) if text is not None], asked)
-    aligner = options.make_aligner(model, template, gate=gate, edits=edits, on_error=on_error)
+    aligner = options.make_aligner(which, gate=gate, edits=edits, on_error=on_error)
     correction = aligner.correct(*pair, **fields)
     if as_json:
         echo_json(correction.to_dict())

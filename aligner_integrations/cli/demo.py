@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aligner_integrations.cli import options
 from aligner_integrations.cli.console import console, correction_note, diff_text, echo_json, note, styled
-from aligner_integrations.cli.options import JsonOption, ModelOption, TemplateOption
+from aligner_integrations.cli.options import AlignerOptions, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,9 +77,10 @@ _TITLES = {
 }
 
 
-def demo(model: ModelOption = None, template: TemplateOption = None, as_json: JsonOption = False) -> None:
+@options.takes_aligner
+def demo(*, which: AlignerOptions, as_json: JsonOption = False) -> None:
     """Correct a few rude and good answers, and those of a small real LLM. Needs no network."""
-    aligner = options.make_aligner(model, template)
+    aligner = options.make_aligner(which)
     out = console()
     if not as_json:
         note("Loading the aligner ...")

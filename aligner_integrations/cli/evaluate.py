@@ -9,7 +9,7 @@ import typer
 
 from aligner_integrations.cli import options
 from aligner_integrations.cli.console import dump_json, echo_json, note, print_table, progress
-from aligner_integrations.cli.options import Edits, JsonOption, LimitOption, ModelOption, TemplateOption
+from aligner_integrations.cli.options import AlignerOptions, Edits, JsonOption, LimitOption
 from aligner_integrations.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ app = options.group("Measure an aligner.")
 
 
 @app.command("quality")
+@options.takes_aligner
 def quality(
     rows: Annotated[Path, typer.Option(help="Rows to measure on, JSON Lines (.gz too).")],
-    model: ModelOption = None,
-    template: TemplateOption = None,
+    *,
+    which: AlignerOptions,
     gate: Annotated[bool, typer.Option(help="Measure with the aligner's own gate, or without any.")] = True,
     both: Annotated[bool, typer.Option("--both", help="Measure with and without the gate, side by side.")] = False,
     marked: Annotated[
@@ -46,7 +47,7 @@ def quality(
     if both and not gate:
         raise typer.BadParameter("it measures without the gate already.", param_hint="--both")
     chosen = first_rows(read_rows(rows), limit)
-    aligners = _settings(model, template, gate=gate or both, no_gate=both or not gate, marked=marked)
+    aligners = _settings(which, gate=gate or both, no_gate=both or not gate, marked=marked)
     order = list(aligners)
     with progress("measuring", len(chosen) * len(order)) as done:
         report = evaluate(aligners, chosen, on_progress=lambda name, rows: done(order.index(name) * len(chosen) + rows))
@@ -71,13 +72,11 @@ def first_rows(rows: list[Row], limit: int | None) -> list[Row]:
     return chosen
 
 
-def _settings(
-    model: str | None, template: str | None, *, gate: bool, no_gate: bool, marked: bool
-) -> dict[str, Aligner]:
+def _settings(which: AlignerOptions, *, gate: bool, no_gate: bool, marked: bool) -> dict[str, Aligner]:
     """Return an aligner for each setting to measure; they share their weights."""
     aligners = {}
     if gate:
-        own = options.make_aligner(model, template)
+        own = options.make_aligner(which)
         if own.backend.gate is not None:
             aligners["gate"] = own
         elif no_gate:
@@ -87,7 +86,7 @@ def _settings(
         else:
             no_gate = True  # the figures are those without a gate, and are called so
     if no_gate:
-        aligners["no gate"] = options.make_aligner(model, template, gate=False, edits=Edits.ALL)
+        aligners["no gate"] = options.make_aligner(which, gate=False, edits=Edits.ALL)
     if marked:
-        aligners["marked edits"] = options.make_aligner(model, template, gate=gate, edits=Edits.MARKED)
+        aligners["marked edits"] = options.make_aligner(which, gate=gate, edits=Edits.MARKED)
     return aligners

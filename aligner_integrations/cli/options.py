@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from aligner_integrations.cli.console import echo
+from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.models import KNOWN_MODELS
+from aligner_integrations.templates import TEMPLATES
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
+
+_T = TypeVar("_T")
 
 
 class OnError(StrEnum):
@@ -29,6 +39,11 @@ class Edits(StrEnum):
     GUARDED = "guarded"
 
 
+def _names_of(known: dict[str, Any]) -> Callable[[str], list[str]]:
+    """Return what a shell completes a name from."""
+    return lambda incomplete: [name for name in known if name.startswith(incomplete)]
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -36,11 +51,16 @@ ModelOption = Annotated[
         "-m",
         help='Hub id, folder or "embedded". Default: the variable ALIGNER_MODEL, else embedded.',
         metavar="MODEL",
+        autocompletion=_names_of(KNOWN_MODELS),
     ),
 ]
 TemplateOption = Annotated[
     str | None,
-    typer.Option(help="Prompt template, if not the checkpoint's own (aligner models --templates).", metavar="NAME"),
+    typer.Option(
+        help="Prompt template, if not the checkpoint's own (aligner models --templates).",
+        metavar="NAME",
+        autocompletion=_names_of(TEMPLATES),
+    ),
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Take only the first N rows of each kind.", metavar="N")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output; errors too.")]
@@ -56,19 +76,99 @@ def group(words: str) -> typer.Typer:
     return typer.Typer(help=words, callback=root, invoke_without_command=True)
 
 
+# Which aligner --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignerOptions:
+    """The options that say which aligner is meant. A command takes them all with one parameter; see `takes_aligner`.
+
+    Attributes:
+        model: Hub id, folder, "embedded", or None for the default; with a server, the model's name there.
+        endpoint: URL of a server that runs an aligner (OpenAI's completions).
+        chat_model: URL of a chat model that is told to correct (OpenAI's chat completions).
+        api_key_env: The environment variable that holds the server's key.
+        template: Template name or text, or None for the checkpoint's own.
+    """
+
+    model: ModelOption = None
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="An aligner on a server: its URL, which ends in /v1. --model: its name there.", metavar="URL"
+        ),
+    ] = None
+    chat_model: Annotated[
+        str | None,
+        typer.Option(
+            help="No aligner but a chat model on a server that is told to correct: its URL, which ends in /v1.",
+            metavar="URL",
+        ),
+    ] = None
+    api_key_env: Annotated[
+        str | None, typer.Option(help="The environment variable that holds the server's key.", metavar="NAME")
+    ] = None
+    template: TemplateOption = None
+
+    def check(self) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            typer.BadParameter: They do not.
+            ConfigurationError: The variable that should hold the key is not set.
+        """
+        if self.endpoint is not None and self.chat_model is not None:
+            raise typer.BadParameter("it goes without --endpoint: one of them corrects.", param_hint="--chat-model")
+        if self.api_key_env is None:
+            return
+        if self.endpoint is None and self.chat_model is None:
+            raise typer.BadParameter("it goes with --endpoint or --chat-model.", param_hint="--api-key-env")
+        if not os.environ.get(self.api_key_env):
+            raise ConfigurationError(f"--api-key-env names the variable {self.api_key_env}, which is not set.")
+
+
+def takes_aligner(command: Callable[..., _T]) -> Callable[..., _T]:
+    """Let a command take `AlignerOptions`: its one parameter of that type becomes the options on the command line.
+
+    Example:
+        >>> @takes_aligner
+        ... def score(question: str, *, which: AlignerOptions, as_json: JsonOption = False) -> None:
+        ...     aligner = options.make_aligner(which)
+    """
+    signature = inspect.signature(command, eval_str=True)
+    own = list(signature.parameters.values())
+    (place,) = (at for at, parameter in enumerate(own) if parameter.annotation is AlignerOptions)
+    hints = inspect.get_annotations(AlignerOptions, eval_str=True)
+    named = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
+        for one in fields(AlignerOptions)
+    ]
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> _T:
+        which = AlignerOptions(**{one.name: values.pop(one.name) for one in named})
+        which.check()
+        return command(**values, **{own[place].name: which})
+
+    merged = [*own[:place], *named, *own[place + 1 :]]
+    # Typer reads both, and calls by name, so each may stand anywhere.
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in merged]
+    vars(wrapped).update(__signature__=signature.replace(parameters=keyword))
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword}
+    return wrapped
+
+
 def make_aligner(
-    model: str | None,
-    template: str | None = None,
+    which: AlignerOptions | None = None,
     *,
     gate: bool = True,
     edits: Edits | None = None,
     on_error: OnError = OnError.RAISE,
 ) -> Aligner:
-    """Return the aligner a command works with. Weights load at its first use.
+    """Return the aligner a command works with. Weights load, and servers are asked, at its first use.
 
     Args:
-        model: Hub id, folder, "embedded", or None for the default.
-        template: Template name or text, or None for the checkpoint's own.
+        which: The aligner that is meant; None for the default.
         gate: Whether the aligner's own gate is on.
         edits: Which edits are taken over, or None for as the aligner says of itself.
         on_error: What is shown when there is no correction, be it by an error or because the answer is too long.
@@ -78,11 +178,25 @@ def make_aligner(
     """
     from aligner_integrations.aligner import Aligner
 
-    return Aligner(
-        model,
-        template=template,
-        gate=None if gate else False,
-        edits=None if edits is None else edits.value,
-        on_error=on_error.value,
-        on_overflow=on_error.value,
-    )
+    which = which or AlignerOptions()
+    rules: dict[str, Any] = {
+        "template": which.template,
+        "gate": None if gate else False,
+        "edits": None if edits is None else edits.value,
+        "on_error": on_error.value,
+        "on_overflow": on_error.value,
+    }
+    url = which.endpoint or which.chat_model
+    if url is None:
+        return Aligner(which.model, **rules)
+    key = None if which.api_key_env is None else functools.partial(_key_in, which.api_key_env)
+    if which.endpoint is not None:
+        return Aligner.from_endpoint(url, which.model, api_key=key, **rules)
+    from aligner_integrations.backends.wrappers.resilient import Resilience
+
+    return Aligner.from_chat_model(url, model=which.model, api_key=key, resilience=Resilience(), **rules)
+
+
+def _key_in(variable: str) -> str:
+    """Not the key itself, so that it survives a way to another process, which has the variable, too."""
+    return os.environ.get(variable, "")

@@ -44,11 +44,11 @@ def fake(monkeypatch):
     asked = []
 
     def install(fn=civil, backend=FakeBackend):
-        def make(model, template=None, *, gate=True, edits=None, on_error=options.OnError.RAISE):
-            asked.append({"model": model, "template": template, "gate": gate, "edits": edits, "on_error": on_error})
+        def make(which, *, gate=True, edits=None, on_error=options.OnError.RAISE):
+            asked.append({"which": which, "gate": gate, "edits": edits, "on_error": on_error})
             return Aligner(
                 backend=backend(fn),
-                template=template or "aligner-repo",
+                template=which.template or "aligner-repo",
                 gate=None if gate else False,
                 edits=edits and edits.value,
                 on_error=on_error.value,

@@ -7,10 +7,8 @@ import sys
 import pytest
 
 from aligner_integrations import __version__
-from aligner_integrations.aligner import Aligner
 from aligner_integrations.cli import options
 from aligner_integrations.errors import BackendError, MissingDependencyError
-from aligner_integrations.policy import Policy
 
 PROGRAM = [sys.executable, "-c", "from aligner_integrations.cli import main; main()"]
 
@@ -157,17 +155,3 @@ def test_interrupt_is_code_130(run, monkeypatch, as_json):
         assert json.loads(result.stdout)["error"]["type"] == "Interrupted"
     else:
         assert (result.stdout, result.stderr) == ("", "Interrupted.\n")
-
-
-def test_make_aligner_passes_the_options_on():
-    aligner = options.make_aligner(
-        "some/model", "paper", gate=False, edits=options.Edits.MARKED, on_error=options.OnError.KEEP
-    )
-    assert isinstance(aligner, Aligner)
-    assert aligner.backend.name == "some/model"
-    assert aligner.template.name == "paper"
-    assert aligner.policy == Policy(gate=False, edits="marked", on_error="keep", on_overflow="keep")
-
-
-def test_make_aligner_uses_the_aligners_own_gate_by_default():
-    assert options.make_aligner("some/model", "paper").policy == Policy()

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from aligner_integrations.cli import correct as module
+from aligner_integrations.cli.options import AlignerOptions
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import EmptyCorrectionError
 
@@ -59,8 +60,13 @@ def test_options_reach_the_aligner(run, fake):
     run("correct", "q", "a", "-m", "some/model", "--template", "paper", "--no-gate", "--on-error", "keep")
     run("correct", "q", "a")
     assert asked == [
-        {"model": "some/model", "template": "paper", "gate": False, "edits": None, "on_error": "keep"},
-        {"model": None, "template": None, "gate": True, "edits": None, "on_error": "raise"},
+        {
+            "which": AlignerOptions(model="some/model", template="paper"),
+            "gate": False,
+            "edits": None,
+            "on_error": "keep",
+        },
+        {"which": AlignerOptions(), "gate": True, "edits": None, "on_error": "raise"},
     ]
 
 

@@ -45,7 +45,7 @@ def test_says_so_when_the_good_answer_is_changed(run, fake, upstream):
 def test_json(run, fake, upstream):
     asked = fake(civil, GatedBackend)
     result = run("demo", "--json", "--model", "some/model")
-    assert asked[0]["model"] == "some/model"
+    assert asked[0]["which"].model == "some/model"
     data = json.loads(result.stdout)
     kinds = [example["kind"] for example in data["examples"]]
     assert kinds == ["rude", "rude", "rude", "good", "mixed", "upstream", "upstream"]

@@ -47,7 +47,7 @@ def test_both_stand_side_by_side(run, fake, rows):
     report = QualityReport.from_dict(json.loads(result.stdout))
     assert list(report.settings) == ["gate", "no gate", "marked edits"]
     assert report.settings["no gate"].errors == {"BackendError": 4}
-    assert [(a["model"], a["template"], a["gate"], a["edits"]) for a in asked] == [
+    assert [(a["which"].model, a["which"].template, a["gate"], a["edits"]) for a in asked] == [
         ("some/model", "paper", True, None),
         ("some/model", "paper", False, "all"),
         ("some/model", "paper", True, "marked"),
