@@ -143,6 +143,8 @@ class Correction:
         rounds: How many corrections the aligner wrote (0 if the gate or a skip answered first).
         usage: Tokens read and written.
         seconds: Wall-clock time of this correction; in a batch, of the whole batch.
+        score: What the gate compares with its threshold, of the text that the last round began with; None where nothing was
+            judged, or where it is infinite.
     """
 
     question: str
@@ -153,6 +155,7 @@ class Correction:
     rounds: int = 0
     usage: Usage = Usage()
     seconds: float = 0.0
+    score: float | None = None
 
     @property
     def changed(self) -> bool:

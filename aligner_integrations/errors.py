@@ -10,6 +10,7 @@
     │   ├── ModelDownloadError               network or disk failed while fetching
     │   ├── UnsafeWeightsError               pickled weights, or code to execute: refused
     │   └── ModelLoadError                   corrupt, incomplete, or base and adapter do not fit
+    ├── DiskError                            a result cannot be written: the disk is full, or forbids it
     ├── InputError (ValueError)              this question or answer cannot be used
     │   ├── InvalidTextError                 not text, or text that cannot be encoded
     │   │   └── UnsupportedValueError (TypeError)  a value of a framework in which no answer can be seen
@@ -79,6 +80,12 @@ class UnsafeWeightsError(ModelError):
 
 class ModelLoadError(ModelError):
     """The weights are corrupt or incomplete, or base and adapter do not fit."""
+
+
+class DiskError(AlignerError):
+    """A result cannot be written: the disk is full, or forbids it. Once it can, the same call goes on."""
+
+    retryable = True
 
 
 class InputError(AlignerError, ValueError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -180,7 +181,7 @@ class Job:
             elif plan.edits == "guarded":
                 return None  # the correction is guarded by the marks of all tokens
             # Further tokens can only raise it.
-            if plan.threshold is None or (score.max_gap if score.gate is None else score.gate) > plan.threshold:
+            if plan.threshold is None or score.judgement > plan.threshold:
                 return False
             return True if whole else None
 
@@ -346,7 +347,10 @@ class Job:
             text = self.answer if instead == "keep" else policy.block_message
             reason = (reason or "accept") if rejected else f"{type(self.error).__name__}: {self.error}"
         seconds = time.monotonic() - self.started
-        correction = Correction(self.question, self.answer, text, outcome, reason, self.rounds, self.usage, seconds)
+        score = None if self.score is None or math.isinf(self.score.judgement) else self.score.judgement
+        correction = Correction(
+            self.question, self.answer, text, outcome, reason, self.rounds, self.usage, seconds, score
+        )
         telemetry.corrected(correction, self.error if outcome == "failed" else None)
         if raises and self.error is not None:
             raise self.error

@@ -127,6 +127,11 @@ class Score:
     max_gap: float
     gate: float | None = None
 
+    @property
+    def judgement(self) -> float:
+        """What a gate compares with its threshold: the probe's score, or without a probe the largest gap."""
+        return self.max_gap if self.gate is None else self.gate
+
     def marked(self, threshold: float) -> tuple[TokenScore, ...]:
         """Return the tokens the probe objects to, or without a probe those whose gap exceeds the threshold."""
         return tuple(t for t in self.tokens if (t.gap if t.mark is None else t.mark) > threshold)
@@ -171,6 +176,9 @@ class Backend(ABC):
     def can_score(self) -> bool | None:
         """Whether `score` works; None: a server would have to say, and could not be asked."""
         return False
+
+    concurrency: int | None = None
+    """Most requests on the way at once, of all callers together, on a server; None: it runs here, and likes batches."""
 
     @property
     def judges_streams(self) -> bool:

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from aligner_integrations._version import __version__
-from aligner_integrations.cli import bench, correct, demo, evaluate, models, train
+from aligner_integrations.cli import bench, corpus, correct, demo, evaluate, models, train
 from aligner_integrations.cli.console import echo, echo_json, note
 from aligner_integrations.errors import AlignerError
 
@@ -98,6 +98,7 @@ app = typer.Typer(
 # One line a command.
 app.command("demo")(demo.demo)
 app.command("correct")(correct.correct)
+app.command("corpus")(corpus.corpus)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
 app.command("train")(train.train)

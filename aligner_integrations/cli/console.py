@@ -106,22 +106,48 @@ def print_table(lines: Sequence[Sequence[str]], *, numbers: bool = False) -> Non
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on standard error, if that is a terminal; yields a function that takes how many are done."""
+    with progress_bars() as show:
+        show(label, 0, total)
+        yield lambda done: show(label, done, total)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each thing that is done, one after another; yields a function that takes what, how much and of how much.
+
+    What is done at the first call was done before, so that it counts for no rate.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        Task,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
+    class Rate(TextColumn):
+        def __init__(self) -> None:
+            super().__init__("", markup=False)
+
+        def render(self, task: Task) -> Text:
+            return styled((f"{task.speed:,.1f}/s" if task.speed else "", "cyan"))
+
     err = console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate())
     with Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True
     ) as bar:
-        task = bar.add_task(visible(label), total=total)
-        yield lambda done: bar.update(task, completed=done)
+        tasks: dict[str, TaskID] = {}
+
+        def show(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = bar.add_task(visible(label), total=total, completed=done)
+            bar.update(tasks[label], completed=done, total=total)
+
+        yield show
 
 
 def correction_note(correction: Correction) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -62,6 +62,18 @@ TemplateOption = Annotated[
         autocompletion=_names_of(TEMPLATES),
     ),
 ]
+FieldOption = Annotated[
+    list[str] | None,
+    typer.Option("--field", help="An extra field of the template, such as aspects=Empathy.", metavar="NAME=TEXT"),
+]
+GateOption = Annotated[bool, typer.Option(help="Leave answers alone that the aligner's own gate finds good.")]
+EditsOption = Annotated[
+    Edits | None,
+    typer.Option(
+        help="all: the aligner's own text; marked, guarded: take back edits that the gate does not ask for. "
+        "Default: as the aligner says of itself."
+    ),
+]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Take only the first N rows of each kind.", metavar="N")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output; errors too.")]
 
@@ -74,6 +86,21 @@ def group(words: str) -> typer.Typer:
             echo(context.get_help())
 
     return typer.Typer(help=words, callback=root, invoke_without_command=True)
+
+
+def fields_of(named: Sequence[str] | None) -> dict[str, str]:
+    """Return the template's extra fields that a command was given.
+
+    Raises:
+        typer.BadParameter: One has no name.
+    """
+    found = {}
+    for option in named or ():
+        name, equals, text = option.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{option!r} is not NAME=TEXT.", param_hint="--field")
+        found[name] = text
+    return found
 
 
 # Which aligner --------------------------------------------------------------------------------------------------------
@@ -164,6 +191,7 @@ def make_aligner(
     gate: bool = True,
     edits: Edits | None = None,
     on_error: OnError = OnError.RAISE,
+    at_once: int | None = None,
 ) -> Aligner:
     """Return the aligner a command works with. Weights load, and servers are asked, at its first use.
 
@@ -172,6 +200,7 @@ def make_aligner(
         gate: Whether the aligner's own gate is on.
         edits: Which edits are taken over, or None for as the aligner says of itself.
         on_error: What is shown when there is no correction, be it by an error or because the answer is too long.
+        at_once: Most requests on the way to a server at once; None for what its backend says.
 
     Raises:
         AlignerError: The options do not fit, or the model cannot be had.
@@ -188,13 +217,18 @@ def make_aligner(
     }
     url = which.endpoint or which.chat_model
     if url is None:
+        if at_once is not None:
+            raise typer.BadParameter("it goes with --endpoint or --chat-model.", param_hint="--at-once")
         return Aligner(which.model, **rules)
+    from aligner_integrations.backends.wrappers.resilient import Resilience
+
+    rules["resilience"] = Resilience()
+    if at_once is not None:
+        rules |= {"concurrency": at_once, "resilience": Resilience(concurrency=at_once)}
     key = None if which.api_key_env is None else functools.partial(_key_in, which.api_key_env)
     if which.endpoint is not None:
         return Aligner.from_endpoint(url, which.model, api_key=key, **rules)
-    from aligner_integrations.backends.wrappers.resilient import Resilience
-
-    return Aligner.from_chat_model(url, model=which.model, api_key=key, resilience=Resilience(), **rules)
+    return Aligner.from_chat_model(url, model=which.model, api_key=key, **rules)
 
 
 def _key_in(variable: str) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.corpus.lines import LONGEST_LINE
+from aligner_integrations.errors import ConfigurationError
 
 LONGEST_TEXT = 1_000_000
 """Characters of a question or an answer; more than any aligner's window takes, and it would hold up its neighbours."""
@@ -184,7 +184,10 @@ class TableRow(Record):
         """Read the row out of the table."""
         try:
             return {name: self.table.column(name)[self.index].as_py() for name in self.table.column_names}
-        except (ValueError, OverflowError) as error:  # bytes that are no UTF-8 in a column of texts; a date beyond Python's
+        except (
+            ValueError,
+            OverflowError,
+        ) as error:  # bytes that are no UTF-8 in a column of texts; a date beyond Python's
             raise BadRowError(f"It holds a value that cannot be read ({type(error).__name__}).") from error
 
 

@@ -91,6 +91,11 @@ class Source(ABC):
         """
 
     @property
+    def size(self) -> int:
+        """Bytes that are read to tell it from others."""
+        return 0
+
+    @property
     def schema(self) -> Any:
         """The Arrow schema of the rows; None where there is none."""
         return None
@@ -115,7 +120,12 @@ def find_source(names: Sequence[str], *, split: str = "train") -> Source:
         raise ConfigurationError(
             "A corpus is read from files, so that a run which was killed can go on; standard input cannot be read twice."
         )
-    if len(names) == 1 and not Path(names[0]).exists() and format_of(names[0]) is None and _HUB_NAME.fullmatch(names[0]):
+    if (
+        len(names) == 1
+        and not Path(names[0]).exists()
+        and format_of(names[0]) is None
+        and _HUB_NAME.fullmatch(names[0])
+    ):
         return HubSource(names[0], split)
     return FileSource([path for name in names for path in _files(name)])
 
@@ -127,7 +137,7 @@ def _files(name: str) -> list[Path]:
     elif path.exists():
         found = [path]
     else:
-        found = [Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file()]
+        found = [Path(file) for file in glob.glob(name, recursive=True) if Path(file).is_file()]  # noqa: PTH207 - absolute patterns, too
     if not found:
         raise ConfigurationError(f"{name}: there is no such file, and no file of a format that can be read in it.")
     return sorted(found)
@@ -198,10 +208,8 @@ class FileSource(Source):
 
     @property
     def schema(self) -> Any:
-        """The Arrow schema of Parquet files; for CSV one of texts."""
-        if self.form == "parquet":
-            return schema_of(self.paths[0])
-        return None
+        """The Arrow schema of Parquet files."""
+        return schema_of(self.paths[0]) if self.form == "parquet" else None
 
     def __str__(self) -> str:
         """Name the files."""

@@ -45,7 +45,7 @@ FLOORS = [
     ["asking", "streaming"],
     ["backends"],  # its front: what is exported
     ["aligner"],
-    ["evaluation", "langchain", "llama_index"],
+    ["corpus", "evaluation", "langchain", "llama_index"],
     ["bench", "training"],
     ["cli"],
     ["__main__", ""],  # the package's front

@@ -17,6 +17,7 @@ class Wrapper(Backend):
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
+        self.concurrency = inner.concurrency
 
     def __repr__(self) -> str:
         """Name both."""

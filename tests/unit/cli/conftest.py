@@ -44,7 +44,7 @@ def fake(monkeypatch):
     asked = []
 
     def install(fn=civil, backend=FakeBackend):
-        def make(which, *, gate=True, edits=None, on_error=options.OnError.RAISE):
+        def make(which, *, gate=True, edits=None, on_error=options.OnError.RAISE, at_once=None):
             asked.append({"which": which, "gate": gate, "edits": edits, "on_error": on_error})
             return Aligner(
                 backend=backend(fn),

@@ -1,0 +1,110 @@
+"""`aligner corpus`: all rows of files or of a data set, each once and in order, whatever dies in between."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aligner_integrations.cli import options
+from aligner_integrations.cli.console import echo_json, note, progress_bars
+from aligner_integrations.cli.options import AlignerOptions, EditsOption, FieldOption, GateOption, JsonOption, OnError
+from aligner_integrations.corpus import Summary, correct_corpus
+from aligner_integrations.corpus.records import Columns
+from aligner_integrations.corpus.run import SHARD_ROWS
+
+
+class Errors(StrEnum):
+    """Choices of `--errors`."""
+
+    SKIP = "skip"
+    STOP = "stop"
+
+
+@options.takes_aligner
+def corpus(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN...",
+            help="Files, folders or patterns: .jsonl, .csv, .tsv (.gz and .zst, too), .parquet; or one data set on the Hub.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="The corrected file; its name tells its format.")],
+    *,
+    which: AlignerOptions,
+    question_column: Annotated[str, typer.Option(help="The column with the questions.", metavar="NAME")] = "question",
+    answer_column: Annotated[str, typer.Option(help="The column with the answers.", metavar="NAME")] = "answer",
+    prefix: Annotated[str, typer.Option(help="What stands before the names of the new columns.")] = "",
+    split: Annotated[str, typer.Option(help="Split of a data set on the Hub.")] = "train",
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first N rows.", metavar="N")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Do the I-th of N parts, for several machines that share a disk.", metavar="I/N"),
+    ] = None,
+    shard_rows: Annotated[
+        int, typer.Option(min=1, help="Rows that are done again at most after a kill.", metavar="N")
+    ] = SHARD_ROWS,
+    errors: Annotated[
+        Errors, typer.Option(help="What a row does that cannot be corrected: it goes to OUT.dead.jsonl, or all ends.")
+    ] = Errors.SKIP,
+    at_once: Annotated[
+        int | None, typer.Option(min=1, help="Most requests on the way to a server at once.", metavar="N")
+    ] = None,
+    field: FieldOption = None,
+    gate: GateOption = True,
+    edits: EditsOption = None,
+    on_error: Annotated[
+        OnError, typer.Option(help="What stands for a correction that fails; raise: its row is a dead letter.")
+    ] = OnError.RAISE,
+    as_json: JsonOption = False,
+) -> None:
+    """Correct all rows of a corpus: the same rows with the correction and what happened to it.
+
+    A run that was killed goes on with the same command, to the byte; a finished one does nothing. Rows that cannot be read or
+    corrected are in OUT.dead.jsonl with their number and the reason.
+    """
+    columns = Columns(question_column, answer_column, prefix)
+    part = _part(shard)
+    aligner = options.make_aligner(which, gate=gate, edits=edits, on_error=on_error, at_once=at_once)
+    fields = options.fields_of(field)
+    with progress_bars() as on_progress:
+        summary = correct_corpus(
+            source,
+            out,
+            aligner,
+            columns=columns,
+            fields=fields,
+            split=split,
+            limit=limit,
+            shard_rows=shard_rows,
+            part=part,
+            errors=errors.value,
+            on_progress=on_progress,
+        )
+    if as_json:
+        echo_json(summary.to_dict())
+    note(_told(summary, out, part))
+
+
+def _part(shard: str | None) -> tuple[int, int]:
+    if shard is None:
+        return 1, 1
+    index, slash, count = shard.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise typer.BadParameter(f"{shard!r} is not I/N, such as 2/3 for the second of three.", param_hint="--shard")
+    return int(index), int(count)
+
+
+def _told(summary: Summary, out: Path, part: tuple[int, int]) -> str:
+    counts = [f"{count:,} {outcome}" for outcome, count in summary.outcomes.items()]
+    if summary.dead:
+        counts.append(f"{summary.dead:,} dead letters")
+    words = f"{summary.rows + summary.dead:,} rows" + (f": {', '.join(counts)}" if counts else "")
+    if not summary.finished:
+        return f"Part {part[0]} of {part[1]} is done ({words} by all so far). {out} is written when the other parts are done."
+    if not summary.asked:
+        return f"{out} is finished ({words}); nothing was left to do."
+    return f"{out}: {words}; {summary.asked:,} of them now, in {summary.seconds:.1f} s."
