@@ -20,7 +20,8 @@ FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", 
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
-_LONGEST_RECORD = LONGEST_LINE  # bytes of one CSV record over all its lines; beyond that a quote was never closed
+_LONGEST_RECORD = 2 * LONGEST_LINE  # bytes of one CSV record with all its lines; beyond that a quote was never closed
+_LINE_BYTES = 64  # what a line takes beside its text
 _TABLE_ROWS = 1_024
 
 
@@ -114,7 +115,7 @@ class _Physical:
             text = "\0" if data is None else data.decode("utf-8", "surrogateescape")
             line = (number, text, len(data or b""))
         self.taken.append(line)
-        self.size += line[2]
+        self.size += line[2] + _LINE_BYTES
         return line[1]
 
     def begin_record(self) -> None:
@@ -135,7 +136,7 @@ def _csv(path: Path, delimiter: str) -> Iterator[Record]:
             physical.begin_record()
             problem = ""
             cells: list[str] = []
-            limit = csv.field_size_limit(2 * _LONGEST_RECORD)  # the module's, for all who use it
+            limit = csv.field_size_limit(_LONGEST_RECORD)  # the module's, for all who use it
             try:
                 cells = next(reader)
             except StopIteration:

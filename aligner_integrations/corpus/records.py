@@ -132,7 +132,7 @@ class JsonLine(Record):
         """Parse the line."""
         text = _decoded(self._line)
         try:
-            data = json.loads(text)
+            data = json.loads(text.rstrip())
         except (ValueError, RecursionError) as error:
             where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
             raise BadRowError(f"It is not JSON{where}.") from error
@@ -191,7 +191,7 @@ class TableRow(Record):
             raise BadRowError(f"It holds a value that cannot be read ({type(error).__name__}).") from error
 
 
-def dump(data: Mapping[str, Any]) -> str:
+def dump(data: object) -> str:
     """Return one line of JSON; what JSON has no word for is told by its text."""
     text = json.dumps(data, ensure_ascii=False, default=str)
     try:

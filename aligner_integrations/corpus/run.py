@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from aligner_integrations._version import __version__
 from aligner_integrations.corpus.engine import Done, Engine, LocalEngine, Pair, Result, is_outage
@@ -37,11 +37,8 @@ _VERSION = 1
 _TOP = object()
 
 
-class OnProgress(Protocol):
-    """Hears how far a run has come."""
-
-    def __call__(self, what: Literal["reading", "correcting"], done: int, total: int) -> object:
-        """Take what is being done, and how much of how much: bytes of the input that are digested, or rows."""
+OnProgress = Callable[[str, int, int], object]
+"""(what, done, total): "reading" bytes of the input, which are digested, or "correcting" rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +101,8 @@ def correct_corpus(
         part: (2, 3): do the second of three parts of the shards. The parts may run on different machines that share a disk.
         errors: What a row does that cannot be corrected: `"skip"`: it becomes a dead letter. `"stop"`: the run ends with an error.
         engine: Who corrects shards. Default: this process.
-        name: What stands for the aligner in the manifest. Default: what its options and weights say; needed where functions decide,
-            because no process can tell whether another one's are the same.
+        name: What the aligner is called in the rows and in the manifest. Default: the name of its model, and a digest of its
+            options and weights; needed where functions decide, because no process can tell whether another one's are the same.
         on_progress: Hears how far it is.
 
     Raises:
@@ -199,15 +196,15 @@ class _Run:
         return self.source.identities(known, on_bytes)
 
     def _made_of(self, sources: Sequence[Identity]) -> dict[str, Any]:
-        identity = self.name or identity_of(self.aligner)  # asks a server which model it has
-        self.model = model_name(self.aligner)
+        identity = identity_of(self.aligner) if self.name is None else ""  # asks a server which model it has
+        self.model = self.name or model_name(self.aligner)
         return {
             "input": [one.sha256 for one in sources],
             "columns": asdict(self.columns),
             "fields": self.fields,
             "limit": self.limit,
             "shard_rows": self.shard_rows,
-            "aligner": f"{self.model} {identity}",
+            "aligner": f"{self.model} {identity}".strip(),
         }
 
     def _compare(self, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:

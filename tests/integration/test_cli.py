@@ -45,7 +45,7 @@ def test_one_answer():
 def test_a_file(tmp_path):
     rows = [{"question": QUESTION, "answer": RUDE, "id": 1}, {"question": "What is tea?", "answer": "A hot drink."}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    aligner("correct", "-i", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "out.jsonl"))
+    aligner("corpus", str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl"))
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["outcome"] for row in out] == ["corrected", "kept"]
-    assert out[0]["id"] == 1 and out[1]["text"] == "A hot drink."
+    assert out[0]["id"] == 1 and out[1]["correction"] == "A hot drink."

@@ -55,6 +55,7 @@ class ChatModelBackend(Backend):
     """
 
     template: Template = PROMPTED
+    concurrency: int
 
     def __init__(
         self,

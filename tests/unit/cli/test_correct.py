@@ -1,28 +1,14 @@
-"""`aligner correct`: arguments, standard input, files, and every way they can be wrong."""
+"""`aligner correct`: arguments, standard input, and every way they can be wrong."""
 
-import gzip
 import json
 
 import pytest
 
-from aligner_integrations.cli import correct as module
 from aligner_integrations.cli.options import AlignerOptions
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import EmptyCorrectionError
 
 from .conftest import GatedBackend, answer_in, civil
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def write(path, *rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
-# One answer -----------------------------------------------------------------------------------------------------------
 
 
 def test_arguments(run, fake):
@@ -152,13 +138,12 @@ def test_standard_input_that_is_not_utf8(run, fake):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "--input"),
+        ([], "a question and an answer are needed"),
         (["-"], "--question"),
         (["q", "a", "-q", "again"], "twice"),
-        (["q", "a", "--output", "x.jsonl"], "--output"),
-        (["q", "--input", "x.jsonl"], "--input"),
-        (["--input", "x.jsonl", "--diff"], "--diff"),
-        (["--input", "x.jsonl", "--output", "x.jsonl"], "overwrite"),
+        (["--input", "x.jsonl"], "aligner corpus IN.jsonl OUT.jsonl"),
+        (["-i", "x.jsonl", "-o", "y.jsonl"], "aligner corpus IN.jsonl OUT.jsonl"),
+        (["q", "a", "--output", "x.jsonl"], "aligner corpus IN.jsonl OUT.jsonl"),
         (["q", "a", "--field", "aspects"], "NAME=TEXT"),
     ],
 )
@@ -174,121 +159,3 @@ def test_diff_and_json_exclude_each_other(run, fake):
     result = run("correct", "q", "a", "--diff", "--json")
     assert (result.exit_code, result.stderr) == (2, "")
     assert "--diff" in json.loads(result.stdout)["error"]["message"]
-
-
-# Many -----------------------------------------------------------------------------------------------------------------
-
-ROWS = [
-    {"id": 7, "question": "q1", "answer": "this is shit"},
-    {"question": "q2", "answer": "all \ud800 is well"},  # cannot be encoded: this row alone fails
-    {"question": "q3", "answer": "fine\x1b"},
-]
-
-
-def check(rows):
-    assert [row.get("id") for row in rows] == [7, None, None]
-    assert [row["question"] for row in rows] == ["q1", "q2", "q3"]
-    assert (rows[0]["text"], rows[0]["outcome"]) == ("this is bad", "corrected")
-    assert rows[1]["error"]["type"] == "InvalidTextError"
-    assert "text" not in rows[1]
-    assert (rows[2]["text"], rows[2]["outcome"]) == ("fine\x1b", "kept")
-
-
-def test_rows_from_file_to_file(run, fake, tmp_path):
-    fake()
-    out = tmp_path / "out.jsonl"
-    source = write(tmp_path / "in.jsonl", *ROWS)
-    result = run("correct", "--input", source, "--output", out)
-    check(lines(out))
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"3 rows of {source}: 1 corrected, 1 error, 1 kept\n"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
-
-
-def test_rows_to_standard_output(run, fake, tmp_path):
-    fake()
-    result = run("correct", "--input", write(tmp_path / "in.jsonl", *ROWS))
-    assert "\x1b" not in result.stdout
-    check([json.loads(line) for line in result.stdout.splitlines()])
-    assert result.exit_code == 1
-
-
-def test_rows_from_standard_input(run, fake):
-    fake()
-    rows = "".join(json.dumps(row) + "\n" for row in ROWS)
-    result = run("correct", "--input", "-", input=rows)
-    check([json.loads(line) for line in result.stdout.splitlines()])
-
-
-def test_compressed_rows(run, fake, tmp_path):
-    fake()
-    source, out = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl.gz"
-    source.write_bytes(gzip.compress(b'{"question": "q", "answer": "oh shit"}\n\n'))
-    assert run("correct", "-i", source, "-o", out).exit_code == 0
-    assert [row["text"] for row in map(json.loads, gzip.decompress(out.read_bytes()).splitlines())] == ["oh bad"]
-
-
-def test_json_summary(run, fake, tmp_path):
-    fake()
-    result = run("correct", "-i", write(tmp_path / "in.jsonl", *ROWS), "-o", tmp_path / "out.jsonl", "--json")
-    assert json.loads(result.stdout) == {"rows": 3, "corrected": 1, "error": 1, "kept": 1}
-
-
-def test_rows_are_corrected_in_chunks(run, fake, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 2)
-    fake()
-    rows = [{"question": "q", "answer": f"shit {i}"} for i in range(5)]
-    out = tmp_path / "out.jsonl"
-    assert run("correct", "-i", write(tmp_path / "in.jsonl", *rows), "-o", out).exit_code == 0
-    assert [row["text"] for row in lines(out)] == [f"bad {i}" for i in range(5)]
-
-
-def test_interrupted_rows_leave_no_file_that_looks_whole(run, fake, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 1)
-
-    def interrupt_at_second(prompt):
-        if "second" in prompt:
-            raise KeyboardInterrupt
-        return civil(prompt)
-
-    fake(interrupt_at_second)
-    source = write(tmp_path / "in.jsonl", *({"question": "q", "answer": a} for a in ("first", "second")))
-    out = tmp_path / "out.jsonl"
-    assert run("correct", "-i", source, "-o", out).exit_code == 130
-    assert not out.exists()
-    assert [row["text"] for row in lines(tmp_path / "out.jsonl.part")] == ["first"]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ('{"question": "q", "answer": "a"}\nnonsense\n', "line 2: this is not JSON"),
-        ("[1]\n", "line 1: a row is an object, this is list"),
-        ('{"question": "q"}\n', "line 1: a row needs answer as text"),
-        ('{"question": null, "answer": "a"}\n', "line 1: a row needs question as text"),
-    ],
-)
-def test_bad_rows_are_named_before_anything_is_corrected(run, fake, tmp_path, content, words):
-    asked = fake()
-    source = tmp_path / "in.jsonl"
-    source.write_text(content, "utf-8")
-    result = run("correct", "-i", source, "-o", tmp_path / "out.jsonl")
-    assert result.exit_code == 1
-    assert words in result.stderr
-    assert asked == []
-    assert not (tmp_path / "out.jsonl").exists()
-
-
-def test_missing_input_and_unwritable_output(run, fake, tmp_path):
-    fake()
-    result = run("correct", "-i", tmp_path / "none.jsonl")
-    assert (result.exit_code, result.stderr) == (
-        1,
-        f"error: {tmp_path}/none.jsonl cannot be read: No such file or directory.\n",
-    )
-    source = write(tmp_path / "in.jsonl", ROWS[0])
-    result = run("correct", "-i", source, "-o", tmp_path / "no" / "out.jsonl")
-    assert (result.exit_code, result.stderr) == (
-        1,
-        f"error: No such file or directory: {tmp_path}/no/out.jsonl.part\n",
-    )
