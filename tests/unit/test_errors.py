@@ -41,7 +41,7 @@ def test_every_error_descends_from_one_root_and_says_what_it_means():
 
 
 def test_retryable():
-    assert [name for name, cls in CLASSES.items() if cls.retryable] == ["ModelDownloadError"]
+    assert [name for name, cls in CLASSES.items() if cls.retryable] == ["ModelDownloadError", "DiskError"]
     assert ModelDownloadError("x").retryable
     assert not BackendError("x").retryable
     assert BackendError("x", retryable=True).retryable

@@ -31,7 +31,7 @@ def test_rows_from_file_to_file(run, fake, source, tmp_path):
     out = tmp_path / "out.jsonl"
     result = run("corpus", source, out)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr.startswith(f"{out}: 3 rows: 1 corrected, 1 kept, 1 dead letters; 3 of them now, in ")
+    assert result.stderr.startswith(f"{out}: 3 rows: 1 corrected, 1 kept, 1 dead letter; 3 of them now, in ")
     one, two = rows_of(out)
     assert (one["id"], one["correction"], one["outcome"]) == (7, "this is bad", "corrected")
     assert (two["correction"], two["outcome"], two["reason"]) == ("fine\x1b", "kept", "unchanged")
