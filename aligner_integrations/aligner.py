@@ -27,8 +27,9 @@ from aligner_integrations.backends.wrappers.traced import traced
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, UnknownTemplateError
 from aligner_integrations.fingerprint import fingerprint, made_with
-from aligner_integrations.job import Job, changed_jobs, open_jobs
+from aligner_integrations.job import Job, Record, changed_jobs, open_jobs
 from aligner_integrations.policy import Options, Plan, Plans, Policy
+from aligner_integrations.recording.recorder import Recorder, Recording, recorder_of
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream, LiveText
 from aligner_integrations.templates import TEMPLATES, Template, get_template
 
@@ -67,7 +68,9 @@ class Aligner:
         block_message: What `"block"` shows.
         resilience: Time limits, retries, a circuit breaker and fallbacks for the backend; None: it is called as it is.
         cache: Where finished corrections are looked up; None: each is made anew.
-        record: Called with each `Correction`, for example to collect preference data.
+        record: Where each `Correction` is kept, for example to make preference data: a file (`corrections.jsonl`), a folder, an
+            SQLite database (`.db`), or a `Recorder` of one with options; its texts are then on the disk, readable by the owner
+            only. Or any function that takes corrections.
 
     Raises:
         ConfigurationError: Options that do not fit together.
@@ -82,7 +85,7 @@ class Aligner:
         template: str | Template | None = None,
         resilience: Resilience | None = None,
         cache: Cache | None = None,
-        record: Callable[[Correction], None] | None = None,
+        record: str | Path | Recorder | Record | None = None,
         **options: Unpack[Options],
     ) -> None:
         if model is not None and backend is not None:
@@ -100,7 +103,8 @@ class Aligner:
         self.policy = Policy(**options)
         self.resilience = resilience
         self.cache = cache
-        self.record = record
+        self.record: Recorder | Record | None = recorder_of(record)
+        self._name: tuple[str, str | None] | None = None
         self._template = None if template is None else get_template(template)
         self._plans = Plans(self._find_out)
         # Imports what makes spans. At the first correction other threads may be about, and a process that forks while one of
@@ -117,8 +121,10 @@ class Aligner:
         if "template" in changes:
             template = changes.pop("template")
             own["_template"] = None if template is None else get_template(template)
+        if "record" in own:
+            own["record"] = recorder_of(own["record"])
         other = copy.copy(self)
-        vars(other).update(own, policy=replace(self.policy, **changes), _plans=Plans(other._find_out))
+        vars(other).update(own, _name=None, policy=replace(self.policy, **changes), _plans=Plans(other._find_out))
         if changes.keys().isdisjoint(("gate", "edits")) and "_template" not in own:
             other._plans.known = self._plans.known
         return other
@@ -192,6 +198,17 @@ class Aligner:
             backend = self.cache.wrap(backend)
         return backend
 
+    @property
+    def _listener(self) -> Record | Recording | None:
+        """What is told of each correction; a recorder also of whose it is."""
+        if not isinstance(self.record, Recorder):
+            return self.record
+        if self._name is None:
+            # What it was made with; to ask for a local backend's model would load it.
+            models = [vars(self.backend).get(name) for name in ("name", "model")]
+            self._name = self.fingerprint, next((model for model in models if isinstance(model, str)), None)
+        return Recording(self.record, *self._name)
+
     def load(self) -> None:
         """Load the weights now instead of at the first correction."""
         self.backend.load()
@@ -238,7 +255,7 @@ class Aligner:
         """
         job = Job(self.policy, self.backend, question, answer, timeouts=self._timeouts())
         job.fail(error)
-        return _results([job.settled(self.record)])[0]
+        return _results([job.settled(self._listener)])[0]
 
     # Many, as one batch ---------------------------------------------------------------------------------------------
 
@@ -254,7 +271,7 @@ class Aligner:
                 instead of raising the first one after all others are done.
             **fields: The template's extra fields, the same for all.
         """
-        backend, timeouts = self.wrapped_backend, self._timeouts()
+        backend, timeouts, told = self.wrapped_backend, self._timeouts(), self._listener
         plan = self._plans.get(timeouts)
         jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in pairs]
         for _ in range(self.policy.rounds):
@@ -268,14 +285,14 @@ class Aligner:
             job.mend()
         for job in changed_jobs(jobs):
             job.check()
-        return _results([job.settled(self.record) for job in jobs], return_exceptions)
+        return _results([job.settled(told, i) for i, job in enumerate(jobs)], return_exceptions)
 
     @telemetry.acorrecting
     async def acorrect_many(
         self, pairs: Iterable[tuple[str, str]], *, return_exceptions: bool = False, **fields: str
     ) -> list[Correction]:
         """`correct_many` without blocking the event loop; cancelling it stops the aligner."""
-        backend, timeouts = self.wrapped_backend, self._timeouts()
+        backend, timeouts, told = self.wrapped_backend, self._timeouts(), self._listener
         plan = await self._plans.aget(timeouts)
         jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in pairs]
         for _ in range(self.policy.rounds):
@@ -289,7 +306,7 @@ class Aligner:
             await job.amend()
         for job in changed_jobs(jobs):
             await job.acheck()
-        return _results([await job.asettled(self.record) for job in jobs], return_exceptions)
+        return _results([await job.asettled(told, i) for i, job in enumerate(jobs)], return_exceptions)
 
     # As it is written -----------------------------------------------------------------------------------------------
 
@@ -328,7 +345,7 @@ class Aligner:
                 live.fail(error)
             if rest := live.end():
                 yield rest
-        (correction,) = _results([job.settled(self.record)])
+        (correction,) = _results([job.settled(self._listener)])
         if not live.started:
             yield correction.text
         return correction
@@ -358,7 +375,7 @@ class Aligner:
                 live.fail(error)
             if rest := live.end():
                 yield rest
-        (correction,) = _results([await job.asettled(self.record)])
+        (correction,) = _results([await job.asettled(self._listener)])
         if not live.started:
             yield correction.text
         yield correction

@@ -16,6 +16,7 @@
     │   │   └── UnsupportedValueError (TypeError)  a value of a framework in which no answer can be seen
     │   ├── QuestionNotFoundError            a pipe in which the question cannot be found
     │   └── AnswerTooLongError               question and answer do not fit the aligner's window
+    ├── RecordingError                       corrections that were given to a recorder are not on the disk
     └── CorrectionError                      the aligner ran and gave nothing usable
         ├── EmptyCorrectionError
         ├── TruncatedCorrectionError         cut at the token limit
@@ -106,6 +107,10 @@ class QuestionNotFoundError(InputError):
 
 class AnswerTooLongError(InputError):
     """Question and answer leave no room for a correction in the aligner's window."""
+
+
+class RecordingError(AlignerError):
+    """Corrections that were given to a recorder are not on the disk."""
 
 
 class CorrectionError(AlignerError):

@@ -37,6 +37,7 @@ from aligner_integrations.errors import (
 )
 from aligner_integrations.guard import Guard, is_guarded
 from aligner_integrations.policy import Accept, Plan, Policy
+from aligner_integrations.recording.recorder import Recording
 from aligner_integrations.structured import is_structured
 
 logger = logging.getLogger(__name__)
@@ -303,26 +304,35 @@ class Job:
         """When the correction is given up."""
         return Deadline(self.timeouts.deadline)
 
-    def settled(self, record: Record | None) -> Correction | AlignerError:
-        """Return the correction, once it is recorded, or the error that is raised in its place."""
+    def settled(self, record: Record | Recording | None, number: int = 0) -> Correction | AlignerError:
+        """Return the correction, once it is recorded, or the error that is raised in its place.
+
+        Args:
+            record: What is told of it.
+            number: Its place in a batch.
+        """
         try:
             correction = self.result()
         except AlignerError as error:
             return error
-        if record is not None:
+        if isinstance(record, Recording):  # which never waits
+            record.take(correction, number)
+        elif record is not None:
             try:
                 threads.run(partial(record, correction), self.deadline.left)
             except Exception as error:  # noqa: BLE001 - the correction is made, whatever a recorder comes to
                 _not_recorded(error)
         return correction
 
-    async def asettled(self, record: Record | None) -> Correction | AlignerError:
+    async def asettled(self, record: Record | Recording | None, number: int = 0) -> Correction | AlignerError:
         """`settled` without blocking the event loop."""
         try:
             correction = self.result()
         except AlignerError as error:
             return error
-        if record is not None:
+        if isinstance(record, Recording):
+            record.take(correction, number)
+        elif record is not None:
             try:
                 await threads.arun(partial(record, correction), self.deadline.left)
             except Exception as error:  # noqa: BLE001 - as above

@@ -4,7 +4,7 @@
     span     aligner.complete, .score, .stream   one call of a backend, so one a try: a cache hit has none
     counter  aligner.corrections             by aligner.outcome, aligner.reason and error.type
     counter  aligner.tokens                  by aligner.direction (read, written)
-    counter  aligner.retries, aligner.fallbacks, aligner.cache.lookups
+    counter  aligner.retries, aligner.fallbacks, aligner.cache.lookups, aligner.records.dropped
     histogram  aligner.correction.duration, aligner.backend.duration   in seconds
 
 Spans and metrics are made if opentelemetry-api is installed, and go where the application's SDK sends them; without
@@ -90,6 +90,16 @@ def count(name: str, amount: int, attributes: Mapping[str, str | bool]) -> None:
     """Add to a counter."""
     if amount and (to := instruments()) is not None:
         to.counter(name).add(amount, attributes)
+
+
+def trace_id() -> str | None:
+    """Return the id of the trace in which this is done, if there is one."""
+    if instruments() is None:
+        return None
+    from opentelemetry import trace
+
+    context = trace.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else None
 
 
 def corrected(correction: Correction, error: AlignerError | None) -> None:

@@ -196,6 +196,24 @@ def hits(
     print_table([["", "a hit"], *([name, f"{seconds * 1e6:.0f} us"] for name, seconds in found.items())], numbers=True)
 
 
+@app.command("recording")
+def recording(
+    records: Annotated[int, typer.Option(min=10, help="How many are given one at a time.")] = 2_000,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time how long a caller waits for its correction to be recorded; no model is run."""
+    from aligner_integrations.bench.recording import bench_recording
+
+    found = bench_recording(records=records)
+    if _written({name: one.to_dict() for name, one in found.items()}, output, as_json=as_json):
+        return
+    lines = [["", "the caller waits", "one in a hundred", "in a burst", "with its writing"]]
+    for name, one in found.items():
+        lines.append([name, *(f"{seconds * 1e6:.0f} us" for seconds in one.to_dict().values())])
+    print_table(lines, numbers=True)
+
+
 def _name(model: str | None) -> str:
     return model or os.environ.get("ALIGNER_MODEL") or "embedded"
 

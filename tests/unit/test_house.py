@@ -37,6 +37,7 @@ FLOORS = [
         "backends/prefill",
         "backends/semaphore",
         "backends/side_by_side",
+        "recording",
         "edits",
         "guard",
     ],
