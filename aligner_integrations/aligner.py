@@ -199,8 +199,8 @@ class Aligner:
         return backend
 
     @property
-    def _listener(self) -> Record | Recording | None:
-        """What is told of each correction; a recorder also of whose it is."""
+    def listener(self) -> Record | Recording | None:
+        """What is told of each correction: `record`; a recorder also of whose it is."""
         if not isinstance(self.record, Recorder):
             return self.record
         if self._name is None:
@@ -255,7 +255,7 @@ class Aligner:
         """
         job = Job(self.policy, self.backend, question, answer, timeouts=self._timeouts())
         job.fail(error)
-        return _results([job.settled(self._listener)])[0]
+        return _results([job.settled(self.listener)])[0]
 
     # Many, as one batch ---------------------------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class Aligner:
                 instead of raising the first one after all others are done.
             **fields: The template's extra fields, the same for all.
         """
-        backend, timeouts, told = self.wrapped_backend, self._timeouts(), self._listener
+        backend, timeouts, told = self.wrapped_backend, self._timeouts(), self.listener
         plan = self._plans.get(timeouts)
         jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in pairs]
         for _ in range(self.policy.rounds):
@@ -292,7 +292,7 @@ class Aligner:
         self, pairs: Iterable[tuple[str, str]], *, return_exceptions: bool = False, **fields: str
     ) -> list[Correction]:
         """`correct_many` without blocking the event loop; cancelling it stops the aligner."""
-        backend, timeouts, told = self.wrapped_backend, self._timeouts(), self._listener
+        backend, timeouts, told = self.wrapped_backend, self._timeouts(), self.listener
         plan = await self._plans.aget(timeouts)
         jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in pairs]
         for _ in range(self.policy.rounds):
@@ -345,7 +345,7 @@ class Aligner:
                 live.fail(error)
             if rest := live.end():
                 yield rest
-        (correction,) = _results([job.settled(self._listener)])
+        (correction,) = _results([job.settled(self.listener)])
         if not live.started:
             yield correction.text
         return correction
@@ -375,7 +375,7 @@ class Aligner:
                 live.fail(error)
             if rest := live.end():
                 yield rest
-        (correction,) = _results([await job.asettled(self._listener)])
+        (correction,) = _results([await job.asettled(self.listener)])
         if not live.started:
             yield correction.text
         yield correction

@@ -12,7 +12,7 @@ What lives elsewhere: who hears of a run and who must not (`callbacks.py`), and 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError
 from aligner_integrations.langchain.callbacks import Run, anybody, nobody, reporting_to, traced_as, unseen, untraced
 from aligner_integrations.langchain.question.recorder import UpstreamRecorder
+from aligner_integrations.recording.requests import for_request, has_request
 
 _NAME = "correction"
 
@@ -62,7 +63,7 @@ def correct_many(aligner: Aligner, works: Sequence[Work], fields: dict[str, Any]
         return []
     runs = [_started(work) for work in works]
     try:
-        with _aside(runs[0], works[0]):
+        with _aside(runs[0], *works):
             pairs = [(work.question, work.answer) for work in works]
             results = cast(
                 "list[Correction | AlignerError]", aligner.correct_many(pairs, return_exceptions=True, **fields)
@@ -84,7 +85,7 @@ async def acorrect_many(
         return []
     runs = [await _astarted(work) for work in works]
     try:
-        with _aside(runs[0], works[0]):
+        with _aside(runs[0], *works):
             pairs = [(work.question, work.answer) for work in works]
             results = cast(
                 "list[Correction | AlignerError]", await aligner.acorrect_many(pairs, return_exceptions=True, **fields)
@@ -144,11 +145,15 @@ async def astream(aligner: Aligner, work: Work, fields: dict[str, Any]) -> Async
 
 
 @contextmanager
-def _aside(run: Run | None, work: Work) -> Iterator[None]:
-    """Make what is called in here part of the run, and the aligner's own business."""
+def _aside(run: Run | None, *works: Work) -> Iterator[None]:
+    """Make what is called in here part of the run, and the aligner's own business; records belong to who asked for each."""
+    work = works[0]
+    asked = [one.run or run for one in works]
+    ids = [] if has_request() else [str(one.run_id) for one in asked if one is not None]
     manager = unseen(run or work.run, CallbackManager([]), anybody if work.traced else nobody)
     manager.add_tags([INTERNAL_TAG])
-    with traced_as(work.run) if work.traced else untraced(), reporting_to(manager):
+    belonging = for_request(*ids) if len(ids) == len(works) else nullcontext()
+    with traced_as(work.run) if work.traced else untraced(), reporting_to(manager), belonging:
         yield
 
 

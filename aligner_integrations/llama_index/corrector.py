@@ -33,7 +33,7 @@ from aligner_integrations.llama_index.citations import (
     cited,
     lost,
 )
-from aligner_integrations.llama_index.events import telling
+from aligner_integrations.llama_index.events import in_span, telling
 from aligner_integrations.llama_index.messages import without_marks
 from aligner_integrations.policy import Accept
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream
@@ -80,7 +80,7 @@ class Corrector:
         if parts := _listed(question, answer):
             return _joined(question, parts, self.correct_texts(question, [text for _, text in parts], sources))
         thought, answer, plain = _parts(answer)
-        with telling(question, plain) as told:
+        with telling(question, plain) as told, in_span():
             aligner = self._over(sources, answer)
             told.append(_not_asked(question, plain) or aligner.correct(question, plain))
         return _behind(thought, told[0])
@@ -91,7 +91,7 @@ class Corrector:
             corrections = await self.acorrect_texts(question, [text for _, text in parts], sources)
             return _joined(question, parts, corrections)
         thought, answer, plain = _parts(answer)
-        with telling(question, plain) as told:
+        with telling(question, plain) as told, in_span():
             aligner = self._over(sources, answer, asynchronous=True)
             told.append(_not_asked(question, plain) or await aligner.acorrect(question, plain))
         return _behind(thought, told[0])
@@ -103,7 +103,7 @@ class Corrector:
     ) -> list[Correction]:
         """Correct texts as one batch. Without sources each text is its own source."""
         thoughts, texts = _apart(texts)
-        with telling(question, *texts) as told:
+        with telling(question, *texts) as told, in_span():
             corrections = self._over(sources).correct_many(_to_correct(question, texts))
             told += _with_left_alone(question, texts, corrections)
         return list(map(_behind, thoughts, told))
@@ -113,7 +113,7 @@ class Corrector:
     ) -> list[Correction]:
         """`correct_texts` without blocking the event loop."""
         thoughts, texts = _apart(texts)
-        with telling(question, *texts) as told:
+        with telling(question, *texts) as told, in_span():
             corrections = await self._over(sources, asynchronous=True).acorrect_many(_to_correct(question, texts))
             told += _with_left_alone(question, texts, corrections)
         return list(map(_behind, thoughts, told))
@@ -239,8 +239,7 @@ class Corrector:
             added["accept"] = _as_accept(evaluator, contexts, asynchronous=asynchronous)
         if answer is None or cited(answer) or (sources and not live):
             added["repair"] = functools.partial(self._repair, answer)
-        if live:
-            added["record"] = None
+        added["record"] = None if live else self.aligner.listener
         return self.aligner.with_options(**added)
 
     def _repair(self, marked: str | None, answer: str, correction: str) -> str:
@@ -250,8 +249,9 @@ class Corrector:
         return without_marks(carry_citations(answer if marked is None else marked, correction, self.citations))
 
     def _keep(self, correction: Correction) -> None:
-        if self.aligner.record is not None:
-            self.aligner.record(correction)
+        if (told := self.aligner.listener) is not None:
+            with in_span():
+                told(correction)
 
 
 class _Shown:

@@ -10,14 +10,16 @@ What lives elsewhere: the corrections that are told (`corrector.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # public, but imported there
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.exception import ExceptionEvent
+from llama_index.core.instrumentation.span import active_span_id
 
 from aligner_integrations.correction import Correction
+from aligner_integrations.recording.requests import for_request, has_request
 
 dispatcher = get_dispatcher(__name__)
 
@@ -86,3 +88,9 @@ def telling(question: str, *answers: str) -> Iterator[list[Correction]]:
             name: getattr(correction, name) for name in ("question", "answer", "text", "outcome", "reason")
         }
         dispatcher.event(AlignEndEvent(**fields))
+
+
+def in_span() -> AbstractContextManager[None]:
+    """Around a correction: its record belongs to LlamaIndex's present span, unless the application has said to what."""
+    span = active_span_id.get()
+    return nullcontext() if span is None or has_request() else for_request(span)

@@ -302,6 +302,10 @@ class Recording(NamedTuple):
     aligner: str
     model: str | None
 
+    def __call__(self, correction: Correction) -> None:
+        """Record a correction."""
+        self.take(correction, 0)
+
     def take(self, correction: Correction, number: int) -> None:
         """Record the `number`-th correction of a batch."""
         self.recorder.take(correction, aligner=self.aligner, model=self.model, number=number)
