@@ -9,7 +9,6 @@ What lives elsewhere: the policy (`policy.py`), how text is generated (`backends
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
@@ -17,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
+from aligner_integrations import options as options_of
 from aligner_integrations import telemetry, threads
 from aligner_integrations._version import __version__
 from aligner_integrations.asking import ONE_CORRECTION, acompletions, ascores, completions, scores
@@ -28,12 +28,15 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, UnknownTemplateError
 from aligner_integrations.fingerprint import fingerprint, made_with
 from aligner_integrations.job import Job, Record, changed_jobs, open_jobs
+from aligner_integrations.options import CHECKS, Changes, OfChatModel, OfEndpoint, check_model, refuse_unknown
+from aligner_integrations.pairs import Pair, pairs_of
 from aligner_integrations.policy import Options, Plan, Plans, Policy
-from aligner_integrations.recording.recorder import Recorder, Recording, recorder_of
+from aligner_integrations.recording.recorder import Recorder, Recording
 from aligner_integrations.streaming import AsyncCorrectionStream, CorrectionStream, LiveText
 from aligner_integrations.templates import TEMPLATES, Template, get_template
 
 if TYPE_CHECKING:
+    from aligner_integrations.backends.remote.keys import Secret
     from aligner_integrations.backends.wrappers.cached import Cache
     from aligner_integrations.backends.wrappers.resilient import Resilience
 
@@ -67,13 +70,13 @@ class Aligner:
             `guard.py`. `"marked"`: an edit is taken back unless it touches a word that the gate objects to.
         block_message: What `"block"` shows.
         resilience: Time limits, retries, a circuit breaker and fallbacks for the backend; None: it is called as it is.
-        cache: Where finished corrections are looked up; None: each is made anew.
+        cache: Where finished corrections are looked up: a `Cache`, or the path of its file; None: each is made anew.
         record: Where each `Correction` is kept, for example to make preference data: a file (`corrections.jsonl`), a folder, an
             SQLite database (`.db`), or a `Recorder` of one with options; its texts are then on the disk, readable by the owner
             only. Or any function that takes corrections.
 
     Raises:
-        ConfigurationError: Options that do not fit together.
+        ConfigurationError: Options that are not known, of the wrong kind, or do not fit together.
         UnknownTemplateError: At the first use, if no template is known for the checkpoint.
     """
 
@@ -84,12 +87,15 @@ class Aligner:
         backend: Backend | None = None,
         template: str | Template | None = None,
         resilience: Resilience | None = None,
-        cache: Cache | None = None,
+        cache: Cache | str | Path | None = None,
         record: str | Path | Recorder | Record | None = None,
         **options: Unpack[Options],
     ) -> None:
+        refuse_unknown(options, (*Changes.__optional_keys__, "model", "backend"), "Aligner")
         if model is not None and backend is not None:
             raise ConfigurationError("Give either model or backend, not both: a backend brings its own model.")
+        if model is not None:
+            check_model(model)
         if backend is None:
             from aligner_integrations.backends.local.backend import LocalBackend
 
@@ -101,9 +107,9 @@ class Aligner:
             )
         self.backend = backend
         self.policy = Policy(**options)
-        self.resilience = resilience
-        self.cache = cache
-        self.record: Recorder | Record | None = recorder_of(record)
+        self.resilience: Resilience | None = CHECKS["resilience"](resilience)
+        self.cache: Cache | None = CHECKS["cache"](cache)
+        self.record: Recorder | Record | None = CHECKS["record"](record)
         self._name: tuple[str, str | None] | None = None
         self._template = None if template is None else get_template(template)
         self._plans = Plans(self._find_out)
@@ -111,21 +117,22 @@ class Aligner:
         # them imports leaves its child waiting for that import for ever.
         telemetry.instruments()
 
-    def with_options(self, **changes: Any) -> Aligner:
+    def with_options(self, **changes: Unpack[Changes]) -> Aligner:
         """Return an aligner with the same weights or server and other options.
 
         Args:
             **changes: Keyword arguments of `Aligner`, but for `model` and `backend`.
         """
-        own: dict[str, Any] = {name: changes.pop(name) for name in ("resilience", "cache", "record") if name in changes}
-        if "template" in changes:
-            template = changes.pop("template")
+        refuse_unknown(changes, Changes.__optional_keys__, "with_options, which keeps the weights or the server,")
+        changed = dict(changes)
+        own = {name: check(changed.pop(name)) for name, check in CHECKS.items() if name in changed}
+        if "template" in changed:
+            template = cast("str | Template | None", changed.pop("template"))
             own["_template"] = None if template is None else get_template(template)
-        if "record" in own:
-            own["record"] = recorder_of(own["record"])
         other = copy.copy(self)
-        vars(other).update(own, _name=None, policy=replace(self.policy, **changes), _plans=Plans(other._find_out))
-        if changes.keys().isdisjoint(("gate", "edits")) and "_template" not in own:
+        values: Any = changed
+        vars(other).update(own, _name=None, policy=replace(self.policy, **values), _plans=Plans(other._find_out))
+        if changed.keys().isdisjoint(("gate", "edits")) and "_template" not in own:
             other._plans.known = self._plans.known
         return other
 
@@ -134,9 +141,11 @@ class Aligner:
         cls,
         url: str,
         model: str | None = None,
-        api_key: str | Callable[[], str] | None = None,
+        api_key: str | Callable[[], str] | Secret | None = None,
         template: str | Template | None = None,
-        **options: Any,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[OfEndpoint],
     ) -> Aligner:
         """An aligner on a server that speaks OpenAI's completions: vLLM, SGLang, llama.cpp, TGI, `transformers serve`.
 
@@ -145,28 +154,29 @@ class Aligner:
             model: Its name there. None asks the server, which must have exactly one.
             api_key: The key, or a function that returns it.
             template: As for `Aligner`. Default: the template of the model, if its name is a known one.
+            timeout: Seconds for a whole correction, with all trying again: short for `resilience=Resilience(deadline=...)`.
             **options: Further arguments of `CompletionsBackend` and of `Aligner`. `resilience` is `Resilience()` unless
                 you give another, or None.
-        """
-        from aligner_integrations.backends.remote.completions import CompletionsBackend
-        from aligner_integrations.backends.wrappers.resilient import Resilience
 
-        own = _taken(CompletionsBackend, options)
-        options.setdefault("resilience", Resilience())
-        return cls(backend=CompletionsBackend(url, model, api_key=api_key, **own), template=template, **options)
+        Raises:
+            ConfigurationError: As `Aligner` and `CompletionsBackend` say; or both `timeout` and `resilience` are given.
+        """
+        backend, rest = options_of.endpoint(url, model, api_key, timeout, dict(options))
+        return cls(backend=backend, template=template, **rest)
 
     @classmethod
-    def from_chat_model(cls, llm: Any, **options: Any) -> Aligner:
+    def from_chat_model(cls, llm: Any, **options: Unpack[OfChatModel]) -> Aligner:
         """A chat model that is told to correct: no aligner's weights are needed.
 
         Args:
             llm: A chat model of LangChain, an LLM of LlamaIndex, or the URL of an OpenAI-compatible API.
             **options: Further arguments of `ChatModelBackend`, such as `principles`, and of `Aligner`.
-        """
-        from aligner_integrations.backends.prompted.backend import ChatModelBackend
 
-        own = _taken(ChatModelBackend, options)
-        return cls(backend=ChatModelBackend(llm, **own), **options)
+        Raises:
+            ConfigurationError: As `Aligner` and `ChatModelBackend` say.
+        """
+        backend, rest = options_of.chat_model(llm, dict(options))
+        return cls(backend=backend, **rest)
 
     @property
     def template(self) -> Template:
@@ -261,19 +271,23 @@ class Aligner:
 
     @telemetry.correcting
     def correct_many(
-        self, pairs: Iterable[tuple[str, str]], *, return_exceptions: bool = False, **fields: str
+        self, pairs: Iterable[Pair], *, return_exceptions: bool = False, **fields: str
     ) -> list[Correction]:
         """Correct a batch of (question, answer); results in order, and one failure never stops the others.
 
         Args:
-            pairs: Questions and answers.
+            pairs: Questions and answers: pairs of two, or rows such as `{"question": ..., "answer": ...}`.
             return_exceptions: Put an error that would be raised into its place in the list (as asyncio.gather does)
                 instead of raising the first one after all others are done.
             **fields: The template's extra fields, the same for all.
+
+        Raises:
+            InvalidTextError: Something in the list is no such row; nothing is corrected then.
         """
+        asked = pairs_of(pairs)
         backend, timeouts, told = self.wrapped_backend, self._timeouts(), self.listener
         plan = self._plans.get(timeouts)
-        jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in pairs]
+        jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in asked]
         for _ in range(self.policy.rounds):
             if waiting := open_jobs(jobs):
                 for job, score in zip(waiting, scores(waiting, backend), strict=True):
@@ -289,12 +303,13 @@ class Aligner:
 
     @telemetry.acorrecting
     async def acorrect_many(
-        self, pairs: Iterable[tuple[str, str]], *, return_exceptions: bool = False, **fields: str
+        self, pairs: Iterable[Pair], *, return_exceptions: bool = False, **fields: str
     ) -> list[Correction]:
         """`correct_many` without blocking the event loop; cancelling it stops the aligner."""
+        asked = pairs_of(pairs)
         backend, timeouts, told = self.wrapped_backend, self._timeouts(), self.listener
         plan = await self._plans.aget(timeouts)
-        jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in pairs]
+        jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in asked]
         for _ in range(self.policy.rounds):
             if waiting := open_jobs(jobs):
                 for job, score in zip(waiting, await ascores(waiting, backend), strict=True):
@@ -452,11 +467,6 @@ def _results(settled: list[Correction | AlignerError], return_exceptions: bool =
     if first is not None and not return_exceptions:
         raise first
     return cast("list[Correction]", settled)
-
-
-def _taken(backend: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Take a backend's own arguments out of the options; the rest is for `Aligner`."""
-    return {name: options.pop(name) for name in inspect.signature(backend).parameters if name in options}
 
 
 def _unwrap(result: Score | AlignerError) -> Score:

@@ -2,7 +2,8 @@
 
     AlignerError
     ├── ConfigurationError (ValueError)      an option, a template or a recipe does not fit
-    │   └── UnknownTemplateError             no template is known for this model
+    │   ├── UnknownTemplateError             no template is known for this model
+    │   └── UnknownOptionError (TypeError)   there is no option of this name
     ├── MissingDependencyError (ImportError) an extra is not installed; the message names it
     ├── ModelError                           weights cannot be had
     │   ├── ModelNotFoundError               no such repository, folder, revision or file
@@ -27,16 +28,17 @@
             └── OverloadedError              too many corrections are on their way at once
 
 `retryable` says whether the same call may succeed later. What else lives here: `require`, through which every optional
-package is imported, and `first_line`, which quotes the errors of others.
+package is imported, `did_you_mean`, and `first_line`, which quotes the errors of others.
 """
 
 from __future__ import annotations
 
+import difflib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class AlignerError(Exception):
@@ -51,6 +53,10 @@ class ConfigurationError(AlignerError, ValueError):
 
 class UnknownTemplateError(ConfigurationError):
     """No prompt template is known for a model; a wrong one would silently ruin its corrections."""
+
+
+class UnknownOptionError(ConfigurationError, TypeError):
+    """There is no option of this name."""
 
 
 class MissingDependencyError(AlignerError, ImportError):
@@ -183,3 +189,16 @@ def require(extra: str, what: str, *modules: str) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """Return what an error of others says, short enough for a sentence of ours."""
     return (str(error).strip().splitlines() or ["no details"])[0][:300]
+
+
+def did_you_mean(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
+    """Return a question that ends a sentence about a wrong name, or nothing if no known name is like it.
+
+    Args:
+        word: What was written.
+        known: What may have been meant.
+        likeness: How alike two names must be, from 0 to 1 (`difflib`'s ratio).
+    """
+    names = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), names, n=1, cutoff=likeness)
+    return f" Did you mean {names[found[0]]!r}?" if found else ""

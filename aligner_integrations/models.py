@@ -18,9 +18,11 @@ from typing import Any, Literal
 
 from aligner_integrations.errors import (
     ConfigurationError,
+    ModelDownloadError,
     ModelLoadError,
     ModelNotFoundError,
     UnsafeWeightsError,
+    did_you_mean,
 )
 from aligner_integrations.templates import MODEL_TEMPLATES, Template, template_for_model
 from aligner_integrations.untrusted import check_adapter, check_size
@@ -77,6 +79,18 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     name: KnownModel(name, MODEL_TEMPLATES.get(name, "embedded"), REVISIONS.get(name), licence, size, note)
     for name, licence, size, note in _KNOWN
 }
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is next to certainly a slip: the Hub would be asked for it, and say no more than that it has none.
+
+    Raises:
+        ModelNotFoundError: It is almost the name of an aligner in this package, and no folder.
+    """
+    if "/" not in name and name not in KNOWN_MODELS and not Path(name).exists():
+        ours = [known for known in KNOWN_MODELS if "/" not in known]
+        if hint := did_you_mean(name, ours, likeness=0.8):
+            raise ModelNotFoundError(f"There is no model {name!r}, and no folder of that name.{hint}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +223,11 @@ def locate(name: str, revision: str | None = None) -> ModelFiles:
     if folder is None:
         from aligner_integrations.hub import fetch_model
 
-        folder = fetch_model(name, revision or REVISIONS.get(name))
+        try:
+            folder = fetch_model(name, revision or REVISIONS.get(name))
+        except (ModelNotFoundError, ModelDownloadError) as error:
+            hint = "" if name in KNOWN_MODELS else did_you_mean(name, KNOWN_MODELS, likeness=0.8)
+            raise type(error)(f"{error}{hint}") from error
     _check_folder(name, folder)
     config = AlignerConfig.read(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else None
     gate = folder / GATE_FILE if (folder / GATE_FILE).exists() else None
@@ -323,6 +341,7 @@ __all__ = [
     "AlignerConfig",
     "KnownModel",
     "ModelFiles",
+    "check_name",
     "config_of",
     "fingerprint_of",
     "locate",

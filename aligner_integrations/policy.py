@@ -85,6 +85,7 @@ class Policy:
             raise ConfigurationError(
                 "gate is a coroutine function; its answer is needed at once, so give a plain function."
             )
+        self._check_kinds()
         for name in ("on_error", "on_overflow", "on_reject"):
             if getattr(self, name) not in get_args(Instead):
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; it takes one of {get_args(Instead)}.")
@@ -94,6 +95,23 @@ class Policy:
             raise ConfigurationError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1, or None.")
         if self.edits not in (None, *get_args(Edits)):
             raise ConfigurationError(f"edits is {self.edits!r}; it takes None or one of {get_args(Edits)}.")
+
+    def _check_kinds(self) -> None:
+        # An evaluator of LlamaIndex is for its integration, which makes a function of it.
+        if not (self.accept is None or callable(self.accept) or hasattr(self.accept, "aevaluate")):
+            raise ConfigurationError(
+                f"accept is {self.accept!r}; it takes a function (question, answer, correction) -> bool, or None."
+            )
+        if not (self.repair is None or callable(self.repair)):
+            raise ConfigurationError(
+                f"repair is {self.repair!r}; it takes a function (answer, correction) -> str, or None."
+            )
+        for name, kind in (("rounds", int), ("max_new_tokens", int), ("structured", bool), ("block_message", str)):
+            value = getattr(self, name)
+            if value is None and name == "max_new_tokens":
+                continue
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                raise ConfigurationError(f"{name} is {value!r}; it takes a value of type {kind.__name__}.")
 
     @property
     def decides_late(self) -> bool:

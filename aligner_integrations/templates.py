@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aligner_integrations.errors import ConfigurationError, UnknownTemplateError
+from aligner_integrations.errors import ConfigurationError, UnknownTemplateError, did_you_mean
 
 _FIELD = re.compile(r"\{([a-z_]+)\}")
 
@@ -216,7 +216,9 @@ def get_template(value: str | Template) -> Template:
         return TEMPLATES[value]
     if "{" in value:
         return Template("custom", value)
-    raise UnknownTemplateError(f"There is no template {value!r}. Known templates: {', '.join(sorted(TEMPLATES))}.")
+    raise UnknownTemplateError(
+        f"There is no template {value!r}.{did_you_mean(value, TEMPLATES)} Known templates: {', '.join(sorted(TEMPLATES))}."
+    )
 
 
 def template_for_model(model: str) -> Template:

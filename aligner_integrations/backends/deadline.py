@@ -54,10 +54,11 @@ class Clock(Deadline):
         connect: Seconds to reach a server; None: as long as it takes.
     """
 
-    __slots__ = ("_deadline", "connect")
+    __slots__ = ("_deadline", "_started", "connect")
 
     def __init__(self, timeouts: Timeouts) -> None:
         super().__init__(timeouts.deadline)
+        self._started = time.monotonic()
         self.connect = timeouts.connect
         self._deadline = timeouts.deadline
         if timeouts.first_token is not None:
@@ -75,6 +76,11 @@ class Clock(Deadline):
     def _within(self, seconds: float) -> None:
         soon = time.monotonic() + seconds
         self.point = soon if self._deadline is None else min(soon, self._deadline)
+
+    @property
+    def given(self) -> str:
+        """The time there is in all, for messages. It is that of one attempt, which may be less than the correction's."""
+        return "no limit" if self.point is None else f"{max(0.0, self.point - self._started):.3g} seconds"
 
     @property
     def waits_for_token(self) -> bool:

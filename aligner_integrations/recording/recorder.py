@@ -321,6 +321,8 @@ def recorder_of(record: object) -> Any:
         return Recorder(record)
     if record is None or (callable(record) and not isinstance(record, type)):
         return record
+    if isinstance(record, list):
+        raise ConfigurationError("record is a list; give its append, which is called with each Correction.")
     raise ConfigurationError(
         f"record is {record!r}; it takes a file (.jsonl), a database ({', '.join(DATABASES)}), a folder, a Recorder or a function."
     )

@@ -23,6 +23,7 @@ FLOORS = [
         "fingerprint",
         "hub",
         "jsonl",
+        "pairs",
         "passages",
         "structured",
         "templates",
@@ -43,7 +44,7 @@ FLOORS = [
     ],
     ["backends/local", "backends/remote", "backends/wrappers", "policy", "user_functions"],
     ["backends/prompted", "job"],
-    ["asking", "streaming"],
+    ["asking", "options", "streaming"],
     ["backends"],  # its front: what is exported
     ["aligner"],
     ["corpus", "evaluation", "langchain", "llama_index"],

@@ -24,7 +24,7 @@ from aligner_integrations.backends.local.prefill import LocalReader
 from aligner_integrations.backends.local.scheduling import Part, atogether, failure, in_groups, together
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError
-from aligner_integrations.models import AlignerConfig, config_of, fingerprint_of, template_of
+from aligner_integrations.models import AlignerConfig, check_name, config_of, fingerprint_of, template_of
 from aligner_integrations.templates import Template
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class LocalBackend(Backend):
             same, sampled text has the same distribution.
         overlap: Whether an answer is read while the upstream still streams it; costs nothing where the upstream runs
             elsewhere, and some of its speed where it shares this machine.
+
+    Raises:
+        ModelNotFoundError: The model's name is almost that of an aligner in this package.
     """
 
     can_score = True
@@ -76,6 +79,7 @@ class LocalBackend(Backend):
         overlap: bool = True,
     ) -> None:
         self.name = str(model)
+        check_name(self.name)
         self.revision = revision
         self.device = device
         self.dtype = dtype

@@ -38,7 +38,7 @@ class Part:
     def stopped(self) -> BackendError:
         """The error of a request that was given up."""
         if self.stop.late:
-            return BackendError("The deadline passed before the aligner was done.", retryable=True)
+            return BackendError("The aligner was not done within the limit of this attempt.", retryable=True)
         return BackendError("The correction was cancelled.")
 
 

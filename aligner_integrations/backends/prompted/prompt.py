@@ -49,6 +49,41 @@ _FRAME = (
     f"reply with the word {_UNCHANGED} and the code, and with nothing else."
 )
 _THOUGHT, _THOUGHT_END = "<think>", "</think>"
+# What chatty models say first, whatever they were told: "Sure! Here's the corrected answer:".
+_EDITED = r"(?:corrected|edited|improved|modified|neutrali[sz]ed|revised|rewritten|updated)"
+_PREAMBLE = re.compile(
+    r"[*_#\s]*(?:(?:absolutely|certainly|of course|okay|ok|sure)\b[^\n:.!]{0,40}[,.!]\s*)?"
+    r"(?:(?:here(?:['’]s| is)|this is|below is)\s+)?(?:(?:an?|my|the|your)\s+)?"
+    rf"(?:{_EDITED}\s+(?:[\w-]+\s+){{0,2}}?(?:answer|message|reply|response|text|version)|correction|revision)"
+    r"\b[^\n:.]{0,60}:[*_]*\s*",
+    re.IGNORECASE,
+)
+_OPENERS = (
+    "absolutely",
+    "certainly",
+    "of course",
+    "okay",
+    "ok",
+    "sure",
+    "here is",
+    "here's",
+    "here’s",
+    "this is",
+    "below is",
+)
+_NOUNS = (
+    "correction",
+    "revision",
+    "corrected",
+    "edited",
+    "improved",
+    "modified",
+    "neutral",
+    "revised",
+    "rewritten",
+    "updated",
+)
+_LONGEST_PREAMBLE = 120
 _LONGEST_OPENING = 40
 _DECIDED_BY = 4 * _LONGEST_OPENING
 """Characters by which it is clear, if ever, whether a reply is a correction."""
@@ -107,6 +142,7 @@ class Reply:
         # Until it is clear that the reply is a correction: its pieces, and how they begin.
         self._pieces: list[str] = []
         self._head = ""
+        self._preamble = False  # whether there was one
         self._thinks: bool | None = None  # None: not yet
         # After that: what waits because it may not belong to the text, and the end of what was shown.
         self._begun = False
@@ -130,6 +166,9 @@ class Reply:
                 rest = self._head.removeprefix(_THOUGHT)
                 self._pieces, self._head, self._thinks = [], "", True
                 return self.feed(rest)
+            if size := self._size_of_preamble(self._head):
+                self._pieces = ["".join(self._pieces).lstrip()[size:]]
+                self._head = self._head[size:].lstrip()
             if not self._is_undecided():
                 return self._begin("".join(self._pieces).lstrip())
         return ""
@@ -143,6 +182,7 @@ class Reply:
         if self._begun:
             return self._show("", last=True)
         body = "".join(self._pieces).lstrip()
+        body = body[self._size_of_preamble(body[:_DECIDED_BY], last=True) :]
         if self._thinks or body.startswith(_THOUGHT):  # and the thought has no end
             return ""
         letters = _letters(body)
@@ -163,7 +203,17 @@ class Reply:
             or self._opening.startswith(self._head)
             or self._sign.startswith(letters)
             or (letters.startswith(_UNCHANGED.lower()) and len(letters) <= _LONGEST_OPENING)
+            or (not self._preamble and _may_become_preamble(self._head))
         )
+
+    def _size_of_preamble(self, head: str, *, last: bool = False) -> int:
+        """Letters of what the model says before the correction; what the answer says itself is no such thing."""
+        if self._preamble or (found := _PREAMBLE.match(head)) is None or found.group().strip() in self._answer:
+            return 0
+        if found.end() == len(head) and not last:  # what belongs to it may still come
+            return 0
+        self._preamble = True
+        return found.end()
 
     def _begin(self, body: str, *, last: bool = False) -> str:
         self._begun, self._pieces = True, []
@@ -183,6 +233,19 @@ class Reply:
             raise BackendError("The LLM mixed its markers into the correction, so its text cannot be told from them.")
         self._shown = seen[-len(self.code) :]
         return text
+
+
+def _may_become_preamble(head: str) -> bool:
+    """Whether it takes more of a reply to know. What begins like any sentence is not held back for long."""
+    if _PREAMBLE.fullmatch(head):
+        return True
+    line = head.lstrip("*_# ").lower()
+    if ":" in line or "\n" in line or len(line) > _LONGEST_PREAMBLE:
+        return False
+    if any(opener.startswith(line) or line.startswith(opener) for opener in _OPENERS):
+        return True
+    line = re.sub(r"^(?:an?|my|the|your)(?: |$)", "", line)
+    return any(noun.startswith(line) or line.startswith(noun) for noun in _NOUNS)
 
 
 def _letters(text: str) -> str:

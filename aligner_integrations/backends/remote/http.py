@@ -220,8 +220,8 @@ class Endpoint:
             if isinstance(error, aiohttp.ConnectionTimeoutError) and clock.connect is not None and not clock.passed:
                 late = f"{name} could not be reached within {clock.connect:g} seconds."
             else:
-                what = "did not begin to write in time" if clock.waits_for_token else "was not done at the deadline"
-                late = f"{name} {what}; the request was given up."
+                what = "did not begin to write" if clock.waits_for_token else "was not done"
+                late = f"{name} {what} within {clock.given}, the limit of this attempt; it was given up."
             loop.bare(error)
             raise BackendError(late, retryable=True) from None
         except (aiohttp.ClientError, HttpProcessingError, OSError, UnicodeError) as error:

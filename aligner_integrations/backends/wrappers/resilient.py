@@ -96,6 +96,7 @@ class Resilience:
                 raise ConfigurationError(
                     f"{name} is {seconds}; it takes seconds above 0 and up to {_LONGEST:,.0f}, or None for no limit."
                 )
+        _check_kinds(breaker, budget, fallbacks)
         self.retries = retries
         self.deadline = deadline
         self.timeout = timeout
@@ -170,6 +171,15 @@ class Resilience:
             "`concurrency` allows. Raise it if the backend can take more.",
             retryable=True,
         )
+
+
+def _check_kinds(breaker: Any, budget: Any, fallbacks: Any) -> None:
+    for name, value, kind in (("breaker", breaker, Breaker), ("budget", budget, Budget)):
+        if not (value is None or value is False or isinstance(value, kind)):
+            raise ConfigurationError(f"{name} is {value!r}; it takes a {kind.__name__}, False for none, or None.")
+    several = not isinstance(fallbacks, str) and isinstance(fallbacks, Sequence)
+    if not several or not all(hasattr(one, "redirect") for one in fallbacks):
+        raise ConfigurationError("fallbacks takes a list of aligners and backends, such as [Aligner()].")
 
 
 class ResilientBackend(Wrapper):

@@ -263,4 +263,6 @@ def _decode(kind: Kind, text: str, answer: str) -> Completion | Score | None:
 
 
 def _late() -> BackendError:
-    return BackendError("The deadline passed while an equal request was being run.", retryable=True)
+    return BackendError(
+        "An equal request, whose text was waited for, was not done within the limit of this attempt.", retryable=True
+    )

@@ -134,6 +134,58 @@ def test_corrections_come_through_without_what_is_around_them(text, frame, size)
     assert read(Reply(QUESTION, ANSWER), *pieces).strip() == text.strip()
 
 
+PREAMBLES = (
+    "Here is the corrected answer:\n\n",
+    "Sure! Here's the revised answer:\n",
+    "Certainly, here is my edited version of the answer: ",
+    "**Corrected answer:**\n",
+    "The revision is:\n",
+    "Corrected response: ",
+)
+
+
+@pytest.mark.parametrize("preamble", PREAMBLES)
+@pytest.mark.parametrize("text", ["Use boiling water.", f"<answer {CODE}>\nUse boiling water.\n</answer {CODE}>"])
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_what_a_model_says_before_the_correction_is_not_the_correction(preamble, text, size):
+    whole = preamble + text
+    pieces = [whole[i : i + size] for i in range(0, len(whole), size)]
+    assert read(Reply(QUESTION, ANSWER), *pieces) == "Use boiling water."
+
+
+@pytest.mark.parametrize("preamble", PREAMBLES)
+@pytest.mark.parametrize("size", [1, 1000])
+def test_the_sign_is_seen_behind_what_a_model_says_first(preamble, size):
+    whole = preamble + SIGN
+    reply = Reply(QUESTION, ANSWER)
+    assert read(reply, *(whole[i : i + size] for i in range(0, len(whole), size))) == ANSWER
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Here is the recipe:\nUse water.",
+        "Here is how: use water.",
+        "The revised edition of the book says: use water.",
+        "Sure: use water.",
+        "The corrected code:\n```\nx = 1\n```",
+        "Corrected answer: 42",  # the answer's own words
+        "Sure",
+        "Here's",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1000])
+def test_what_only_looks_like_it_stays(text, size):
+    reply = Reply(QUESTION, "You fool. Corrected answer: 42")
+    assert read(reply, *(text[i : i + size] for i in range(0, len(text), size))) == text
+
+
+def test_an_ordinary_beginning_is_not_held_back():
+    for word in ("The", "Use", "Then"):
+        reply = Reply(QUESTION, ANSWER)
+        assert reply.feed(f"{word} egg") == f"{word} egg"
+
+
 def test_text_is_shown_as_soon_as_it_is_sure():
     reply = Reply(QUESTION, ANSWER)
     shown = [reply.feed(piece) for piece in ("Use", " boiling", " water", " </", "b>", " now", "</ans", f"wer {CODE}>")]
@@ -144,7 +196,7 @@ def test_text_is_shown_as_soon_as_it_is_sure():
     "text",
     [
         f"Use water. {CODE}",
-        f"The revision is:\n<answer {CODE}>\nUse water.\n</answer {CODE}>",
+        f"I took it out.\n<answer {CODE}>\nUse water.\n</answer {CODE}>",
         f"Use water.\n{SIGN}\nBye",
     ],
 )
