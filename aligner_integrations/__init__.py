@@ -50,6 +50,7 @@ __getattr__ = lazy(
         "Resilience": "aligner_integrations.backends.wrappers.resilient",
         "Template": "aligner_integrations.templates",
     },
+    agents=("AlignerMiddleware",),
 )
 
 

@@ -25,7 +25,13 @@ from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.prefill import Prefill
 from aligner_integrations.backends.wrappers.traced import traced
 from aligner_integrations.correction import Correction
-from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError, UnknownTemplateError
+from aligner_integrations.errors import (
+    AlignerError,
+    BackendError,
+    ConfigurationError,
+    MisplacedError,
+    UnknownTemplateError,
+)
 from aligner_integrations.fingerprint import fingerprint, made_with
 from aligner_integrations.job import Job, Record, changed_jobs, open_jobs
 from aligner_integrations.options import CHECKS, Changes, OfChatModel, OfEndpoint, check_model, refuse_unknown
@@ -116,6 +122,21 @@ class Aligner:
         # Imports what makes spans. At the first correction other threads may be about, and a process that forks while one of
         # them imports leaves its child waiting for that import for ever.
         telemetry.instruments()
+
+    def __repr__(self) -> str:
+        """Name what corrects, and the options that are not the default."""
+        what = repr(getattr(self.backend, "name", None) or self.backend)
+        return f"Aligner({', '.join([what, *options_of.described(vars(self))])})"
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what goes where a framework looks for a method that an aligner does not have.
+
+        Raises:
+            AttributeError: Always.
+        """
+        if (instead := options_of.ELSEWHERE.get(name)) is not None:
+            raise MisplacedError(instead)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def with_options(self, **changes: Unpack[Changes]) -> Aligner:
         """Return an aligner with the same weights or server and other options.

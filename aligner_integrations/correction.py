@@ -29,6 +29,14 @@ _MAX_PAIRS = 100_000
 # A change of more words than this is shown as one, not word by word.
 _MAX_CHANGE_WORDS = 100
 
+# Translucent, so that the page's own colour and that of its letters stay readable whatever they are; struck out and underlined,
+# for those who cannot tell the colours.
+_HTML = {
+    "equal": "{}",
+    "delete": '<del style="background: rgba(248, 81, 73, 0.25); text-decoration: line-through">{}</del>',
+    "insert": '<ins style="background: rgba(46, 160, 67, 0.25); text-decoration: underline">{}</ins>',
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -54,9 +62,12 @@ class Diff:
         return "".join(marks[edit.kind].format(edit.text) for edit in self.edits)
 
     def to_html(self) -> str:
-        """Render as escaped HTML with `<del>` and `<ins>`."""
-        marks = {"equal": "{}", "delete": "<del>{}</del>", "insert": "<ins>{}</ins>"}
-        return "".join(marks[edit.kind].format(html.escape(edit.text)) for edit in self.edits)
+        """Render as escaped HTML with `<del>` and `<ins>`, coloured so that it reads on light and on dark pages."""
+        return "".join(_HTML[edit.kind].format(html.escape(edit.text)) for edit in self.edits)
+
+    def _repr_html_(self) -> str:
+        """Shown by notebooks."""
+        return f'<div style="white-space: pre-wrap">{self.to_html()}</div>'
 
     @property
     def changed_share(self) -> float:
@@ -170,6 +181,12 @@ class Correction:
     def diff(self) -> Diff:
         """Return what changed, by words."""
         return diff_words(self.answer, self.text)
+
+    def _repr_html_(self) -> str:
+        """Shown by notebooks: what happened, and what changed in the text."""
+        why = f" ({self.reason})" if self.reason else ""
+        head = html.escape(f"{self.outcome}{why}, {self.seconds:.1f} s")
+        return f'<div style="opacity: 0.7; font-size: smaller">{head}</div>{self.diff()._repr_html_()}'
 
     def record(self, *, include_original: bool = False) -> dict[str, Any]:
         """Return the record that travels with a message: never the original text unless asked for."""

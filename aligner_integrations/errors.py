@@ -3,7 +3,8 @@
     AlignerError
     ├── ConfigurationError (ValueError)      an option, a template or a recipe does not fit
     │   ├── UnknownTemplateError             no template is known for this model
-    │   └── UnknownOptionError (TypeError)   there is no option of this name
+    │   ├── UnknownOptionError (TypeError)   there is no option of this name
+    │   └── MisplacedError (AttributeError)  a framework takes an aligner for something that it is not
     ├── MissingDependencyError (ImportError) an extra is not installed; the message names it
     ├── ModelError                           weights cannot be had
     │   ├── ModelNotFoundError               no such repository, folder, revision or file
@@ -57,6 +58,10 @@ class UnknownTemplateError(ConfigurationError):
 
 class UnknownOptionError(ConfigurationError, TypeError):
     """There is no option of this name."""
+
+
+class MisplacedError(ConfigurationError, AttributeError):
+    """A framework takes an aligner for something that it is not; the message names what goes there."""
 
 
 class MissingDependencyError(AlignerError, ImportError):

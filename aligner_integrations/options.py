@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aligner_integrations.errors import ConfigurationError, UnknownOptionError, did_you_mean
 from aligner_integrations.job import Record
-from aligner_integrations.policy import Options
+from aligner_integrations.policy import Options, Policy
 from aligner_integrations.recording.recorder import Recorder, recorder_of
 
 if TYPE_CHECKING:
@@ -144,6 +144,33 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "record": recorder_of,
 }
 """Options that a policy does not hold -> what is kept of the value that was given."""
+
+
+_ENGINE = (
+    "An Aligner is no node postprocessor, and a node postprocessor never sees the LLM's answer. Put it behind the engine: "
+    "AlignerQueryEngine(index.as_query_engine(), aligner=aligner), or with_aligner(engine, aligner) of "
+    "aligner_integrations.llama_index. AlignerNodePostprocessor corrects the retrieved text instead."
+)
+_STEP = "An Aligner is no step of a chain: AlignerRunnable(aligner) is one, and AlignedChatModel(llm=llm, aligner=aligner) a chat model."
+ELSEWHERE = {"postprocess_nodes": _ENGINE, "apostprocess_nodes": _ENGINE, "invoke": _STEP, "ainvoke": _STEP}
+"""A method that frameworks look for in an aligner -> what they should have been given."""
+
+
+def described(aligner: Mapping[str, Any]) -> list[str]:
+    """Return the options of an aligner that are not the default, as its `repr` shows them.
+
+    Args:
+        aligner: Its attributes.
+    """
+    template, policy, plain = aligner["_template"], aligner["policy"], Policy()
+    shown = [] if template is None else [f"template={template.name!r}"]
+    for name in Options.__annotations__:
+        if (value := getattr(policy, name)) != getattr(plain, name):
+            shown.append(f"{name}={getattr(value, '__name__', None) or repr(value)}")
+    for name in CHECKS:
+        if (value := aligner[name]) is not None:
+            shown.append(f"{name}={getattr(value, '__name__', None) or repr(value)}")
+    return shown
 
 
 # Ways to make one -----------------------------------------------------------------------------------------------------

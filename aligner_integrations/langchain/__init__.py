@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING
 
 from aligner_integrations.errors import require
 
-with require("langchain", "aligner_integrations.langchain needs langchain-core", "langchain_core"):
+with require(
+    "langchain",
+    "aligner_integrations.langchain needs langchain-core (its middleware: the extra [agents], which brings it along)",
+    "langchain_core",
+):
     import langchain_core  # noqa: F401 - only to say in a sentence that it is missing
 
 from aligner_integrations._lazy import lazy

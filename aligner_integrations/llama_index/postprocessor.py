@@ -5,6 +5,8 @@ What lives elsewhere: correcting answers (`query_engine.py`, `synthesizer.py`).
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Any
 
 from llama_index.core.bridge.pydantic import Field
@@ -20,11 +22,16 @@ from aligner_integrations.llama_index.corrector import Corrector
 from aligner_integrations.llama_index.events import dispatcher
 from aligner_integrations.llama_index.response import METADATA_KEY
 
+logger = logging.getLogger(__name__)
+
 
 class AlignerNodePostprocessor(BaseNodePostprocessor):
-    """Corrects the text of retrieved nodes, not the answer: for the answer use `AlignerQueryEngine`.
+    """Corrects the text of retrieved nodes, not the answer. A node postprocessor never sees the answer.
 
-    For sources that are answers themselves (FAQs, forum posts, cached answers), above all with
+    For the answer, put the aligner behind what gives it: `AlignerQueryEngine(index.as_query_engine(), aligner=aligner)`, or
+    `with_aligner` around a chat engine, a response synthesizer or an LLM.
+
+    This one is for sources that are answers themselves (FAQs, forum posts, cached answers), above all with
     `response_mode="no_text"` or a bare retriever. Source nodes then no longer quote the document word for word. All nodes
     are corrected as one batch. A changed node is a copy with the same id and score; its record is
     `node.metadata["aligner"]`, which neither the LLM nor an embedding sees. The index keeps its own text.
@@ -33,7 +40,7 @@ class AlignerNodePostprocessor(BaseNodePostprocessor):
     is used. `AlignerNodePostprocessor.from_dict(data, aligner=aligner)` restores it with one.
 
     Example:
-        >>> index.as_query_engine(node_postprocessors=[AlignerNodePostprocessor(aligner=aligner)])
+        >>> faq = index.as_query_engine(response_mode="no_text", node_postprocessors=[AlignerNodePostprocessor(aligner)])
 
     Args:
         aligner: Corrects the texts. An evaluator as its `accept` judges each correction over the text it was made from.
@@ -81,6 +88,7 @@ class AlignerNodePostprocessor(BaseNodePostprocessor):
         return _with_texts(nodes, corrections, records)
 
     def _corrector(self) -> Corrector:
+        _tell_once()
         # BaseComponent leaves out of a pickle what cannot be pickled, so the attribute itself may be missing.
         aligner = getattr(self, "aligner", None)
         if aligner is None:
@@ -89,6 +97,15 @@ class AlignerNodePostprocessor(BaseNodePostprocessor):
                 "JSON or a pickle, set its .aligner, because those cannot hold one."
             )
         return Corrector(aligner, self.citations, self.include_original)
+
+
+@functools.cache
+def _tell_once() -> None:
+    """In each process, at first use: whoever wanted the answer corrected sees nothing go wrong otherwise."""
+    logger.warning(
+        "AlignerNodePostprocessor corrects the text of retrieved nodes. The LLM's answer stays as it is: for that, use "
+        "AlignerQueryEngine(index.as_query_engine()) or with_aligner of aligner_integrations.llama_index."
+    )
 
 
 def _question(query: QueryBundle | None) -> str:

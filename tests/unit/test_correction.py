@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -58,8 +59,36 @@ def test_html_is_escaped():
     html = diff_words('<b>"x"</b> & y', "<script>").to_html()
     assert "<b>" not in html
     assert "<script>" not in html
-    assert '"' not in html
-    assert diff_words("1 < 2 bad", "1 < 2 good").to_html() == "1 &lt; 2 <del>bad</del><ins>good</ins>"
+    assert '"' not in re.sub(r'<(?:del|ins) style="[^"<>&]*">', "", html)
+    plain = re.sub(r' style="[^"]*"', "", diff_words("1 < 2 bad", "1 < 2 good").to_html())
+    assert plain == "1 &lt; 2 <del>bad</del><ins>good</ins>"
+
+
+def test_html_reads_on_any_background():
+    """Colours are translucent and say nothing of the letters' own; what they say is said by lines, too."""
+    for kind, (gone, new), line in (("del", ("bad", ""), "line-through"), ("ins", ("", "good"), "underline")):
+        style = re.search(rf'<{kind} style="([^"]*)">', diff_words(gone, new).to_html()).group(1)
+        red, green, blue, share = map(float, re.search(r"background: rgba\(([^)]*)\)", style).group(1).split(","))
+        assert line in style and not re.search(r"(?<![-\w])color", style)
+        for letters, page in ((0, 255), (255, 0)):  # black on white, white on black
+            behind = [page * (1 - share) + part * share for part in (red, green, blue)]
+            assert _contrast([letters] * 3, behind) > 7  # WCAG's AAA
+
+
+def _contrast(one, other):
+    def light(colour):
+        parts = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    high, low = sorted((light(one), light(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_notebook_shows_what_happened_and_what_changed():
+    shown = Correction("q", "a <bad>\nday", "a good\nday", "corrected", seconds=0.5)._repr_html_()
+    assert "corrected, 0.5 s" in shown and "pre-wrap" in shown
+    assert "&lt;" in shown and "<bad>" not in shown and ">good</ins>" in shown
+    assert "kept (gate)" in Correction("q", "a", "a", "kept", "gate")._repr_html_()
 
 
 RANDOM = random.Random(0)

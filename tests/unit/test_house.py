@@ -17,8 +17,9 @@ CONTRIBUTING = ROOT.parent / "CONTRIBUTING.md"
 
 # From the bottom. A room is a module or a folder; it may use the floors below it, and nothing beside it.
 FLOORS = [
-    ["_lazy", "_version", "errors", "forking"],
+    ["_version", "errors", "forking"],
     [
+        "_lazy",
         "correction",
         "fingerprint",
         "hub",

@@ -123,3 +123,33 @@ else:
     raise SystemExit("no error")
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("missing", "use", "extra"),
+    [
+        ("langchain_core", "from aligner_integrations import AlignerMiddleware", "agents"),
+        ("langchain", "from aligner_integrations import AlignerMiddleware", "agents"),
+        ("langchain", "from aligner_integrations.langchain import ThoughtAlignerMiddleware", "agents"),
+        ("langchain_core", "from aligner_integrations import AlignerRunnable", "langchain"),
+        ("langchain_core", "from aligner_integrations import AlignedChatModel", "langchain"),
+        ("llama_index", "from aligner_integrations import AlignerQueryEngine", "llama-index"),
+        ("torch", "from aligner_integrations import Aligner; Aligner('embedded').load()", "local"),
+        ("transformers", "from aligner_integrations import Aligner; Aligner('embedded').correct('q', 'a')", "local"),
+        ("aiohttp", "from aligner_integrations import Aligner; Aligner.from_endpoint('http://h/v1')", "remote"),
+        ("aiohttp", "from aligner_integrations import Aligner; Aligner.from_chat_model('http://h/v1')", "remote"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_one_extra_that_is_needed(missing, use, extra):
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from aligner_integrations.errors import MissingDependencyError
+try:
+    exec({use!r})
+except MissingDependencyError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip().endswith(f": pip install 'aligner-integrations[{extra}]'")
+    assert said.count("pip install") == 1

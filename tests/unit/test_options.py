@@ -14,6 +14,7 @@ from aligner_integrations.backends.wrappers.breaker import Breaker
 from aligner_integrations.backends.wrappers.budget import Budget
 from aligner_integrations.errors import (
     ConfigurationError,
+    MisplacedError,
     ModelError,
     ModelNotFoundError,
     UnknownOptionError,
@@ -226,3 +227,40 @@ def test_options_of_a_backend_go_to_the_backend():
     assert (aligner.backend.window, aligner.backend.concurrency, aligner.policy.on_error) == (512, 3, "keep")
     chat = Aligner.from_chat_model(URL, model="m", principles=["Be kind."], edits="all", template="{question} {answer}")
     assert chat.backend.principles == ("Be kind.",) and chat.policy.edits == "all" and chat.template.name == "custom"
+
+
+# Shown ----------------------------------------------------------------------------------------------------------------
+
+
+def gentle(question, answer, correction):
+    return True
+
+
+@pytest.mark.parametrize(
+    ("aligner", "shown"),
+    [
+        (lambda: Aligner("embedded"), "Aligner('embedded')"),
+        (
+            lambda: Aligner("some/model", template="paper", gate=False, on_error="keep", accept=gentle),
+            "Aligner('some/model', template='paper', gate=False, accept=gentle, on_error='keep')",
+        ),
+        (
+            lambda: Aligner.from_endpoint(URL, timeout=3, api_key="key-123456"),
+            f"Aligner(CompletionsBackend('{URL}'), resilience=Resilience(deadline=3))",
+        ),
+        (
+            lambda: Aligner("x", cache=Cache(), resilience=Resilience(breaker=False, fallbacks=[Aligner("y")])),
+            "Aligner('x', resilience=Resilience(breaker=False, fallbacks=[Aligner('y')]), cache=Cache())",
+        ),
+    ],
+)
+def test_an_aligner_shows_what_it_is(aligner, shown):
+    assert repr(aligner()) == shown
+
+
+def test_a_method_of_a_framework_is_answered_with_what_goes_there():
+    with pytest.raises(MisplacedError, match="AlignerRunnable"):
+        make().invoke("x")
+    with pytest.raises(AttributeError, match="'Aligner' object has no attribute 'corect'"):
+        _ = make().corect
+    assert not hasattr(make(), "invoke") and not hasattr(make(), "postprocess_nodes")

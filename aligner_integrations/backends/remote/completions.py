@@ -86,7 +86,7 @@ class CompletionsBackend(RemoteBackend):
 
     def __repr__(self) -> str:
         """Name the server and the model."""
-        return f"CompletionsBackend({self.url!r}, {self.model!r})"
+        return f"CompletionsBackend({self.url!r}{'' if self.model is None else f', {self.model!r}'})"
 
     def close(self) -> None:
         """Close the connections; they are also closed when the backend is no longer used."""

@@ -60,6 +60,10 @@ class Cache:
         """A copy uses the same file; one in memory starts empty."""
         return partial(Cache, self.path, ttl=self.ttl, max_bytes=self.max_bytes), ()
 
+    def __repr__(self) -> str:
+        """Name the file, or say that it is in memory."""
+        return f"Cache({'' if self.path is None else repr(str(self.path))})"
+
     def wrap(self, backend: Backend) -> CachedBackend:
         """Return the backend behind this cache."""
         if self._process != os.getpid():  # a fork: neither an open database nor what threads are at comes along

@@ -8,6 +8,7 @@ themselves. What lives elsewhere: what is tried again and who is asked instead (
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
@@ -114,6 +115,16 @@ class Resilience:
         """Copies and pickles have the same settings, and a breaker and a limit of their own."""
         settings = {name: value for name, value in vars(self).items() if name != "slots"}
         return partial(Resilience, **{**settings, "breaker": self.breaker or False, "budget": self.budget or False}), ()
+
+    def __repr__(self) -> str:
+        """Show the settings that are not the default."""
+        plain = inspect.signature(Resilience).parameters
+        simple = ["retries", "deadline", "timeout", "connect_timeout", "first_token_timeout", "backoff", "max_backoff"]
+        simple.append("concurrency")
+        shown = [f"{name}={value!r}" for name in simple if (value := getattr(self, name)) != plain[name].default]
+        shown += [f"{name}=False" for name in ("breaker", "budget") if getattr(self, name) is None]
+        shown += [f"fallbacks={list(self.fallbacks)!r}"] if self.fallbacks else []
+        return f"Resilience({', '.join(shown)})"
 
     def wrap(self, backend: Backend) -> ResilientBackend:
         """Return the backend under these rules.

@@ -8,8 +8,9 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import ImageNode, IndexNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 
-from aligner_integrations.errors import BackendError, ConfigurationError
+from aligner_integrations.errors import BackendError, ConfigurationError, MisplacedError
 from aligner_integrations.llama_index import AlignerNodePostprocessor, AlignerSynthesizer
+from aligner_integrations.llama_index import postprocessor as module
 from tests.unit.llama_index.support import (
     DRAFT,
     Engine,
@@ -149,3 +150,22 @@ def test_pickle_of_an_aligner_that_cannot(caplog):
 def test_the_class():
     assert issubclass(AlignerNodePostprocessor, BaseNodePostprocessor)
     assert AlignerNodePostprocessor.class_name() == "AlignerNodePostprocessor"
+
+
+# For those who look for the answer here ------------------------------------------------------------------------------
+
+
+async def test_says_once_that_the_answer_stays_as_it_is(process, caplog):
+    module._tell_once.cache_clear()
+    for _ in range(2):
+        await process(AlignerNodePostprocessor(aligner=make_aligner(rude)), make_nodes())
+    (line,) = [record for record in caplog.records if record.name == module.__name__]
+    assert line.levelno == logging.WARNING
+    assert "The LLM's answer stays as it is" in line.getMessage() and "AlignerQueryEngine" in line.getMessage()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_an_aligner_in_the_place_of_a_postprocessor_says_where_it_goes(asynchronous):
+    engine = make_index().as_query_engine(llm=ScriptedLLM(), node_postprocessors=[make_aligner(rude)])
+    with pytest.raises(MisplacedError, match=r"Put it behind the engine: AlignerQueryEngine\(index\.as_query_engine"):
+        await engine.aquery("q") if asynchronous else engine.query("q")
