@@ -103,6 +103,15 @@ def print_table(lines: Sequence[Sequence[str]], *, numbers: bool = False) -> Non
     out.print(table, soft_wrap=False)
 
 
+def print_indented(out: Console, text: str) -> None:
+    """Print what belongs to the line above, dim and wrapped to the terminal's width."""
+    from rich.padding import Padding
+
+    if not out.is_terminal:
+        out.width = _PIPED_WIDTH
+    out.print(Padding(styled((text, "dim")), (0, 0, 0, 4)), soft_wrap=False)
+
+
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on standard error, if that is a terminal; yields a function that takes how many are done."""

@@ -47,6 +47,7 @@ def correct(
         raise typer.BadParameter("it goes without --json.", param_hint="--diff")
     pair = _pair([text for text in (question, answer) if text is not None], asked)
     aligner = options.make_aligner(which, gate=gate, edits=edits, on_error=on_error)
+    options.load(aligner)
     correction = aligner.correct(*pair, **fields)
     if as_json:
         echo_json(correction.to_dict())

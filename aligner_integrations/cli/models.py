@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from aligner_integrations.cli.console import echo_json, note, print_table
+from aligner_integrations.cli.console import console, echo_json, note, print_indented, print_table, styled
 from aligner_integrations.cli.options import JsonOption
 from aligner_integrations.models import EMBEDDED, KNOWN_MODELS, REVISIONS, SMOLLM2, packaged_smollm2
 from aligner_integrations.templates import TEMPLATES
@@ -38,12 +38,12 @@ def models(
     if as_json:
         echo_json(known)
         return
-    header = ["model", "template", "licence", "size", "here", "note"]
-    lines = [
-        [*(one[key] for key in ("name", "template", "licence", "size")), "yes" if one["local"] else "no", one["note"]]
-        for one in known
-    ]
-    print_table([header, *lines])
+    out = console()
+    width = max(len(one["name"]) for one in known)
+    out.print(styled((f"{'model':{width}}  size  here", "bold")))
+    for one in known:
+        out.print(styled((f"{one['name']:{width}}  {one['size']:>4}  {'yes' if one['local'] else 'no'}", "")))
+        print_indented(out, f"{one['note']}; licence: {one['licence']}; template: {one['template']}")
     note("Any other causal LM on the Hub or in a folder works too, if its template is known or given (--template).")
 
 

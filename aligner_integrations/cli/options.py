@@ -231,6 +231,14 @@ def make_aligner(
     return Aligner.from_chat_model(url, model=which.model, api_key=key, **rules)
 
 
+def load(aligner: Aligner) -> None:
+    """Load weights that are here now, so that no correction's seconds hold that."""
+    from aligner_integrations.backends.local.backend import LocalBackend
+
+    if isinstance(aligner.backend, LocalBackend):
+        aligner.load()
+
+
 def _key_in(variable: str) -> str:
     """Not the key itself, so that it survives a way to another process, which has the variable, too."""
     return os.environ.get(variable, "")

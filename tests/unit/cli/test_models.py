@@ -1,6 +1,7 @@
 """`aligner models`: what is known, and what of it is on this machine."""
 
 import json
+import re
 
 import pytest
 
@@ -40,10 +41,20 @@ def local(run):
 def test_lists_every_known_model(run):
     result = run("models")
     assert result.exit_code == 0
+    lines = result.stdout.splitlines()
     for model in known.KNOWN_MODELS.values():
-        row = next(line for line in result.stdout.splitlines() if f" {model.name} " in line)
-        for cell in (model.template, model.licence, model.size):
-            assert cell in row
+        (at,) = [number for number, line in enumerate(lines) if line.startswith(f"{model.name} ")]
+        assert lines[at].split()[1:] in ([model.size, "yes"], [model.size, "no"])
+        for words in (model.note, model.licence, model.template):
+            assert words in lines[at + 1]
+
+
+def test_fits_a_terminal_of_80_columns(run, monkeypatch):
+    """Three or four lines a model at most, none of them wider than the terminal."""
+    shown = run("models", env={"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": None}).stdout
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in shown.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 4 * len(known.KNOWN_MODELS)
 
 
 def test_nothing_is_here_without_a_cache(run, monkeypatch, tmp_path, cache):

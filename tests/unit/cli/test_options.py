@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from aligner_integrations.backends.base import Completion
+from aligner_integrations.backends.local.backend import LocalBackend
 from aligner_integrations.cli import options
 from aligner_integrations.cli.options import AlignerOptions
 from aligner_integrations.models import KNOWN_MODELS
@@ -125,3 +127,14 @@ def test_a_shell_completes_names(words, known, beginning):
     )
     wanted = [name for name in known if name.startswith(beginning)]
     assert wanted and sorted(done.stdout.split()) == sorted(wanted), done.stderr
+
+
+def test_loading_is_not_part_of_a_corrections_seconds(run, monkeypatch):
+    """Weights are there before the clock of the correction starts."""
+    order = []
+    monkeypatch.setattr(LocalBackend, "load", lambda self: order.append("load"))
+    monkeypatch.setattr(
+        LocalBackend, "complete", lambda self, requests: order.append("correct") or [Completion("kind", "stop")]
+    )
+    done = run("correct", "q", "rude", "-m", "some/model", "--template", "paper", "--no-gate", "--edits", "all")
+    assert (done.exit_code, done.stdout, order) == (0, "kind\n", ["load", "correct"])
