@@ -15,6 +15,7 @@ import torch
 from aligner_integrations.backends.base import Completion, Request
 from aligner_integrations.backends.encoding import encode_prompt
 from aligner_integrations.backends.local.backend import LocalBackend
+from aligner_integrations.backends.local.kv_cache import cache_argument
 from aligner_integrations.bench.decoding import Case
 from aligner_integrations.errors import AlignerError
 
@@ -55,7 +56,7 @@ def forced(model: Any, start: int, script: Sequence[int]) -> Iterator[None]:
 
     def force(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         logits = output.logits
-        read = kwargs["past_key_values"].get_seq_length()  # this pass's tokens included
+        read = kwargs[cache_argument(model)].get_seq_length()  # this pass's tokens included
         first = read - logits.shape[1] - start + 1  # place in the script that the first logits choose
         for i in range(max(0, -first), min(logits.shape[1], len(script) - first)):
             logits[0, i, script[first + i]] = torch.finfo(logits.dtype).max

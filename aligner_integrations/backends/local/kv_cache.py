@@ -11,6 +11,8 @@ What lives elsewhere: what is passed (`speculative.py`, `scoring.py`, `prefill.p
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,10 +104,10 @@ class Rows:
             holes["position_ids"] = torch.tensor(positions, device=device)
         output = self.model(
             input_ids=torch.tensor(ids, device=device),
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=right + 1,
             output_hidden_states=hidden_states,
+            **{cache_argument(self.model): self.cache},
             **holes,
         )
         self.hidden_states = (
@@ -202,6 +204,18 @@ def read_on(model: Any, prefix: Prefix, length: int, tokens: list[int]) -> Prefi
     rows = Rows(model, [(prefix, length)])
     rows.forward([tokens], [[]])
     return rows.prefix(0, prefix.tokens[:length] + tokens)
+
+
+def cache_argument(model: Any) -> str:
+    """Return what a model calls its cache: transformers renamed it in 5.24, and takes the old name no longer from 5.40 on."""
+    # Within PEFT's wrapper, if there is one, which takes anything.
+    kind: Any = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    return _cache_argument_of(kind)
+
+
+@functools.cache
+def _cache_argument_of(kind: Any) -> str:
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 def _fill(layer: Any, keys: torch.Tensor, values: torch.Tensor) -> None:
