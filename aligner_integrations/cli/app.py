@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from aligner_integrations._version import __version__
-from aligner_integrations.cli import bench, corpus, correct, demo, evaluate, models, records, train
+from aligner_integrations.cli import bench, cookbook, corpus, correct, demo, evaluate, models, records, train
 from aligner_integrations.cli.console import echo, echo_json, note
 from aligner_integrations.errors import AlignerError
 
@@ -104,6 +104,7 @@ app.add_typer(bench.app, name="bench")
 app.command("train")(train.train)
 app.command("models")(models.models)
 app.command("records")(records.records)
+app.command("cookbook")(cookbook.cookbook)
 
 
 def _show_version(value: bool) -> None:
