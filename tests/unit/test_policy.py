@@ -411,6 +411,15 @@ async def test_a_repair_that_fails(verb, repair):
     assert (correction.text, correction.outcome) == ("a bad day", "failed")
 
 
+class Evaluator:
+    """Of LlamaIndex: its integration makes a function of it."""
+
+    async def aevaluate(self, **_):
+        raise NotImplementedError
+
+
 async def test_an_accept_that_is_no_function(verb):
-    with pytest.raises(ConfigurationError, match="accept is str, which is no function"):
-        await verb(aligner_of(mend, accept="yes"), "a bad day")
+    with pytest.raises(ConfigurationError, match="accept is Evaluator, which is no function"):
+        await verb(aligner_of(mend, accept=Evaluator()), "a bad day")
+    with pytest.raises(ConfigurationError, match="accept is 'yes'; it takes a function"):
+        aligner_of(mend, accept="yes")
