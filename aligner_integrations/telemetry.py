@@ -64,10 +64,11 @@ class Instruments:
         return self._once(name, self._meter.create_histogram)
 
     def _once(self, name: str, create: Callable[..., Any]) -> Any:
-        with self._guard:  # an SDK warns of a second instrument of the same name
-            if name not in self._made:
-                self._made[name] = create(name, unit=_UNITS.get(name, "1"))
-            return self._made[name]
+        if (made := self._made.get(name)) is None:
+            with self._guard:  # an SDK warns of a second instrument of the same name
+                if (made := self._made.get(name)) is None:
+                    made = self._made[name] = create(name, unit=_UNITS.get(name, "1"))
+        return made
 
 
 @functools.cache

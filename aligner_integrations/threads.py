@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from aligner_integrations.errors import OverloadedError
@@ -31,52 +31,108 @@ _IDLE = 10.0
 
 
 class _Threads:
+    """One line of work, and as many threads as that takes.
+
+    While any work waits, exactly one thread is on its way to it, and it calls the next one before it begins: so nobody waits
+    behind work that does not end, and a thousand short look-ups take a few threads and not a thousand.
+    """
+
     def __init__(self) -> None:
         self.begin_anew()
         survives_fork(self)
 
     def begin_anew(self) -> None:
+        """In a forked child there is no thread, and nothing to do."""
         self._guard = threading.Lock()
-        self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
+        self._waiting: deque[_Work] = deque()
+        self._idle: list[queue.SimpleQueue[None]] = []
+        self._coming = False
 
     def submit(self, work: Callable[[], _T]) -> Future[_T]:
-        future: Future[_T] = Future()
-        future.set_running_or_notify_cancel()  # whoever gives up waiting must not cancel what others wait for
-        context = contextvars.copy_context()
-
-        def run() -> None:
-            try:
-                result = context.run(work)
-            except BaseException as error:  # noqa: BLE001 - raised where the result is taken
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
+        one = _Work(work)
         with self._guard:
-            inbox = self._idle.pop() if self._idle else None
-        if inbox is None:
-            inbox = queue.SimpleQueue()
-            try:
-                threading.Thread(target=self._work, args=(inbox,), daemon=True, name="aligner").start()
-            except RuntimeError as error:
-                raise OverloadedError(f"No thread can be started at the moment: {error}.", retryable=True) from None
-        inbox.put(run)
-        return future
+            self._waiting.append(one)
+        if one in self._call():
+            raise one.refusal
+        return one.future
 
-    def _work(self, inbox: queue.SimpleQueue[Callable[[], None]]) -> None:
+    def _call(self) -> list[_Work]:
+        """See that a thread is on its way, if any work waits; return what none can be started for, which has failed."""
+        with self._guard:
+            if self._coming or not self._waiting:
+                return []
+            self._coming = True
+            inbox = self._idle.pop() if self._idle else None
+        if inbox is not None:
+            inbox.put(None)
+            return []
+        try:
+            # Not under the guard: an event loop that brings more work would stand still for as long as this takes.
+            threading.Thread(target=self._run, daemon=True, name="aligner").start()
+        except RuntimeError as error:
+            with self._guard:
+                self._coming = False
+                lost, self._waiting = list(self._waiting), deque()
+            for one in lost:
+                one.refuse(error)
+            return lost
+        return []
+
+    def _run(self) -> None:
+        inbox: queue.SimpleQueue[None] = queue.SimpleQueue()
+        called = True
+        while called:
+            came = True
+            while (work := self._next(inbox, came=came)) is not None:
+                came = False
+                self._call()  # before it begins, because nobody knows for how long this thread will be busy
+                work.run()
+                del work  # or it would keep alive what it has worked with
+            called = self._called(inbox)
+
+    def _next(self, inbox: queue.SimpleQueue[None], *, came: bool) -> _Work | None:
+        """Take what has waited longest; None: nothing does, and this thread can be called at its inbox."""
+        with self._guard:
+            if came:
+                self._coming = False
+            if self._waiting:
+                return self._waiting.popleft()
+            self._idle.append(inbox)
+            return None
+
+    def _called(self, inbox: queue.SimpleQueue[None]) -> bool:
         while True:
             try:
-                work = inbox.get(timeout=_IDLE)
+                inbox.get(timeout=_IDLE)
             except queue.Empty:
                 with self._guard:
                     if inbox in self._idle:
                         self._idle.remove(inbox)
-                        return
-                continue  # somebody has taken it just now, and puts work in
-            work()
-            del work  # or it would keep alive what it has worked with
-            with self._guard:
-                self._idle.append(inbox)
+                        return False
+                continue  # somebody has taken it just now, and puts the call in
+            return True
+
+
+class _Work:
+    """Some work, in its caller's context."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._context = contextvars.copy_context()
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # whoever gives up waiting must not cancel what others wait for
+
+    def run(self) -> None:
+        try:
+            result = self._context.run(self._work)
+        except BaseException as error:  # noqa: BLE001 - raised where the result is taken
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+    def refuse(self, error: RuntimeError) -> None:
+        self.refusal = OverloadedError(f"No thread can be started at the moment: {error}.", retryable=True)
+        self.future.set_exception(self.refusal)
 
 
 _threads = _Threads()
@@ -151,7 +207,7 @@ class _Mailbox:
     def put(self, loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:
         # In this order, and in the other one below, so that no letter can lie there while nobody is on the way to it.
         self._letters.append((contextvars.copy_context(), work))
-        if not self._woken:
+        if not self._woken or loop.is_closed():  # the latter raises
             self._woken = True
             loop.call_soon_threadsafe(self._empty, loop)
 
@@ -227,9 +283,15 @@ class OneByOne:
         """
         with self._guard:
             if not self._running:
-                submit(self._run)
+                submit(self._run).add_done_callback(self._refused)
                 self._running = True
             self._waiting.append(work)
+
+    def _refused(self, run: Future[None]) -> None:
+        """A thread was on its way, and none could be started after all: the next who submits something tries again."""
+        if run.exception() is not None:
+            with self._guard:
+                self._running = False
 
     def _run(self) -> None:
         while True:

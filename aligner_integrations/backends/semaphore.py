@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 
 from aligner_integrations.forking import survives_fork
-from aligner_integrations.threads import awaited
+from aligner_integrations.threads import tell
+
+_Wake = Callable[[], object]
 
 
 class Semaphore:
@@ -30,7 +34,7 @@ class Semaphore:
     def begin_anew(self) -> None:
         """In a forked child nobody holds a slot, and nobody waits for one."""
         self._free = self.count
-        self._waiting: OrderedDict[Future[None], None] = OrderedDict()
+        self._waiting: OrderedDict[_Wake, None] = OrderedDict()
         self._guard = threading.Lock()
 
     @property
@@ -45,30 +49,36 @@ class Semaphore:
 
     def acquire(self, timeout: float | None = None) -> bool:
         """Wait for a slot; False if there was none in `timeout` seconds."""
-        place = self._queue_up()
+        turn = threading.Lock()
+        turn.acquire()
+        wake = turn.release
+        if self._taken_or_queued(wake):
+            return True
+        its_turn = False
         try:
-            place.result(timeout)
-        except TimeoutError:
-            self._leave(place)
-            return False
-        except BaseException:  # an interrupted thread
-            self._leave(place)
-            raise
-        return True
+            its_turn = turn.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        finally:  # also of an interrupted thread
+            if not its_turn:
+                self._leave(wake)
+        return its_turn
 
     async def aacquire(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - the twin of acquire
         """`acquire` without blocking the event loop."""
-        place = self._queue_up()
-        if place.done():
+        # Thousands may wait here, and each object that one of them holds is one for the garbage collector to walk through:
+        # so it is a future of its loop, and not one of threads, which is a dozen objects.
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        wake = partial(tell, loop, partial(_come, turn))
+        if self._taken_or_queued(wake):
             return True
         try:
             async with asyncio.timeout(timeout):
-                await awaited(place)
+                await turn
         except TimeoutError:
-            self._leave(place)
+            self._leave(wake)
             return False
         except BaseException:  # a cancelled task
-            self._leave(place)
+            self._leave(wake)
             raise
         return True
 
@@ -76,29 +86,28 @@ class Semaphore:
         """Give a slot back: to whoever has waited longest."""
         with self._guard:
             while self._waiting:
-                place, _ = self._waiting.popitem(last=False)
-                if place.set_running_or_notify_cancel():
-                    place.set_result(None)
+                wake, _ = self._waiting.popitem(last=False)
+                with suppress(RuntimeError):  # an event loop that was closed under those who waited
+                    wake()
                     return
             self._free = min(self.count, self._free + 1)  # a fork may have freed it already
 
-    def _queue_up(self) -> Future[None]:
-        place: Future[None] = Future()
+    def _taken_or_queued(self, wake: _Wake) -> bool:
+        """Take a slot if one is free; else wait for `wake` to be called, which hands one over."""
         with self._guard:
             if self._free:
                 self._free -= 1
-                place.set_running_or_notify_cancel()
-                place.set_result(None)
-            else:
-                self._waiting[place] = None
-        return place
+                return True
+            self._waiting[wake] = None
+            return False
 
-    def _leave(self, place: Future[None]) -> None:
+    def _leave(self, wake: _Wake) -> None:
+        """Wait no longer. A slot that came at that very moment goes to the next."""
         with self._guard:
-            self._waiting.pop(place, None)
-        # Its turn may have come at the very moment it gave up waiting.
-        if not place.cancel():
-            self.release()
+            if wake in self._waiting:
+                del self._waiting[wake]
+                return
+        self.release()
 
     def __enter__(self) -> None:
         """Wait for a slot."""
@@ -109,3 +118,8 @@ class Semaphore:
     ) -> None:
         """Give it back."""
         self.release()
+
+
+def _come(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

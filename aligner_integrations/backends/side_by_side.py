@@ -30,7 +30,11 @@ def each(work: Callable[[_Item], _Result], items: Sequence[_Item], most: int) ->
                 turn = next(turns, None)
             if turn is None:
                 return
-            results[turn[0]] = work(turn[1])
+            try:
+                results[turn[0]] = work(turn[1])
+            except BaseException:
+                over.set()  # here, and not by who waits: that one waits for the threads in order, and may be waiting for another
+                raise
 
     try:
         for future in [threads.submit(take_turns) for _ in range(min(len(items), most))]:
@@ -42,6 +46,8 @@ def each(work: Callable[[_Item], _Result], items: Sequence[_Item], most: int) ->
 
 async def aeach(work: Callable[[_Item], Awaitable[_Result]], items: Sequence[_Item], most: int) -> list[_Result]:
     """Return `await work(item)` for each item, up to `most` at once; if this is cancelled, or one raises, all are."""
+    if len(items) < 2:
+        return [await work(item) for item in items]
     results: dict[int, _Result] = {}
     turns = iter(enumerate(items))
 

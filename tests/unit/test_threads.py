@@ -58,6 +58,18 @@ def test_any_number_may_wait_for_one_more():
     assert all(one.result(WAIT) for one in waiting)
 
 
+def test_much_short_work_takes_few_threads(monkeypatch):
+    monkeypatch.setattr(threads, "_threads", threads._Threads())
+    before, seen = set(threading.enumerate()), set()
+
+    def look_up():
+        seen.add(threading.current_thread())
+
+    for future in [threads.submit(look_up) for _ in range(2_000)]:
+        future.result(WAIT)
+    assert len(seen - before) < 200
+
+
 def test_the_callers_context_travels():
     who = contextvars.ContextVar("who", default="nobody")
     who.set("me")
@@ -85,6 +97,36 @@ async def test_a_moment_without_threads_is_an_error_of_that_moment(no_thread):
             call()
     no_thread.undo()
     assert threads.submit(int).result(WAIT) == 0 and shared.begin().result(WAIT) == 5
+    queue.submit(done.set)
+    assert done.wait(WAIT)
+
+
+def test_what_waits_for_a_thread_that_cannot_be_started_is_told_so(monkeypatch):
+    """A thread takes one piece of work, and has to call the next one, which the system has not."""
+    pool, go = threads._Threads(), threading.Event()
+    monkeypatch.setattr(threads, "_threads", pool)
+    queue, done, first = threads.OneByOne(), threading.Event(), threading.Event()
+    start, started = threading.Thread.start, []
+
+    def only_one(self):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        with pool._guard:  # what comes while it is on its way waits behind it
+            for _ in range(3):
+                pool._waiting.append(threads._Work(go.wait))
+        start(self)
+
+    with monkeypatch.context() as peak:
+        peak.setattr(threading.Thread, "start", only_one)
+        begun = threads.submit(first.set)
+        waiting = list(pool._waiting)
+        assert begun.result(WAIT) is None and first.is_set()
+        for one in waiting:
+            if one.future is not begun:
+                with pytest.raises(OverloadedError, match="No thread can be started"):
+                    one.future.result(WAIT)
+    go.set()
     queue.submit(done.set)
     assert done.wait(WAIT)
 

@@ -94,9 +94,11 @@ async def test_many_come_and_go():
     async def task(i):
         if await slots.aacquire(timeout=0.0001 if i % 3 == 0 else None):
             step(1)
-            await asyncio.sleep(0)
-            step(-1)
-            slots.release()
+            try:
+                await asyncio.sleep(0)
+            finally:  # it may be cancelled here, too
+                step(-1)
+                slots.release()
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -108,4 +110,16 @@ async def test_many_come_and_go():
     await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.to_thread(lambda: [thread.join() for thread in threads])
     assert most <= 4
+    assert (slots.held, slots.waiting) == (0, 0)
+
+
+def test_a_loop_that_was_closed_under_those_who_waited_keeps_no_slot():
+    slots, loop = Semaphore(1), asyncio.new_event_loop()
+    slots.acquire()
+    waits = loop.create_task(slots.aacquire())
+    waits._log_destroy_pending = False  # nothing ever ends it
+    loop.run_until_complete(asyncio.sleep(0))
+    assert slots.waiting == 1
+    loop.close()
+    slots.release()
     assert (slots.held, slots.waiting) == (0, 0)

@@ -44,18 +44,21 @@ def test_in_order_and_in_context():
     assert each(work, [], 4) == []
 
 
-def test_an_error_keeps_the_rest_from_beginning():
-    begun = []
+@pytest.mark.parametrize("raises", [0, 1])  # whichever thread it is
+def test_an_error_keeps_the_rest_from_beginning(raises):
+    begun, raised = [], threading.Event()
 
     def work(n):
         begun.append(n)
-        time.sleep(0.02)
-        if n == 0:
+        if n == raises:
+            raised.set()
             raise KeyError(n)
+        assert raised.wait(10)
+        time.sleep(0.05)
 
     with pytest.raises(KeyError):
         each(work, list(range(100)), 2)
-    assert len(begun) < 10
+    assert len(begun) < 50
 
 
 async def test_tasks_in_order_and_no_more_than_allowed():
