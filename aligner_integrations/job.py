@@ -92,7 +92,7 @@ class Job:
             self.fail(plan)
             return self
         self.plan = plan
-        plan.template.render("", "", **self.fields)  # a missing field is the caller's mistake, not this answer's
+        plan.template.check(self.fields)  # a missing field is the caller's mistake, not this answer's
         if not self.answer.strip():
             self.skip("empty")
         elif not self.policy.structured and is_structured(self.answer):

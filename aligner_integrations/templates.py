@@ -6,6 +6,7 @@ texts are those of the sources named beside them. What lives elsewhere: turning 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +50,23 @@ class Template:
     @property
     def extra_fields(self) -> tuple[str, ...]:
         """Fields besides question and answer, in order of appearance."""
-        return tuple(dict.fromkeys(f for f in _FIELD.findall(self.text) if f not in ("question", "answer")))
+        return _extra_fields(self.text)
+
+    def check(self, fields: Mapping[str, str]) -> None:
+        """See that these are the template's extra fields.
+
+        Raises:
+            ConfigurationError: A field is missing, unknown or not a string.
+        """
+        if fields.keys() != set(self.extra_fields):
+            raise ConfigurationError(
+                f"Template {self.name!r} takes the extra fields {list(self.extra_fields)}, got {sorted(fields)}."
+            )
+        self._check_strings(fields)
+
+    def _check_strings(self, values: Mapping[str, Any]) -> None:
+        if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
+            raise ConfigurationError(f"{' and '.join(wrong)} must be strings to be put into template {self.name!r}.")
 
     def render(self, question: str, answer: str, **fields: str) -> str:
         """Return the prompt.
@@ -62,13 +79,9 @@ class Template:
         Raises:
             ConfigurationError: A field is missing, unknown or not a string.
         """
-        if set(fields) != set(self.extra_fields):
-            raise ConfigurationError(
-                f"Template {self.name!r} takes the extra fields {list(self.extra_fields)}, got {sorted(fields)}."
-            )
-        values: dict[str, Any] = {"question": question, "answer": answer, **fields}
-        if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
-            raise ConfigurationError(f"{' and '.join(wrong)} must be strings to be put into template {self.name!r}.")
+        self.check(fields)
+        values = {"question": question, "answer": answer, **fields}
+        self._check_strings(values)
         return _filled(self.text, values)
 
     def opening(self, question: str, answer: str, **fields: str) -> str:
@@ -98,6 +111,11 @@ class Template:
                 f"A template needs the strings name and text (and may have {sorted(known)}), got {dict(data)!r}."
             )
         return cls(**data)
+
+
+@functools.lru_cache
+def _extra_fields(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(field for field in _FIELD.findall(text) if field not in ("question", "answer")))
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:
