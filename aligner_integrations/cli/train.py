@@ -60,7 +60,7 @@ def train(
     chosen, changed = get_template(template), dataclasses.replace(RECIPES[recipe], **changes)
     with require("train", "Training needs", *_LIBRARIES):
         from aligner_integrations.training import run
-        from aligner_integrations.training.data import read_triples
+        from aligner_integrations.triples import read_triples
         from aligner_integrations.training.embedded import run as embedded_run
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Trainers write their losses to standard output, which is for the result.

@@ -1,21 +1,20 @@
-"""Q-A-C triples: reading them, encoding them, and laying out batches in training order.
+"""Q-A-C triples: encoding them, and laying out batches in training order.
 
-What lives elsewhere: which rows the embedded aligner learns from (`embedded/data.py`), the training itself (`sft.py`).
+What lives elsewhere: reading them (`triples.py`), which rows the embedded aligner learns from (`embedded/data.py`), the training itself (`sft.py`).
 """
 
 from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
 from aligner_integrations.correction import diff_words
-from aligner_integrations.errors import ConfigurationError, InvalidTextError, require
-from aligner_integrations.jsonl import read_jsonl
+from aligner_integrations.errors import ConfigurationError, InvalidTextError
+from aligner_integrations.triples import Triple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,16 +22,6 @@ if TYPE_CHECKING:
     from aligner_integrations.templates import Template
 
 _Row = TypeVar("_Row")
-
-FILE_KINDS = (".jsonl", ".jsonl.gz", ".parquet")
-
-
-class Triple(NamedTuple):
-    """One question, one answer and its correction (Q-A-C). An identity pair repeats the answer as the correction."""
-
-    question: str
-    answer: str
-    correction: str
 
 
 class EncodedTriple(NamedTuple):
@@ -63,95 +52,6 @@ class EncodedTriples:
 
     rows: list[EncodedTriple]
     refused: int
-
-
-def read_triples(source: str | Path, *, split: str = "train") -> list[Triple]:
-    """Read triples from JSON Lines (also .gz), Parquet, a folder of these, or a data set on the Hub.
-
-    Rows are `{"question", "answer", "correction"}`, or preference pairs `{"prompt", "chosen", "rejected"}`, of which
-    the rejected answer is the answer and the chosen one its correction (paper, table 3).
-
-    Args:
-        source: A path, or a Hub id such as `aligner/aligner-20K`.
-        split: Split of a Hub data set.
-
-    Raises:
-        ConfigurationError: There is no such source, or a row has neither form; the message names the row.
-        MissingDependencyError: What reads this kind of source is not installed.
-    """
-    path = Path(source)
-    if not path.exists():
-        return [_triple(row, f"{source}, row {number}") for number, row in enumerate(_hub_rows(str(source), split))]
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.endswith(FILE_KINDS))
-    if not files:
-        raise ConfigurationError(f"{path} holds no {', '.join(FILE_KINDS)} file to train on.")
-    triples = [_triple(row, place) for file in files for place, row in _file_rows(file)]
-    if not triples:
-        raise ConfigurationError(f"{path} holds no rows to train on.")
-    return triples
-
-
-def _file_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (place for messages, row)."""
-    if not file.name.endswith(FILE_KINDS):
-        raise ConfigurationError(f"{file} is no {', '.join(FILE_KINDS)} file, so it cannot be trained on.")
-    if file.name.endswith(".parquet"):
-        yield from _parquet_rows(file)
-    else:
-        for number, row in read_jsonl(file):
-            yield f"{file}, line {number}", row
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with require("train", "Reading Parquet needs", "pyarrow.parquet"):
-        import pyarrow
-        import pyarrow.parquet
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches():
-                for row in batch.to_pylist():
-                    yield f"{file}, row {number}", row
-                    number += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigurationError(f"{file} cannot be read as Parquet: {error}") from error
-
-
-def _hub_rows(name: str, split: str) -> Iterable[Mapping[str, Any]]:
-    with require("train", "Reading a data set from the Hub needs", "datasets"):
-        import datasets
-    try:
-        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, split=split)
-    except Exception as error:  # its own kinds, and those of the readers below it
-        raise ConfigurationError(
-            f"{name!r} is neither a file here nor a data set that could be read from the Hub: {error}"
-        ) from error
-    return rows
-
-
-def _triple(row: Mapping[str, Any], place: str) -> Triple:
-    if {"question", "answer", "correction"} <= row.keys():
-        values = [row["question"], row["answer"], row["correction"]]
-    elif {"chosen", "rejected"} <= row.keys():
-        prompt = row.get("prompt") or row.get("question") or row.get("dialogue")
-        values = [_last_text(prompt), _last_text(row["rejected"]), _last_text(row["chosen"])]
-    else:
-        raise ConfigurationError(
-            f"{place}: it has the columns {sorted(row)}; a row needs question, answer and correction, "
-            "or prompt, chosen and rejected."
-        )
-    if not all(isinstance(value, str) for value in values):
-        raise ConfigurationError(f"{place}: its question, answer or correction is not text.")
-    return Triple(*values)
-
-
-def _last_text(value: Any) -> Any:
-    """Text of a conversational field: the last message's content; anything else as it is."""
-    if isinstance(value, list) and value and isinstance(value[-1], Mapping):
-        return value[-1].get("content")
-    return value
 
 
 def identity_pairs(triples: Iterable[Triple]) -> list[Triple]:

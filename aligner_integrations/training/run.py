@@ -20,7 +20,7 @@ from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.models import GATE_FILE, AlignerConfig
 from aligner_integrations.templates import Template
 from aligner_integrations.training import card
-from aligner_integrations.training.data import Triple, edits_of
+from aligner_integrations.training.data import edits_of
 from aligner_integrations.training.gate import FittedGate, GateExample, fit_gate
 from aligner_integrations.training.provenance import (
     digest,
@@ -33,6 +33,7 @@ from aligner_integrations.training.provenance import (
 )
 from aligner_integrations.training.recipes import Recipe
 from aligner_integrations.training.sft import TrainingReport, keep_freed_memory, train
+from aligner_integrations.triples import Triple
 
 logger = logging.getLogger(__name__)
 

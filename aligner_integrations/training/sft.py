@@ -29,7 +29,6 @@ from trl import SFTConfig, SFTTrainer
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.training.data import (
     EncodedTriple,
-    Triple,
     batches_by_rows,
     batches_by_tokens,
     encode_triples,
@@ -37,6 +36,7 @@ from aligner_integrations.training.data import (
 )
 from aligner_integrations.training.provenance import read_stage, write_stage
 from aligner_integrations.training.recipes import Recipe
+from aligner_integrations.triples import Triple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -32,7 +32,7 @@ FLOORS = [
         "threads",
         "untrusted",
     ],
-    ["backends/base", "models", "telemetry"],
+    ["backends/base", "models", "telemetry", "triples"],
     [
         "backends/deadline",
         "backends/encoding",

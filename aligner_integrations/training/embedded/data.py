@@ -20,8 +20,8 @@ from better_profanity import profanity
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.evaluation.rows import Row
 from aligner_integrations.jsonl import read_jsonl
-from aligner_integrations.training.data import Triple
 from aligner_integrations.training.gate import GateExample
+from aligner_integrations.triples import Triple
 
 SOURCES = {
     "paradetox.jsonl.gz": "s-nlp/paradetox (ACL 2022), CC0 1.0 in its repository; the authors' copy on the Hub is marked "
