@@ -7,6 +7,7 @@ No parser of any markup: a text is read as it comes, once, and what looks like c
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,22 +18,32 @@ WORD = re.compile(r"\w{1,64}|[^\w\s]")
 
 _PROTECTED = re.compile(
     r"""
-      ^[ \t]*(?P<fence>`{3,9}|(?<=\n\n)~{3,9})[^`\n]*\n.*?(?:^[ \t]*(?P=fence)|\Z)  # a block of code in fences
-    | (?:(?<=\n\n)|\A)(?:(?:[ ]{4}|\t)[^\n]*(?:\n|\Z))+                       # one that is indented
+      (?P<block>^[ \t]*(?P<fence>`{3,9}|(?<=\n\n)~{3,9})[^`\n]*\n.*?(?:^[ \t]*(?P=fence)|\Z))  # of code, in fences
+    | (?P<indented>(?:(?<=\n\n)|\A)(?:(?:[ ]{4}|\t)[^\n]*(?:\n|\Z))+)         # one that is indented
     | ^[ \t]*\.\.[ ][^\n]*                                                    # a directive, or a target
-    | (?P<ticks>`{1,3})[^`\n]+(?P=ticks)_?                                    # code in a line
-    | \b(?:https?|ftp|file)://[^\s<>"]*[^\s<>"'.,;:!?)\]]
-    | \bwww\.[^\s<>"]*[^\s<>"'.,;:!?)\]]
-    | (?<![\w.+-])[\w.+-]{1,64}@\w[\w-]*(?:\.\w[\w-]*)+                       # an e-mail address
+    | (?P<code>(?P<ticks>`{1,3})[^`\n]+(?P=ticks)_?)                          # in a line
+    | (?P<url>\b(?:https?|ftp|file)://[^\s<>"]*[^\s<>"'.,;:!?)\]])
+    | (?P<www>\bwww\.[^\s<>"]*[^\s<>"'.,;:!?)\]])
+    | (?P<email>(?<![\w.+-])[\w.+-]{1,64}@\w[\w-]*(?:\.\w[\w-]*)+)
     | </?[A-Za-z!][^<>]{0,500}>                                               # a tag, or a comment
     | !?\[(?=[^\[\]\n]{0,300}\][(\[])|\][(\[][^()\[\]\s]*[)\]]                # what is around the words of a link
     | \|                                                                      # a bar of a table
     | ^[ \t]*(?:[*+•-]|\d+[.)]|\#{1,6}|>+)(?=\s)                              # the mark of a list, heading or quotation
     | ^[ \t]*(?P<rule>[=~^"'\#*+:._-])(?P=rule){2,}[ \t]*$                    # what underlines a heading, or divides
-    | (?<![\w.,])[+-]?\d+(?:[.,:/-]\d+)*%?(?!\w)                              # a number
+    | (?P<number>(?<![\w.,])[+-]?\d+(?:[.,:/-]\d+)*%?(?!\w))
     """,
     re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
+_KINDS = {
+    "block": "code",
+    "indented": "code",
+    "code": "code",
+    "url": "URLs",
+    "www": "URLs",
+    "email": "addresses",
+    "number": "numbers",
+}
+
 _BORDER = re.compile(
     r"""
       (?<=[^\s.!?…])(?<!^\d)(?<!^\d\d)[.!?…]+["'”’»)\]*_]*(?=\s)         # the end of a sentence
@@ -43,6 +54,15 @@ _BORDER = re.compile(
     """,
     re.VERBOSE | re.MULTILINE,
 )
+
+
+def details(text: str) -> Counter[tuple[str, str]]:
+    """Return what a reader would copy from a text: how often each (kind, words) stands in it.
+
+    Kinds are code, URLs, addresses and numbers; a number in code counts as code.
+    """
+    found = ((_KINDS.get(match.lastgroup or ""), match[0].strip()) for match in _PROTECTED.finditer(text))
+    return Counter((kind, words) for kind, words in found if kind)
 
 
 @dataclass(frozen=True, slots=True)

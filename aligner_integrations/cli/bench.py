@@ -11,7 +11,7 @@ import typer
 
 from aligner_integrations.cli import options
 from aligner_integrations.cli.console import dump_json, echo, echo_json, note, print_table, progress
-from aligner_integrations.cli.evaluate import first_rows
+from aligner_integrations.cli.evaluate.quality import first_rows
 from aligner_integrations.cli.options import JsonOption, LimitOption, ModelOption, TemplateOption
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ Text of models and users is data: control characters in it are shown as escapes,
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
+
+from aligner_integrations.visible import UNSAFE, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,29 +19,16 @@ if TYPE_CHECKING:
 
     from aligner_integrations.correction import Correction, Diff
 
-# C0 and C1 without tab and newline (and without the carriage return of a Windows line end), the separators that
-# some terminals take for line ends, directional overrides and isolates, and surrogates, which no terminal can encode.
-_UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)")
-
 # In a file or a pipe, long lines are better than cells cut to the 80 columns of a terminal that is not there.
 _PIPED_WIDTH = 200
 
 _STYLES = {"equal": "", "delete": "red strike", "insert": "green"}
 
 
-def visible(text: str) -> str:
-    r"""Return text that is safe on a terminal: each control character as an escape such as `\x1b` or `\u202e`."""
-    return _UNSAFE.sub(lambda match: _escape(ord(match.group())), text)
-
-
-def _escape(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
 def dump_json(data: object, *, indent: int | None = None, ascii_only: bool = False) -> str:
     """Return JSON that is safe on a terminal, too: its strings mean the same, to the letter."""
     text = json.dumps(data, indent=indent, ensure_ascii=ascii_only)
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+    return UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def echo(text: str) -> None:

@@ -23,7 +23,7 @@ class Errors(StrEnum):
     STOP = "stop"
 
 
-@options.takes_aligner
+@options.takes_options
 def corpus(
     source: Annotated[
         list[str],

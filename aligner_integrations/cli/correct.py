@@ -14,7 +14,7 @@ from aligner_integrations.cli.options import AlignerOptions, EditsOption, FieldO
 from aligner_integrations.errors import InvalidTextError
 
 
-@options.takes_aligner
+@options.takes_options
 def correct(
     question: Annotated[str | None, typer.Argument(help="What the upstream was asked.", show_default=False)] = None,
     answer: Annotated[
@@ -45,7 +45,7 @@ def correct(
         )
     if diff and as_json:
         raise typer.BadParameter("it goes without --json.", param_hint="--diff")
-    pair = _pair([text for text in (question, answer) if text is not None], asked)
+    pair = pair_of([text for text in (question, answer) if text is not None], asked)
     aligner = options.make_aligner(which, gate=gate, edits=edits, on_error=on_error)
     options.load(aligner)
     correction = aligner.correct(*pair, **fields)
@@ -61,7 +61,7 @@ def correct(
         note(correction_note(correction))
 
 
-def _pair(arguments: Sequence[str], asked: str | None) -> tuple[str, str]:
+def pair_of(arguments: Sequence[str], asked: str | None) -> tuple[str, str]:
     """Return question and answer from what stands on the command line and on standard input."""
     if asked is not None:
         if len(arguments) == 2:

@@ -77,7 +77,7 @@ _TITLES = {
 }
 
 
-@options.takes_aligner
+@options.takes_options
 def demo(*, which: AlignerOptions, as_json: JsonOption = False) -> None:
     """Correct a few rude and good answers, and those of a small real LLM. Needs no network."""
     aligner = options.make_aligner(which)

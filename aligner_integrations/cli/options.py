@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -108,7 +108,7 @@ def fields_of(named: Sequence[str] | None) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignerOptions:
-    """The options that say which aligner is meant. A command takes them all with one parameter; see `takes_aligner`.
+    """The options that say which aligner is meant. A command takes them all with one parameter; see `takes_options`.
 
     Attributes:
         model: Hub id, folder, "embedded", or None for the default; with a server, the model's name there.
@@ -154,32 +154,40 @@ class AlignerOptions:
             raise ConfigurationError(f"--api-key-env names the variable {self.api_key_env}, which is not set.")
 
 
-def takes_aligner(command: Callable[..., _T]) -> Callable[..., _T]:
-    """Let a command take `AlignerOptions`: its one parameter of that type becomes the options on the command line.
+def takes_options(command: Callable[..., _T]) -> Callable[..., _T]:
+    """Let a command take groups of options: each parameter whose type is a dataclass becomes its fields on the command line.
+
+    The group's own `check`, if it has one, refuses options that do not go together.
 
     Example:
-        >>> @takes_aligner
+        >>> @takes_options
         ... def score(question: str, *, which: AlignerOptions, as_json: JsonOption = False) -> None:
         ...     aligner = options.make_aligner(which)
     """
     signature = inspect.signature(command, eval_str=True)
-    own = list(signature.parameters.values())
-    (place,) = (at for at, parameter in enumerate(own) if parameter.annotation is AlignerOptions)
-    hints = inspect.get_annotations(AlignerOptions, eval_str=True)
-    named = [
-        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
-        for one in fields(AlignerOptions)
-    ]
+    groups: dict[str, Any] = {}
+    keyword = []
+    for parameter in signature.parameters.values():
+        if not is_dataclass(group := parameter.annotation):
+            keyword.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = group
+        hints = inspect.get_annotations(group, eval_str=True)
+        for one in fields(group):
+            default = one.default if one.default is not MISSING else inspect.Parameter.empty
+            keyword.append(
+                inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[one.name])
+            )
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> _T:
-        which = AlignerOptions(**{one.name: values.pop(one.name) for one in named})
-        which.check()
-        return command(**values, **{own[place].name: which})
+        for name, group in groups.items():
+            values[name] = group(**{one.name: values.pop(one.name) for one in fields(group)})
+        for name in groups:
+            getattr(values[name], "check", lambda: None)()
+        return command(**values)
 
-    merged = [*own[:place], *named, *own[place + 1 :]]
     # Typer reads both, and calls by name, so each may stand anywhere.
-    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in merged]
     vars(wrapped).update(__signature__=signature.replace(parameters=keyword))
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword}
     return wrapped

@@ -60,8 +60,8 @@ def train(
     chosen, changed = get_template(template), dataclasses.replace(RECIPES[recipe], **changes)
     with require("train", "Training needs", *_LIBRARIES):
         from aligner_integrations.training import run
-        from aligner_integrations.triples import read_triples
         from aligner_integrations.training.embedded import run as embedded_run
+        from aligner_integrations.triples import read_triples
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Trainers write their losses to standard output, which is for the result.
     with contextlib.redirect_stdout(sys.stderr):

@@ -1,1 +1,10 @@
-"""Measuring an aligner. `quality.py`: is rude text civil, does good text stay as it is; `rows.py`: what it is measured on."""
+"""Measuring an aligner. Each measure is one word of `aligner evaluate` and one file here.
+
+    rows        own_rows.py   how close to the corrections of one's own rows, what is kept, how often worse
+    quality     quality.py    is rude text civil, does good text stay as it is; its rows: `rows.py`
+    win-rate    win_rate.py   how often a judge finds corrections better, and how often worse: its words in `judge.py` and
+                              `wordings/`, who is asked and what is kept in `asked.py`, its rows in `pairs.py`
+
+What all of them share: running the aligner (`corrected.py`), win and loss rates with their intervals (`intervals.py`), what a report
+is (`report.py`), and the page it becomes (`html/`).
+"""

@@ -7,15 +7,17 @@ the letter after stripping outer white space. The rows live in `rows.py`, the ta
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError, EmptyCorrectionError, require
-from aligner_integrations.evaluation.report import Figures, GoodFigures, MixedFigures, QualityReport, RudeFigures, Share
+from aligner_integrations.evaluation import corrected
+from aligner_integrations.evaluation.corrected import Corrected, failure_of
+from aligner_integrations.evaluation.html import Example
+from aligner_integrations.evaluation.report import Figures, GoodFigures, MixedFigures, QualityReport, RudeFigures, share
 from aligner_integrations.evaluation.rows import Row, read_rows
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def evaluate(
     aligner: Aligner | Mapping[str, Aligner],
     rows: Sequence[Row],
     *,
-    chunk_size: int = 64,
+    chunk_size: int = corrected.CHUNK,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> QualityReport:
     """Measure one aligner, or several settings of it side by side.
@@ -62,46 +64,34 @@ def evaluate(
     if not aligners:
         raise ConfigurationError("There is no aligner to measure.")
     measure = _Measure(rows)  # first, so that a missing package is found before hours of decoding
-    settings = {name: _run(name, one, measure, chunk_size, on_progress) for name, one in aligners.items()}
+    pairs = [(row.question, row.answer) for row in rows]
+    made: dict[str, Corrected] = {}
+    for name, one in aligners.items():
+        done = None if on_progress is None else (lambda rows, name=name: on_progress(name, rows))
+        made[name] = corrected.run(one, pairs, chunk_size=chunk_size, on_progress=done)
+    settings = {name: measure.figures_of(one) for name, one in made.items()}
     baselines = {"copying": measure.figures([row.answer for row in rows])}
     if any(row.kind == "rude" for row in rows):
         baselines["human"] = Figures(
             rude=measure.rude([row.references[0] if row.references else None for row in rows], human=True)
         )
     counts = Counter(row.kind for row in rows)
-    return QualityReport(settings, baselines, {str(kind): counts[kind] for kind in sorted(counts)}, measure.versions)
+    kinds = {str(kind): counts[kind] for kind in sorted(counts)}
+    return QualityReport(settings, baselines, kinds, measure.versions, _examples(measure, next(iter(made.values()))))
 
 
-def _run(
-    name: str, aligner: Aligner, measure: _Measure, chunk_size: int, on_progress: Callable[[str, int], None] | None
-) -> Figures:
-    aligner.load()  # so that the seconds are those of correcting
-    texts: list[str | None] = []
-    outcomes: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
-    empty = 0
-    started = time.perf_counter()
-    for start in range(0, len(measure.rows), chunk_size):
-        chunk = measure.rows[start : start + chunk_size]
-        # With return_exceptions the list holds errors too, which its type does not say.
-        results: Sequence[Correction | Exception] = aligner.correct_many(
-            [(row.question, row.answer) for row in chunk], return_exceptions=True
-        )
-        for row, result in zip(chunk, results, strict=True):
-            if isinstance(result, Correction):
-                texts.append(result.text)
-                outcomes[result.outcome] += 1
-                if result.outcome == "failed":
-                    errors[(result.reason or "unknown").partition(":")[0]] += 1
-            else:
-                texts.append(None)
-                outcomes["failed"] += 1
-                errors[type(result).__name__] += 1
-                empty += row.kind == "rude" and isinstance(result, EmptyCorrectionError)
-        if on_progress is not None:
-            on_progress(name, len(texts))
-    seconds = time.perf_counter() - started
-    return measure.figures(texts, empty=empty, outcomes=dict(outcomes), errors=dict(errors), seconds=seconds)
+def _examples(measure: _Measure, made: Corrected) -> list[Example]:
+    """Each row as it can be looked at, what went wrong first."""
+    found = []
+    for row, result in zip(measure.rows, made.results, strict=True):
+        text = result.text if isinstance(result, Correction) else None
+        right = text is not None and measure.right(row, text)
+        facts = {} if (error := failure_of(result)) is None else {"error": error}
+        facts |= {"from": row.source} if row.source else {}
+        more = {f"a person's rewrite {i}": one for i, one in enumerate(row.references[:REFERENCES], 1)}
+        outcome = f"{row.kind}-{'right' if right else 'wrong'}"
+        found.append((right, Example(outcome, row.question, row.answer, text or row.answer, facts, more)))
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
 
 class _Measure:
@@ -117,6 +107,20 @@ class _Measure:
         # A list of our own: the package's shared one may have been added to by someone else in this process.
         self._profanity = Profanity()
         self._profane: dict[str, bool] = {}
+
+    def figures_of(self, made: Corrected) -> Figures:
+        """All figures of what an aligner made of the rows."""
+        empty = sum(
+            row.kind == "rude" and isinstance(result, EmptyCorrectionError)
+            for row, result in zip(self.rows, made.results, strict=True)
+        )
+        return self.figures(made.texts, empty=empty, outcomes=made.outcomes, errors=made.errors, seconds=made.seconds)
+
+    def right(self, row: Row, text: str) -> bool:
+        """Whether a text is as its row wants it."""
+        if row.kind == "good":
+            return _unchanged(row, text)
+        return not self._is_profane(text) and (row.kind == "rude" or others_unchanged(row, text))
 
     def figures(
         self,
@@ -151,10 +155,10 @@ class _Measure:
             chrf = self._sacrebleu.corpus_chrf(hypotheses, streams).score
             bleu = self._sacrebleu.corpus_bleu(hypotheses, streams).score
         return RudeFigures(
-            profane=_share(text is None or self._is_profane(text) for _, text in pairs),
+            profane=share(text is None or self._is_profane(text) for _, text in pairs),
             chrf=chrf,
             bleu=bleu,
-            unchanged=_share(_unchanged(row, text) for row, text in pairs),
+            unchanged=share(_unchanged(row, text) for row, text in pairs),
             empty=empty + sum(text is not None and not text.strip() for _, text in pairs),
         )
 
@@ -165,16 +169,16 @@ class _Measure:
             if row.kind == "good":
                 sources.setdefault(row.source or "unnamed", []).append(_unchanged(row, text))
         return GoodFigures(
-            unchanged=_share(one for source in sources.values() for one in source),
-            sources={name: _share(sources[name]) for name in sorted(sources)},
+            unchanged=share(one for source in sources.values() for one in source),
+            sources={name: share(sources[name]) for name in sorted(sources)},
         )
 
     def mixed(self, texts: _Texts) -> MixedFigures:
         """Figures of the mixed rows."""
         pairs = [(row, text) for row, text in zip(self.rows, texts, strict=True) if row.kind == "mixed"]
         return MixedFigures(
-            profanity_gone=_share(text is not None and not self._is_profane(text) for _, text in pairs),
-            others_unchanged=_share(text is not None and others_unchanged(row, text) for row, text in pairs),
+            profanity_gone=share(text is not None and not self._is_profane(text) for _, text in pairs),
+            others_unchanged=share(text is not None and others_unchanged(row, text) for row, text in pairs),
         )
 
     def _is_profane(self, text: str) -> bool:
@@ -193,8 +197,3 @@ def others_unchanged(row: Row, text: str) -> bool:
 
 def _unchanged(row: Row, text: str | None) -> bool:
     return text is not None and text.strip() == row.answer.strip()
-
-
-def _share(hits: Iterable[bool]) -> Share:
-    values = list(hits)
-    return Share(sum(values), len(values))

@@ -1,14 +1,49 @@
-"""The figures of `quality.py` as values: stored, read back, and laid out as the table of a model card."""
+"""What reports are made of, and the figures of `quality.py` as values: stored, read back, and laid out as a table.
+
+Every measure gives a `Report`: plain data, a table, and a page (`html/`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.evaluation.html import Chart, Example, Page, Table
+from aligner_integrations.evaluation.html.charts import bars
+
+
+class Report(Protocol):
+    """What a measure gives."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Package -> version that measured."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain data."""
+
+    def table(self) -> list[list[str]]:
+        """Return the figures as lines of cells: a header, then one line a measure."""
+
+    def page(self) -> Page:
+        """Return the whole as a page, with rows to look at."""
+
+
+def markdown(report: Report) -> str:
+    """Return a report's table for a model card, with what it was measured with under it."""
+    header, *lines = ([_escape(cell) for cell in line] for line in report.table())
+    rule = ["---", *("---:" for _ in header[1:])]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
+    return f"{table}\n\n{measured_with(report.versions)}\n"
+
+
+def measured_with(versions: Mapping[str, str]) -> str:
+    """Return a sentence that names the packages that measured."""
+    return "Measured with " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +61,23 @@ class Share:
     def __str__(self) -> str:
         """Render as per cent with one decimal."""
         return f"{100 * self.value:.1f}%"
+
+
+def share(hits: Iterable[bool]) -> Share:
+    """Return how many of them are true."""
+    values = list(hits)
+    return Share(sum(values), len(values))
+
+
+def number(value: float | None, digits: int) -> str | None:
+    """Return a number for a cell; nothing of nothing."""
+    return None if value is None else f"{value:.{digits}f}"
+
+
+def failures(errors: Mapping[str, int]) -> str:
+    """Return the number of failed rows and, if any, of which types."""
+    kinds = ", ".join(f"{name} {count}" for name, count in sorted(errors.items()))
+    return f"{sum(errors.values())}" + (f" ({kinds})" if kinds else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +154,23 @@ class QualityReport:
         baselines: The same for "copying" the answer and for the first "human" reference.
         rows: Kind -> number of rows.
         versions: Package -> version that measured; another word list gives other figures.
+        examples: The rows of the first setting, for the page; not in `to_dict`.
     """
 
     settings: dict[str, Figures]
     baselines: dict[str, Figures]
     rows: dict[str, int]
     versions: dict[str, str]
+    examples: Sequence[Example] = field(default=(), repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-able data."""
-        return dataclasses.asdict(self)
+        return {
+            "settings": {name: dataclasses.asdict(one) for name, one in self.settings.items()},
+            "baselines": {name: dataclasses.asdict(one) for name, one in self.baselines.items()},
+            "rows": self.rows,
+            "versions": self.versions,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QualityReport:
@@ -140,8 +199,8 @@ class QualityReport:
         if count := self.rows.get("rude"):
             lines += [
                 line(f"{count} rude answers: still profane", lambda f: f.rude and f.rude.profane),
-                line("chrF", lambda f: f.rude and _number(f.rude.chrf, 2)),
-                line("BLEU", lambda f: f.rude and _number(f.rude.bleu, 1)),
+                line("chrF", lambda f: f.rude and number(f.rude.chrf, 2)),
+                line("BLEU", lambda f: f.rude and number(f.rude.bleu, 1)),
                 line("unchanged", lambda f: f.rude and f.rude.unchanged),
                 line("empty", lambda f: f.rude and f.rude.empty),
             ]
@@ -159,26 +218,52 @@ class QualityReport:
                 line("every other sentence unchanged", lambda f: f.mixed and f.mixed.others_unchanged),
             ]
         settings = set(map(id, self.settings.values()))
-        lines.append(line("failed", lambda f: _failures(f) if id(f) in settings else None))
-        lines.append(line("seconds", lambda f: _number(f.seconds, 1) if id(f) in settings else None))
+        lines.append(line("failed", lambda f: failures(f.errors) if id(f) in settings else None))
+        lines.append(line("seconds", lambda f: number(f.seconds, 1) if id(f) in settings else None))
         return lines
 
     def to_markdown(self) -> str:
         """Return the table for a model card, with what it was measured with under it."""
-        header, *lines = ([_escape(cell) for cell in line] for line in self.table())
-        rule = ["---", *("---:" for _ in header[1:])]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
-        return f"{table}\n\nMeasured with {', '.join(f'{name} {number}' for name, number in self.versions.items())}.\n"
+        return markdown(self)
+
+    def page(self) -> Page:
+        """Return the report as a page: what went wrong first."""
+        name, own = next(iter(self.settings.items()))
+        return Page(
+            title=f"Quality: {', '.join(self.settings)}",
+            lead=[
+                f"{sum(self.rows.values())} rows: " + ", ".join(f"{count} {kind}" for kind, count in self.rows.items()),
+                "A rude answer has to become civil, a good one has to come back to the letter, and of a good one with a rude "
+                "sentence only that sentence may change.",
+            ],
+            tiles=list(_tiles(own)),
+            tables=[Table("Figures", self.table())],
+            charts=list(_charts({**self.settings, **self.baselines})),
+            examples=self.examples,
+            examples_title=f"Rows of {name!r}: what went wrong first",
+            notes=[measured_with(self.versions)],
+        )
 
 
-def _number(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
+def _tiles(one: Figures) -> Iterable[tuple[str, str]]:
+    if one.rude is not None:
+        yield "rude answers still profane", str(one.rude.profane)
+    if one.good is not None:
+        yield "good answers unchanged", str(one.good.unchanged)
+    if one.mixed is not None:
+        yield "rude sentences gone", str(one.mixed.profanity_gone)
+        yield "all else unchanged", str(one.mixed.others_unchanged)
+    if one.errors:
+        yield "failed", str(sum(one.errors.values()))
 
 
-def _failures(figures: Figures) -> str:
-    """Number of failed rows and, if any, of which types."""
-    kinds = ", ".join(f"{name} {count}" for name, count in sorted(figures.errors.items()))
-    return f"{sum(figures.errors.values())}" + (f" ({kinds})" if kinds else "")
+def _charts(columns: Mapping[str, Figures]) -> Iterable[Chart]:
+    profane = {name: 100 * one.rude.profane.value for name, one in columns.items() if one.rude}
+    if profane:
+        yield bars("rude answers: still profane", profane)
+    unchanged = {name: 100 * one.good.unchanged.value for name, one in columns.items() if one.good}
+    if unchanged:
+        yield bars("good answers: unchanged", unchanged)
 
 
 def _escape(cell: str) -> str:

@@ -31,6 +31,7 @@ FLOORS = [
         "thought",
         "threads",
         "untrusted",
+        "visible",
     ],
     ["backends/base", "models", "telemetry", "triples"],
     [

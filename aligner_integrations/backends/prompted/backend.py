@@ -14,13 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from aligner_integrations.backends.base import Backend, Completion, Request, require_end
 from aligner_integrations.backends.deadline import Clock
-from aligner_integrations.backends.prompted.frameworks import (
-    LangChainTalker,
-    LlamaIndexTalker,
-    Said,
-    Talker,
-    ThreadTalker,
-)
+from aligner_integrations.backends.prompted.chat import endpoint_of, refuse_endpoint_options, talker_of
+from aligner_integrations.backends.prompted.frameworks import Said, Talker, ThreadTalker
 from aligner_integrations.backends.prompted.prompt import INSTRUCTION, PRINCIPLES, PROMPTED, Reply, system_message
 from aligner_integrations.backends.remote.keys import Secret, key_for
 from aligner_integrations.backends.remote.loop import acall, aread, bare, call, read
@@ -83,10 +78,8 @@ class ChatModelBackend(Backend):
         self._model: ThreadTalker
         self._chat: ChatEndpoint | None = None
         if isinstance(llm, str):
-            from aligner_integrations.backends.prompted.chat_completions import ChatEndpoint
-
             self.api_key = key_for(llm, api_key)
-            self._chat = ChatEndpoint(
+            self._chat = endpoint_of(
                 llm,
                 model,
                 api_key=self.api_key,
@@ -94,20 +87,9 @@ class ChatModelBackend(Backend):
                 concurrency=concurrency,
                 allow_http=allow_http,
             )
-            return
-        if model is not None or api_key is not None or generation:
-            raise ConfigurationError(
-                f"model, api_key and generation go with a URL; {type(llm).__name__} has its own. Set them there."
-            )
-        if hasattr(llm, "invoke") and hasattr(llm, "ainvoke"):
-            self._model = LangChainTalker(llm)
-        elif hasattr(llm, "complete") and hasattr(llm, "acomplete"):
-            self._model = LlamaIndexTalker(llm)
         else:
-            raise ConfigurationError(
-                f"{type(llm).__name__} is no chat model that can be asked: give one of LangChain (with invoke and ainvoke), "
-                "an LLM of LlamaIndex (with complete and acomplete), or the URL of an OpenAI-compatible API."
-            )
+            refuse_endpoint_options(llm, model, api_key, generation)
+            self._model = talker_of(llm)
 
     def __repr__(self) -> str:
         """Name the model."""

@@ -77,7 +77,9 @@ class ChatEndpoint:
         said.reason, said.usage = done.finish_reason, done.usage
 
     def _body(self, system: str, request: Request) -> Json:
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": request.prompt}]
+        messages = [{"role": "user", "content": request.prompt}]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
         limit = {} if request.max_new_tokens is None else {"max_tokens": request.max_new_tokens}
         return {"model": self._served, "messages": messages, "temperature": 0, **limit, **self.generation}
 

@@ -161,11 +161,11 @@ class LlamaIndexTalker:
 
 
 def _messages(system: str, request: Request) -> list[tuple[str, str]]:
-    return [("system", system), ("human", request.prompt)]
+    return [*([("system", system)] if system else []), ("human", request.prompt)]
 
 
 def _text(system: str, request: Request) -> str:
-    return f"{system}\n\n{request.prompt}"
+    return f"{system}\n\n{request.prompt}" if system else request.prompt
 
 
 def _get(thing: Any, name: str) -> Any:

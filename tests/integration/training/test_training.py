@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from aligner_integrations import Aligner
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.training import run, sft
-from aligner_integrations.triples import Triple
 from aligner_integrations.training.recipes import RECIPES, Recipe
+from aligner_integrations.triples import Triple
 from tests.integration import tiny
 
 pytestmark = pytest.mark.integration

@@ -9,7 +9,7 @@ from aligner_integrations.backends.base import FakeBackend
 from aligner_integrations.cli import bench
 
 from .conftest import answer_in, civil
-from .test_evaluate import ROWS
+from .evaluate.test_quality import ROWS
 
 
 @pytest.fixture

@@ -8,30 +8,6 @@ from aligner_integrations.cli import console
 from aligner_integrations.correction import diff_words
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("\x1b[31mred", r"\x1b[31mred"),
-        ("\x9b31m and \x7f", r"\x9b31m and \x7f"),
-        ("over\rwritten", r"over\x0dwritten"),
-        ("a\x00b\x07c\x08", r"a\x00b\x07c\x08"),
-        ("admin\u202egpj.exe", r"admin\u202egpj.exe"),
-        ("\u2066isolate\u2069", r"\u2066isolate\u2069"),
-        ("\u2028line", r"\u2028line"),
-        ("\ud800", r"\ud800"),
-    ],
-)
-def test_controls_become_visible(text, shown):
-    assert console.visible(text) == shown
-
-
-@pytest.mark.parametrize(
-    "text", ["tab\tand\nnewline", "windows\r\nline", "naïve 日本語 שלום 👩‍💻", "[bold]markup[/bold]", r"\x1b"]
-)
-def test_ordinary_text_stays(text):
-    assert console.visible(text) == text
-
-
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_json_is_safe_and_means_the_same(ascii_only):
     data = {"text": "\x1b[2J \x9b \x7f \u202e \u2028 \ud800 é\r\n\t", "\x9bkey": 1}

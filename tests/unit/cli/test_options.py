@@ -93,7 +93,7 @@ def test_what_does_not_go_together_is_a_sentence(run, arguments, code, words):
 
 
 def test_a_command_gets_the_options_in_one_piece():
-    @options.takes_aligner
+    @options.takes_options
     def command(question, *, which: AlignerOptions, rows: int = 3):
         return question, which, rows
 

@@ -6,7 +6,7 @@ import pytest
 
 from aligner_integrations.evaluation.quality import QualityReport
 
-from .conftest import GatedBackend, civil
+from ..conftest import GatedBackend, civil
 
 ROWS = [
     {"kind": "rude", "source": "p", "question": "q", "answer": "oh shit", "references": ["oh bad"]},

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aligner_integrations.cli import options
-from aligner_integrations.cli.console import dump_json, echo_json, note, print_table, progress
-from aligner_integrations.cli.options import AlignerOptions, Edits, JsonOption, LimitOption
+from aligner_integrations.cli.console import progress
+from aligner_integrations.cli.evaluate.family import ReportOptions
+from aligner_integrations.cli.options import AlignerOptions, Edits
 from aligner_integrations.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
     from aligner_integrations.evaluation.rows import Row
 
-app = options.group("Measure an aligner.")
 
-
-@app.command("quality")
-@options.takes_aligner
+@options.takes_options
 def quality(
     rows: Annotated[Path, typer.Option(help="Rows to measure on, JSON Lines (.gz too).")],
     *,
@@ -30,12 +28,7 @@ def quality(
     marked: Annotated[
         bool, typer.Option("--marked", help="Also measure with edits taken back where the gate asks for none.")
     ] = False,
-    limit: LimitOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Also write the report here: .md as a table, anything else as JSON."),
-    ] = None,
-    as_json: JsonOption = False,
+    shown: ReportOptions,
 ) -> None:
     """Measure how much stays rude, how much good text is changed, and what is lost around an edit.
 
@@ -46,19 +39,12 @@ def quality(
 
     if both and not gate:
         raise typer.BadParameter("it measures without the gate already.", param_hint="--both")
-    chosen = first_rows(read_rows(rows), limit)
+    chosen = first_rows(read_rows(rows), shown.limit)
     aligners = _settings(which, gate=gate or both, no_gate=both or not gate, marked=marked)
     order = list(aligners)
     with progress("measuring", len(chosen) * len(order)) as done:
         report = evaluate(aligners, chosen, on_progress=lambda name, rows: done(order.index(name) * len(chosen) + rows))
-    if output is not None:
-        markdown = output.suffix == ".md"
-        output.write_text(report.to_markdown() if markdown else dump_json(report.to_dict(), indent=2) + "\n", "utf-8")
-    if as_json:
-        echo_json(report.to_dict())
-    else:
-        print_table(report.table(), numbers=True)
-        note("Measured with " + ", ".join(f"{name} {number}" for name, number in report.versions.items()) + ".")
+    shown.show(report)
 
 
 def first_rows(rows: list[Row], limit: int | None) -> list[Row]:
