@@ -33,7 +33,9 @@ def score(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where the rows with their scores go, as JSON Lines. Default: standard output."),
+        typer.Option(
+            "--output", "-o", help="Where the rows with their scores go, as JSON Lines. Default: standard output."
+        ),
     ] = None,
     *,
     which: AlignerOptions,
