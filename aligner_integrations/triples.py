@@ -45,9 +45,19 @@ def read_triples(source: str | Path, *, split: str = "train", columns: Mapping[s
 
 
 def read_records(
-    source: str | Path, *, split: str = "train", columns: Mapping[str, str] | None = None
+    source: str | Path,
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    config: str | None = None,
 ) -> list[tuple[str, Mapping[str, Any]]]:
     """Read rows of any columns; see `read_triples`.
+
+    Args:
+        source: A path, or a Hub id.
+        split: Split of a Hub data set.
+        columns: Name here -> name in the rows.
+        config: Configuration of a Hub data set that has several.
 
     Returns:
         For each row, the place where it stands, for messages, and its values by column.
@@ -58,7 +68,7 @@ def read_records(
     """
     path = Path(source)
     if not path.exists():
-        rows = [(f"{source}, row {number}", row) for number, row in enumerate(_hub_rows(str(source), split))]
+        rows = [(f"{source}, row {number}", row) for number, row in enumerate(_hub_rows(str(source), split, config))]
     else:
         files = [path]
         if path.is_dir():
@@ -124,11 +134,11 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise ConfigurationError(f"{file} cannot be read as Parquet: {error}") from error
 
 
-def _hub_rows(name: str, split: str) -> Iterable[Mapping[str, Any]]:
+def _hub_rows(name: str, split: str, config: str | None) -> Iterable[Mapping[str, Any]]:
     with require("train", "Reading a data set from the Hub needs", "datasets"):
         import datasets
     try:
-        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, split=split)
+        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # its own kinds, and those of the readers below it
         raise ConfigurationError(
             f"{name!r} is neither a file here nor a data set that could be read from the Hub: {error}"

@@ -6,6 +6,7 @@ What all of them share, how a report is shown and written: `family.py`. Which al
 from aligner_integrations.cli import options
 from aligner_integrations.cli.evaluate.quality import quality
 from aligner_integrations.cli.evaluate.rows import rows
+from aligner_integrations.cli.evaluate.three_h import three_h
 from aligner_integrations.cli.evaluate.win_rate import win_rate
 
 app = options.group("Measure an aligner.")
@@ -13,3 +14,4 @@ app = options.group("Measure an aligner.")
 app.command("rows")(rows)
 app.command("quality")(quality)
 app.command("win-rate")(win_rate)
+app.command("three-h")(three_h)

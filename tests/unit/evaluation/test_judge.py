@@ -65,15 +65,14 @@ def test_each_wording_of_ours_asks_for_what_it_reads(aspect):
     assert prompt.index("because") < prompt.index("\nso\n")
     # Filling in the form that the prompt shows is a verdict.
     form = re.search(r"^- .*?(?=\[\[)", prompt, re.MULTILINE)[0]
-    assert wording.verdict(f"{form}[[Equal]]") == "equal"
     assert wording.verdict(prompt) is None
     assert {wording.verdict(f"{form}[[response{letter}]]") for letter in "AB"} == {"first", "second"}
 
 
 def test_what_is_the_papers_is_marked():
     assert Wording.of("honest").ours == 1.0
-    for aspect in ("helpful", "harmless", "empathic"):
-        assert 0.2 < Wording.of(aspect).ours < 1.0
+    for aspect in ("helpful", "harmless", "empathic", "summary"):
+        assert 0.2 < Wording.of(aspect).ours < 1.0, aspect
 
 
 def test_texts_cannot_leave_their_markers_and_braces_are_no_fields():
@@ -126,7 +125,7 @@ def test_a_wording_that_is_none_is_a_sentence(tmp_path, old, new, says):
 
 
 def test_an_aspect_that_has_no_wording():
-    with pytest.raises(ConfigurationError, match="helpful, harmless, empathic, honest"):
+    with pytest.raises(ConfigurationError, match="helpful, harmless, empathic, honest, summary"):
         Wording.of("funny")
     with pytest.raises(ConfigurationError, match="cannot be read"):
         from pathlib import Path
