@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -28,6 +27,10 @@ def train(
     revision: Annotated[str | None, typer.Option(help="Commit of the base on the Hub.")] = None,
     template: Annotated[str, typer.Option(help="Template to train with.")] = "aligner-7b",
     method: Annotated[str | None, typer.Option(help='"full" or "lora", instead of the recipe\'s.')] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak of the schedule, instead of the recipe's; an adapter takes another one than all weights."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Longest row in tokens, instead of the recipe's.")] = None,
     identity_share: Annotated[
@@ -42,6 +45,7 @@ def train(
     """Train an aligner. For several GPUs: `accelerate launch --config_file ... -m aligner_integrations train ...`."""
     changes: dict[str, Any] = {
         "method": method,
+        "learning_rate": learning_rate,
         "epochs": epochs,
         "max_length": max_length,
         "identity_share": identity_share,
@@ -57,7 +61,7 @@ def train(
             raise ConfigurationError(f"The embedded recipe is fixed; drop {', '.join([*changes, *fixed])}.")
     elif base is None:
         raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
-    chosen, changed = get_template(template), dataclasses.replace(RECIPES[recipe], **changes)
+    chosen, changed = get_template(template), RECIPES[recipe].with_changes(**changes)
     with require("train", "Training needs", *_LIBRARIES):
         from aligner_integrations.training import run
         from aligner_integrations.training.embedded import run as embedded_run

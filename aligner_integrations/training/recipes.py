@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from aligner_integrations.errors import ConfigurationError
 
 Method = Literal["full", "lora"]
+
+LORA_LEARNING_RATE = 6e-4
+"""For an adapter: with the paper's 2e-5, which is for all weights, it comes out as a copy of its base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,19 @@ class Recipe:
     seed: int = 42
     save_steps: int = 100
 
+    def with_changes(self, **changes: Any) -> Recipe:
+        """Return the recipe with other values; an adapter in place of all weights takes `LORA_LEARNING_RATE`, if none is given."""
+        if self.method == "full" and changes.get("method") == "lora":
+            changes.setdefault("learning_rate", LORA_LEARNING_RATE)
+        return replace(self, **changes)
+
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise ConfigurationError(f"method is {self.method!r}; it takes one of {get_args(Method)}.")
         if not 0 <= self.identity_share <= 1:
             raise ConfigurationError(f"identity_share is {self.identity_share}; it is a share between 0 and 1.")
+        if not 0 < self.learning_rate <= 1:
+            raise ConfigurationError(f"learning_rate is {self.learning_rate}; it is above 0 and at most 1, often below 0.001.")
         if self.epochs < 1 or self.max_length < 8:
             raise ConfigurationError(
                 f"epochs is {self.epochs} and max_length {self.max_length}; need at least 1 and 8."
