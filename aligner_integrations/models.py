@@ -221,6 +221,8 @@ def locate(name: str, revision: str | None = None) -> ModelFiles:
     """
     folder = _folder_of(name)
     if folder is None:
+        if name == SMOLLM2 and (gguf := packaged_smollm2()) is not None:  # untrained, to measure beside what it became
+            return ModelFiles(name, gguf.parent, gguf.name)
         from aligner_integrations.hub import fetch_model
 
         try:
@@ -243,6 +245,8 @@ def locate_base(base: str, revision: str | None = None) -> tuple[Path, str | Non
     Raises:
         ModelError: The weights cannot be had.
     """
+    if base == "embedded":  # in a recipe, the base of the embedded aligner
+        base, revision = SMOLLM2, revision or REVISIONS[SMOLLM2]
     if base == SMOLLM2 and (gguf := packaged_smollm2()) is not None:
         return gguf.parent, gguf.name
     if (folder := Path(base)).is_dir():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
 from aligner_integrations import threads
@@ -17,6 +18,7 @@ from aligner_integrations.errors import (
     BackendError,
     ConfigurationError,
 )
+from aligner_integrations.gate_file import read_gate
 from aligner_integrations.templates import Template
 
 Instead = Literal["raise", "keep", "block"]
@@ -40,7 +42,7 @@ BLOCK_MESSAGE = "This answer was withheld because it could not be corrected."
 class Options(TypedDict, total=False):
     """The fields of `Policy` as keyword arguments, for type checkers: `Aligner` and what is made of one take them."""
 
-    gate: float | Literal[False] | Gate | None
+    gate: float | Literal[False] | Gate | str | Path | None
     accept: Accept | None
     repair: Repair | None
     rounds: int
@@ -61,7 +63,7 @@ class Policy:
         ConfigurationError: A value that makes no sense.
     """
 
-    gate: float | Literal[False] | Gate | None = None
+    gate: float | Literal[False] | Gate | str | Path | None = None
     accept: Accept | None = None
     repair: Repair | None = None
     rounds: int = 1
@@ -79,8 +81,10 @@ class Policy:
             raise ConfigurationError(
                 "gate=True says nothing: leave it out for the aligner's own gate, or give a number."
             )
+        if isinstance(self.gate, str | Path):
+            object.__setattr__(self, "gate", read_gate(Path(self.gate)))
         if not (self.gate is None or callable(self.gate) or isinstance(self.gate, int | float)):
-            raise ConfigurationError(f"gate is {self.gate!r}; it takes None, False, a number or a function.")
+            raise ConfigurationError(f"gate is {self.gate!r}; it takes None, False, a number, a function or a file.")
         if inspect.iscoroutinefunction(self.gate):
             raise ConfigurationError(
                 "gate is a coroutine function; its answer is needed at once, so give a plain function."

@@ -168,9 +168,10 @@ def takes_options(command: Callable[..., _T]) -> Callable[..., _T]:
     groups: dict[str, Any] = {}
     keyword = []
     for parameter in signature.parameters.values():
-        if not is_dataclass(group := parameter.annotation):
+        if not is_dataclass(parameter.annotation):
             keyword.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
+        group: type[Any] = parameter.annotation
         groups[parameter.name] = group
         hints = inspect.get_annotations(group, eval_str=True)
         for one in fields(group):

@@ -29,7 +29,9 @@ def train(
     method: Annotated[str | None, typer.Option(help='"full" or "lora", instead of the recipe\'s.')] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Peak of the schedule, instead of the recipe's; an adapter takes another one than all weights."),
+        typer.Option(
+            help="Peak of the schedule, instead of the recipe's; an adapter takes another one than all weights."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Longest row in tokens, instead of the recipe's.")] = None,

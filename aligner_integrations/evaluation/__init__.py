@@ -5,6 +5,7 @@
     win-rate    win_rate.py   how often a judge finds corrections better, and how often worse: its words in `judge.py` and
                               `wordings/`, who is asked and what is kept in `asked.py`, its rows in `pairs.py`
     three-h     three_h.py    win rates of several upstreams on several question sets: the paper's Table 1
+    alpaca      alpaca.py     AlpacaEval's win rates, raw and length-controlled, from annotation files
 
 What all of them share: running the aligner (`corrected.py`), win and loss rates with their intervals (`intervals.py`), what a report
 is (`report.py`), and the page it becomes (`html/`).

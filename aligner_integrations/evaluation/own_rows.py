@@ -10,11 +10,13 @@ answer and in the row's correction, how much stands in the aligner's text.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aligner_integrations.backends.base import Request, Score
@@ -262,6 +264,20 @@ def verdicts_of(triples: Sequence[Triple], texts: Sequence[str | None]) -> list[
             gain = after - before
             found.append(("won" if gain > 0 else "lost" if gain < 0 else "tied", gain))
     return found
+
+
+def write_verdicts(path: Path, triples: Sequence[Triple], made: Corrected, scores: Sequence[float | None]) -> None:
+    """Write each row with its verdict and the gate's score of its answer: what `aligner calibrate` learns from.
+
+    JSON Lines that only its owner may read. Let the aligner correct without a gate, so that each answer has a verdict.
+    """
+    path.touch(0o600)
+    path.chmod(0o600)
+    with path.open("w", encoding="utf-8") as lines:
+        verdicts = verdicts_of(triples, made.texts)
+        for triple, text, (verdict, gain), score in zip(triples, made.texts, verdicts, scores, strict=True):
+            row = {"question": triple.question, "answer": triple.answer, "correction": text}
+            lines.write(json.dumps({**row, "score": score, "verdict": verdict, "gain": gain}) + "\n")
 
 
 def reference_loss(aligner: Aligner, triples: Sequence[Triple]) -> float | None:

@@ -131,10 +131,10 @@ def answers_for(questions: QuestionSet, records: Sequence[tuple[str, Mapping[str
         ConfigurationError: It answers none of them.
     """
     found = {row["question"]: row for row in read_pairs(records) if "answer" in row}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in questions.rows:
         if (answer := found.get(row["question"])) is not None:
-            texts = {key: answer[key] for key in ("answer", "correction") if key in answer}
+            texts: dict[str, Any] = {key: answer[key] for key in ("answer", "correction") if key in answer}
             rows.append({**row, **texts, "score": answer["score"]})
     if not rows:
         raise ConfigurationError(f"The file answers none of the {len(questions.rows)} questions of {questions.title}.")

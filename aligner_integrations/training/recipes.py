@@ -63,7 +63,9 @@ class Recipe:
         if not 0 <= self.identity_share <= 1:
             raise ConfigurationError(f"identity_share is {self.identity_share}; it is a share between 0 and 1.")
         if not 0 < self.learning_rate <= 1:
-            raise ConfigurationError(f"learning_rate is {self.learning_rate}; it is above 0 and at most 1, often below 0.001.")
+            raise ConfigurationError(
+                f"learning_rate is {self.learning_rate}; it is above 0 and at most 1, often below 0.001."
+            )
         if self.epochs < 1 or self.max_length < 8:
             raise ConfigurationError(
                 f"epochs is {self.epochs} and max_length {self.max_length}; need at least 1 and 8."

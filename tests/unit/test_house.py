@@ -42,6 +42,7 @@ FLOORS = [
         "backends/side_by_side",
         "recording",
         "edits",
+        "gate_file",
         "guard",
     ],
     ["backends/local", "backends/remote", "backends/wrappers", "policy", "user_functions"],

@@ -45,6 +45,8 @@ class ChatBackend(Backend):
         ConfigurationError: None of these, or options that only a URL has.
     """
 
+    concurrency: int
+
     def __init__(
         self,
         llm: Any,

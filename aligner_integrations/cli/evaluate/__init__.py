@@ -4,6 +4,7 @@ What all of them share, how a report is shown and written: `family.py`. Which al
 """
 
 from aligner_integrations.cli import options
+from aligner_integrations.cli.evaluate.alpaca import alpaca
 from aligner_integrations.cli.evaluate.quality import quality
 from aligner_integrations.cli.evaluate.rows import rows
 from aligner_integrations.cli.evaluate.three_h import three_h
@@ -15,3 +16,4 @@ app.command("rows")(rows)
 app.command("quality")(quality)
 app.command("win-rate")(win_rate)
 app.command("three-h")(three_h)
+app.command("alpaca")(alpaca)

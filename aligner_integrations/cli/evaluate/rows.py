@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,6 +36,13 @@ def rows(
         ),
     ] = None,
     gate: Annotated[bool, typer.Option(help="Measure with the aligner's own gate, or without any.")] = True,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write each row with its verdict and the gate's score, for aligner calibrate; goes with --no-gate.",
+            metavar="FILE.jsonl",
+        ),
+    ] = None,
     column: ColumnOption = None,
     split: SplitOption = "train",
     shown: ReportOptions,
@@ -43,9 +51,12 @@ def rows(
 
     A row is {"question", "answer", "correction"}, or {"prompt", "rejected", "chosen"}; copying the answer is measured beside.
     """
-    from aligner_integrations.evaluation.own_rows import evaluate
+    from aligner_integrations.evaluation.corrected import gate_scores
+    from aligner_integrations.evaluation.own_rows import evaluate, write_verdicts
     from aligner_integrations.triples import read_triples
 
+    if verdicts is not None and gate:
+        raise typer.BadParameter("it goes with --no-gate: kept answers have no verdict.", param_hint="--verdicts")
     triples = read_triples(source, split=split, columns=columns_of(column))[: shown.limit]
     aligners = {which.model or which.endpoint or which.chat_model or "aligner": options.make_aligner(which, gate=gate)}
     if base is not None:
@@ -56,6 +67,10 @@ def rows(
         report = evaluate(
             aligners, triples, on_progress=lambda name, count: done(order.index(name) * len(triples) + count)
         )
+    if verdicts is not None:
+        name, aligner = next(iter(aligners.items()))
+        scores = gate_scores(aligner, [(triple.question, triple.answer) for triple in triples])
+        write_verdicts(verdicts, triples, report.texts[name], scores)
     shown.show(report)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ def lines(
 
 
 @contextmanager
-def _axes(title: str, width: float, height: float) -> Iterator[tuple[Axes, Any]]:
+def _axes(title: str, width: float, height: float) -> Iterator[tuple[Axes, Callable[[], Chart]]]:
     """Give empty axes, and a function that returns the finished chart."""
     with require("evaluate", "Plots need", "matplotlib", "markupsafe"):
         import matplotlib
