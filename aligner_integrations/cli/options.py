@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -171,7 +171,7 @@ def takes_options(command: Callable[..., _T]) -> Callable[..., _T]:
         if not is_dataclass(parameter.annotation):
             keyword.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
-        group: type[Any] = parameter.annotation
+        group = cast("type[Any]", parameter.annotation)
         groups[parameter.name] = group
         hints = inspect.get_annotations(group, eval_str=True)
         for one in fields(group):
