@@ -383,12 +383,16 @@ def _apart(words: list[str], runs: list[list[str]]) -> list[tuple[int, int]] | N
         starts.append(starts[-1] + len(word) + 1)
     cuts, at = [], 0
     for number, run in enumerate(runs):
-        found = starts[at]
+        found, last = starts[at], number == len(runs) - 1
         if run:
-            found = text.find("\n" + "\n".join(run) + "\n", starts[at])
-        elif number:  # the last one, if it is empty
+            sought = "\n" + "\n".join(run) + "\n"
+            # What it says may also be said before; at its end it is in its place.
+            found = text.rfind(sought, starts[at]) if last else text.find(sought, starts[at])
+        elif number:
             found = starts[-1]
         if found < 0 or (number == 0 and found):
+            return None
+        if last and run and found + len(sought) != len(text):
             return None
         start = bisect.bisect_left(starts, found)
         if number:
