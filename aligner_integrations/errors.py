@@ -137,7 +137,7 @@ class TruncatedCorrectionError(CorrectionError):
 
 
 class LostTextError(CorrectionError):
-    """The correction lost a large part of the answer that nobody objected to."""
+    """The correction lost a large part of the answer that nobody objected to, or says it in so many other places that nobody can tell."""
 
 
 class RejectedCorrectionError(CorrectionError):

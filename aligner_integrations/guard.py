@@ -17,7 +17,7 @@ from functools import cached_property
 
 from aligner_integrations.backends.base import Score
 from aligner_integrations.errors import LostTextError
-from aligner_integrations.passages import WORD, Passage, Span
+from aligner_integrations.passages import WORD, Passage, Span, apart, between, in_line, runs
 
 # So many words in a row are the same place, not chance; and a sentence is shown once so many of its words are the answer's.
 _SAME = 4
@@ -43,7 +43,8 @@ def is_guarded(answer: str) -> bool:
 class Guard:
     """What is shown of one correction, piece by piece.
 
-    To guard prose twice changes nothing, unless the aligner writes words of the answer in places where they are not.
+    To guard what it shows once more changes nothing. Where it would, the aligner wrote the answer's own words in so many other
+    places that nobody can say which of them it kept, and the correction is an error.
 
     Args:
         answer: The answer.
@@ -54,6 +55,7 @@ class Guard:
     """
 
     def __init__(self, answer: str, threshold: float | None, score: Callable[[], Score | None]) -> None:
+        self._given = answer
         self._answer = Passage(answer.strip())
         self._lead = len(answer) - len(answer.lstrip())
         self._threshold = threshold
@@ -65,6 +67,7 @@ class Guard:
         self._tail = ""  # of the correction: the last word may go on
         self._held: list[_Word] = []
         self._lost = 0
+        self._out: list[str] = []
         self._found: list[Span] | None = None
 
     def feed(self, piece: str) -> str:
@@ -79,7 +82,8 @@ class Guard:
             out.append(self._take(self._tail[end : match.start()], match[0]))
             end = match.end()
         self._tail = self._tail[end:]
-        return "".join([*out, self._ahead()])
+        self._out.append("".join([*out, self._ahead()]))
+        return self._out[-1]
 
     @property
     def complete(self) -> bool:
@@ -92,18 +96,37 @@ class Guard:
         """The correction is over: return what is left to show; nothing if nothing was written.
 
         Raises:
-            LostTextError: Without a score, a large part of the answer went.
+            LostTextError: Without a score, a large part of the answer went; or words of it went to so many other places that
+                nobody can say what was kept.
         """
-        out = self.feed(" ")  # the last word is complete
-        if self._held or self._at:
-            self._hold()
-            out += self._pass_on() if self._declines() else self._settle(len(self._answer), self._held)
+        rest = self._rest()
         if self._lost > _LARGE * len(self._answer):
             raise LostTextError(
                 f"The correction lost {self._lost} of the answer's {len(self._answer)} words, and nothing says that they needed "
                 "correction. Set on_error to keep or block such answers, or edits='all' if this aligner rewrites."
             )
+        shown = "".join(self._out).strip()
+        if shown != self._answer.text and not self._stays(shown):
+            raise LostTextError(
+                "The correction says the answer's own words in other places, so that what it kept cannot be told from what it "
+                "wrote. Set on_error to keep or block such answers, or edits='all' if this aligner rewrites."
+            )
+        return rest
+
+    def _rest(self) -> str:
+        out = self.feed(" ")  # the last word is complete
+        if self._held or self._at:
+            self._hold()
+            self._out.append(self._pass_on() if self._declines() else self._settle(len(self._answer), self._held))
+            out += self._out[-1]
         return out
+
+    def _stays(self, shown: str) -> bool:
+        """Whether what is shown would be shown again, were it the correction."""
+        again = Guard(self._given, self._threshold, self._score)
+        again.feed(shown)
+        again._rest()
+        return "".join(again._out).strip() == shown
 
     # The walk -------------------------------------------------------------------------------------------------------
 
@@ -169,7 +192,7 @@ class Guard:
     def _index(self) -> dict[tuple[str, ...], list[int]]:
         """Where the answer says so many words in a row."""
         index: dict[tuple[str, ...], list[int]] = {}
-        for number, run in enumerate(_runs(self._answer.words)):
+        for number, run in enumerate(runs(self._answer.words, _SAME)):
             index.setdefault(run, []).append(number)
         return index
 
@@ -209,7 +232,7 @@ class Guard:
         """Whether the gate objects to the answer all over, so that another text may take its place, as a refusal does."""
         if self._threshold is None or not self._places:
             return False
-        rest = _between(self._places, 0, len(self._answer))
+        rest = between(self._places, 0, len(self._answer))
         return all(number in self._protected for run in rest for number in range(run.start, run.end))
 
     def _declines(self) -> bool:
@@ -217,7 +240,7 @@ class Guard:
         if self._shown or not self._may_decline:
             return False
         ours, theirs = self._answer.words, [word for _, word in self._held]
-        return set(_runs(ours)).isdisjoint(_runs(theirs))
+        return set(runs(ours, _SAME)).isdisjoint(runs(theirs, _SAME))
 
     @cached_property
     def _protected(self) -> set[int]:
@@ -250,11 +273,11 @@ class Guard:
         if not held or not places:
             return [held for _ in places]
         answer, words = self._answer, [word for _, word in held]
-        runs = [
-            [_in_line(answer.gap(number), answer.words[number]) for number in range(run.start, run.end)]
-            for run in _between(places, self._at, end)
+        rest = [
+            [in_line(answer.gap(number), answer.words[number]) for number in range(run.start, run.end)]
+            for run in between(places, self._at, end)
         ]
-        if (cuts := _apart([_in_line(*word) for word in held], runs)) is not None:
+        if (cuts := apart([in_line(*word) for word in held], rest)) is not None:
             return [held[a:b] for a, b in cuts]
         low, high = max(self._at, places[0].start - _SHORT), min(end, places[-1].end + _SHORT)
         if high - low + len(held) > _COMPARED:
@@ -352,50 +375,3 @@ class Guard:
 def _joint(gap: str, before: str, word: str) -> str:
     """White space between two words that did not stand beside each other; enough that they do not become one."""
     return gap or (" " if before.isalnum() and word.isalnum() else "")
-
-
-def _between(places: Sequence[Span], start: int, end: int) -> Iterator[Span]:
-    """The runs of words before, between and after places."""
-    for place in places:
-        yield Span(start, place.start)
-        start = place.end
-    yield Span(start, end)
-
-
-def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Every so many words in a row."""
-    return zip(*(words[start:] for start in range(_SAME)), strict=False)
-
-
-def _in_line(gap: str, word: str) -> str:
-    """A word so that the mark of a list is another one than a dash."""
-    return f" {word}" if "\n" in gap and not word.isalnum() else word
-
-
-def _apart(words: list[str], runs: list[list[str]]) -> list[tuple[int, int]] | None:
-    """Return what lies between runs of words that follow each other in a text; None if they do not.
-
-    The first run has to be where the text begins, and the last one where it ends, if there is one.
-    """
-    text = "\n" + "\n".join(words) + "\n"
-    starts = [0]
-    for word in words:
-        starts.append(starts[-1] + len(word) + 1)
-    cuts, at = [], 0
-    for number, run in enumerate(runs):
-        found, last = starts[at], number == len(runs) - 1
-        if run:
-            sought = "\n" + "\n".join(run) + "\n"
-            # What it says may also be said before; at its end it is in its place.
-            found = text.rfind(sought, starts[at]) if last else text.find(sought, starts[at])
-        elif number:
-            found = starts[-1]
-        if found < 0 or (number == 0 and found):
-            return None
-        if last and run and found + len(sought) != len(text):
-            return None
-        start = bisect.bisect_left(starts, found)
-        if number:
-            cuts.append((at, start))
-        at = start + len(run)
-    return cuts

@@ -1,14 +1,15 @@
 """What an answer is made of, as far as correcting it goes: its words, its sentences, and what no edit may touch.
 
 No parser of any markup: a text is read as it comes, once, and what looks like code is treated as code. What is made of it:
-`edits.py`.
+`guard.py`, `edits.py`.
 """
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -138,3 +139,47 @@ class Passage:
                 number += 1
             numbers.append(number)
         return numbers
+
+
+def between(places: Sequence[Span], start: int, end: int) -> Iterator[Span]:
+    """The runs of words before, between and after places."""
+    for place in places:
+        yield Span(start, place.start)
+        start = place.end
+    yield Span(start, end)
+
+
+def runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
+    """Every so many words in a row."""
+    return zip(*(words[start:] for start in range(length)), strict=False)
+
+
+def in_line(gap: str, word: str) -> str:
+    """A word so that the mark of a list is another one than a dash."""
+    return f" {word}" if "\n" in gap and not word.isalnum() else word
+
+
+def apart(words: list[str], runs: list[list[str]]) -> list[tuple[int, int]] | None:
+    """Return what lies between runs of words that follow each other in a text; None if they do not.
+
+    The first run has to be where the text begins, and the last one where it ends, if there is one.
+    """
+    text = "\n" + "\n".join(words) + "\n"
+    starts = [0]
+    for word in words:
+        starts.append(starts[-1] + len(word) + 1)
+    cuts, at = [], 0
+    for number, run in enumerate(runs):
+        found, sought = starts[at], "\n" + "\n".join(run) + "\n"
+        if number == len(runs) - 1:  # what it says may also be said before; at the end it is in its place
+            at_end = len(text) - len(sought) if run else starts[-1]
+            found = at_end if text.endswith(sought if run else "", found) else -1
+        elif run:
+            found = text.find(sought, found)
+        if found < 0 or (number == 0 and found):
+            return None
+        start = bisect.bisect_left(starts, found)
+        if number:
+            cuts.append((at, start))
+        at = start + len(run)
+    return cuts
