@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from aligner_integrations._version import __version__
-from aligner_integrations.cli import bench, cookbook, corpus, correct, demo, evaluate, models, records, score, train
+from aligner_integrations.cli import bench, cookbook, corpus, correct, demo, doctor, evaluate, models, records, score, train
 from aligner_integrations.cli.console import echo, echo_json, note
 from aligner_integrations.errors import AlignerError
 
@@ -102,6 +102,7 @@ app.command("corpus")(corpus.corpus)
 app.command("score")(score.score)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
+app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("models")(models.models)
 app.command("records")(records.records)

@@ -11,8 +11,8 @@ import typer
 from aligner_integrations.cli import options
 from aligner_integrations.cli.console import echo_json, note, progress_bars
 from aligner_integrations.cli.options import AlignerOptions, EditsOption, FieldOption, GateOption, JsonOption, OnError
-from aligner_integrations.corpus import Summary, correct_corpus
-from aligner_integrations.corpus.records import Columns
+from aligner_integrations.corpus import Columns, LocalEngine, RayEngine, Summary, correct_corpus
+from aligner_integrations.corpus.engine import Engine
 from aligner_integrations.corpus.run import SHARD_ROWS
 
 
@@ -21,6 +21,13 @@ class Errors(StrEnum):
 
     SKIP = "skip"
     STOP = "stop"
+
+
+class Engines(StrEnum):
+    """Choices of `--engine`."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 @options.takes_options
@@ -59,6 +66,16 @@ def corpus(
     on_error: Annotated[
         OnError, typer.Option(help="What stands for a correction that fails; raise: its row is a dead letter.")
     ] = OnError.RAISE,
+    engine: Annotated[Engines, typer.Option(help="Who corrects: this process, or a Ray cluster.")] = Engines.LOCAL,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="With ray: the cluster's. Default: RAY_ADDRESS, else one on this machine.", metavar="HOST:PORT"),
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(help="With ray: how many, or how many at least and at most.", metavar="N or N-M")
+    ] = "1-2",
+    worker_cpus: Annotated[float, typer.Option(min=0, help="With ray: CPUs of a worker.")] = 1.0,
+    worker_gpus: Annotated[float, typer.Option(min=0, help="With ray: GPUs of a worker.")] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Correct all rows of a corpus: the same rows with the correction and what happened to it.
@@ -68,6 +85,7 @@ def corpus(
     """
     columns = Columns(question_column, answer_column, prefix)
     part = _part(shard)
+    by = _engine(engine, ray_address, workers, worker_cpus, worker_gpus)
     aligner = options.make_aligner(which, gate=gate, edits=edits, on_error=on_error, at_once=at_once)
     fields = options.fields_of(field)
     with progress_bars() as on_progress:
@@ -82,6 +100,7 @@ def corpus(
             shard_rows=shard_rows,
             part=part,
             errors=errors.value,
+            engine=by,
             on_progress=on_progress,
         )
     if as_json:
@@ -96,6 +115,15 @@ def _part(shard: str | None) -> tuple[int, int]:
     if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise typer.BadParameter(f"{shard!r} is not I/N, such as 2/3 for the second of three.", param_hint="--shard")
     return int(index), int(count)
+
+
+def _engine(engine: Engines, address: str | None, workers: str, cpus: float, gpus: float) -> Engine:
+    if engine is Engines.LOCAL:
+        return LocalEngine()
+    least, dash, most = workers.partition("-")
+    if not least.isdecimal() or (dash and not most.isdecimal()):
+        raise typer.BadParameter(f"{workers!r} is no number and no N-M, such as 2-8.", param_hint="--workers")
+    return RayEngine(address, workers=(int(least), int(most or least)), cpus=cpus, gpus=gpus)
 
 
 def _told(summary: Summary, out: Path, part: tuple[int, int]) -> str:

@@ -14,14 +14,18 @@ from aligner_integrations._lazy import lazy
 
 if TYPE_CHECKING:
     from aligner_integrations.corpus.engine import LocalEngine
+    from aligner_integrations.corpus.ray import RayEngine
+    from aligner_integrations.corpus.records import Columns
     from aligner_integrations.corpus.run import Summary, correct_corpus
 
-__all__ = ["LocalEngine", "Summary", "correct_corpus"]
+__all__ = ["Columns", "LocalEngine", "RayEngine", "Summary", "correct_corpus"]
 
 __getattr__ = lazy(
     __name__,
     {
+        "Columns": "aligner_integrations.corpus.records",
         "LocalEngine": "aligner_integrations.corpus.engine",
+        "RayEngine": "aligner_integrations.corpus.ray",
         "Summary": "aligner_integrations.corpus.run",
         "correct_corpus": "aligner_integrations.corpus.run",
     },

@@ -50,7 +50,7 @@ FLOORS = [
     ["asking", "options", "streaming"],
     ["backends"],  # its front: what is exported
     ["aligner"],
-    ["corpus", "evaluation", "langchain", "llama_index"],
+    ["corpus", "doctor", "evaluation", "langchain", "llama_index"],
     ["bench", "training"],
     ["cli"],
     ["__main__", ""],  # the package's front

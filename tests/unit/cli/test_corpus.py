@@ -115,3 +115,9 @@ def test_no_such_input(run, fake, tmp_path):
     result = run("corpus", tmp_path / "none.jsonl", tmp_path / "out.jsonl")
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: {tmp_path}/none.jsonl: there is no such file")
+
+
+def test_workers_that_are_no_number(run, fake, source, tmp_path):
+    fake()
+    result = run("corpus", source, tmp_path / "out.jsonl", "--engine", "ray", "--workers", "two")
+    assert result.exit_code == 2 and "--workers" in result.stderr
