@@ -214,6 +214,53 @@ def recording(
     print_table(lines, numbers=True)
 
 
+@app.command("corpus")
+def corpus(
+    rows: Annotated[
+        int, typer.Option(min=100, help="Rows that are corrected through a server on this machine.")
+    ] = 20_000,
+    kills: Annotated[int, typer.Option(min=0, help="How often the same is killed with a fifth of the rows.")] = 20,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a shard in the runs that are killed.")] = 100,
+    ray: Annotated[bool, typer.Option("--ray", help="Kill runs of a Ray cluster with two workers.")] = False,
+    quality_rows: Annotated[
+        Path | None,
+        typer.Option(
+            "--rows-file",
+            help="Also correct these rows (as for quality) as a corpus and in lists of 32.",
+            metavar="FILE",
+        ),
+    ] = None,
+    model: ModelOption = None,
+    limit: LimitOption = None,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what `aligner corpus` adds to its server's time, what kills cost it, and what its shards cost a local aligner."""
+    from aligner_integrations.bench.corpora import bench_kills, bench_lists, bench_overhead
+
+    over = bench_overhead(rows)
+    engine = ["--engine", "ray", "--ray-address", "local", "--workers", "2"] if ray else []
+    killed = bench_kills(max(100, rows // 5), kills=kills, shard_rows=shard_rows, options=engine) if kills else None
+    report: dict[str, Any] = {"overhead": over.to_dict(), "kills": killed and killed.to_dict()}
+    lines = [["", ""], [f"{rows:,} rows, the server alone", f"at least {over.least:.2f} s"]]
+    lines.append(["a bare client", f"{over.bare:.2f} s"])
+    lines.append(["aligner corpus", f"{over.corpus:.2f} s ({over.over:+.0%})"])
+    lines.append(["memory by quarters", ", ".join(f"{size:.0f}" for size in over.memory) + " MB"])
+    if killed is not None:
+        lines.append([f"{killed.kills} kills", f"the same bytes: {killed.same}; {killed.again:,} rows asked again"])
+    if quality_rows is not None:
+        from aligner_integrations.backends.local.backend import LocalBackend
+
+        cases = _cases(quality_rows, limit)
+        with progress("measuring", 2 * len(cases)) as done:
+            rates = bench_lists(_aligner(LocalBackend(_name(model)), None, gate=True), cases, on_progress=done)
+        report["rates"] = rates.to_dict()
+        lines.append(["lists of 32", f"{rates.lists:.2f} rows a second"])
+        lines.append(["as a corpus", f"{rates.corpus:.2f} rows a second; {rates.same} of {rates.rows} texts the same"])
+    if not _written(report, output, as_json=as_json):
+        print_table(lines)
+
+
 def _name(model: str | None) -> str:
     return model or os.environ.get("ALIGNER_MODEL") or "embedded"
 

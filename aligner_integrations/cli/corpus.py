@@ -69,7 +69,9 @@ def corpus(
     engine: Annotated[Engines, typer.Option(help="Who corrects: this process, or a Ray cluster.")] = Engines.LOCAL,
     ray_address: Annotated[
         str | None,
-        typer.Option(help="With ray: the cluster's. Default: RAY_ADDRESS, else one on this machine.", metavar="HOST:PORT"),
+        typer.Option(
+            help="With ray: the cluster's. Default: RAY_ADDRESS, else one on this machine.", metavar="HOST:PORT"
+        ),
     ] = None,
     workers: Annotated[
         str, typer.Option(help="With ray: how many, or how many at least and at most.", metavar="N or N-M")

@@ -279,7 +279,9 @@ def _prefixes(server: Server) -> Finding:
         longest = max(longest, first.seconds)
     rate = statistics.median(rates)
     if longest < _QUICK:
-        return Finding("kept prefixes", "unknown", f"It reads 400 words within {1000 * longest:.0f} ms, too quick to tell.")
+        return Finding(
+            "kept prefixes", "unknown", f"It reads 400 words within {1000 * longest:.0f} ms, too quick to tell."
+        )
     if rate < _CACHED:
         return Finding("kept prefixes", "good", f"A prompt that comes again takes {rate:.2f} of the time.")
     return Finding(

@@ -14,7 +14,20 @@ from tests.unit.backends.remote.stub import events, said
 WINDOW = 2_000
 TEMPLATE = get_template("aligner-7b")
 _ASKED = re.compile("(.*)".join(re.escape(part) for part in TEMPLATE.render("%", "%").split("%")), re.DOTALL)
-_ON = "fields trees rivers bridges houses roads towers hills lakes cows stations signals".split()
+_ON = [
+    "fields",
+    "trees",
+    "rivers",
+    "bridges",
+    "houses",
+    "roads",
+    "towers",
+    "hills",
+    "lakes",
+    "cows",
+    "stations",
+    "signals",
+]
 
 
 class Fake:
@@ -105,5 +118,3 @@ class ChatsOnly(Fake):
 
     def __call__(self, call):
         return super().__call__(call) if call.path.endswith("/models") else said({"error": "Not Found"}, 404)
-
-

@@ -26,7 +26,9 @@ def test_a_good_server():
     assert tuple(findings) == CHECKS
     assert blamed(findings) == set()
     assert all(one.verdict != "wrong" for one in findings.values())
-    assert findings["model"].says == "The model is aligner/aligner-7b-v1.0, which it lists, with 2,000 tokens of context."
+    assert (
+        findings["model"].says == "The model is aligner/aligner-7b-v1.0, which it lists, with 2,000 tokens of context."
+    )
     assert findings["length"].says.startswith("A prompt of 3,200 words is refused as too long")
 
 
@@ -95,7 +97,11 @@ def test_a_server_that_counts_no_tokens_is_not_blamed():
     class Uncounted(fakes.Fake):
         def _written(self, body, prompt, words):
             parts = super()._written(body, prompt, words)
-            return parts if body.get("stream") else [part.replace(b'"prompt_tokens"', b'"prompt_tokenz"') for part in parts]
+            return (
+                parts
+                if body.get("stream")
+                else [part.replace(b'"prompt_tokens"', b'"prompt_tokenz"') for part in parts]
+            )
 
     findings = findings_of(Uncounted())
     assert blamed(findings) == {"raw prompts", "length", "special tokens"}
