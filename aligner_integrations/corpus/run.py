@@ -7,6 +7,7 @@ What lives elsewhere: reading (`source.py`), correcting (`engine.py`), what is o
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -239,11 +240,13 @@ class _Run:
         index, count = self.store.part
         total = -(-min(total, self.limit or total) // count)
         done = sum(one.rows + one.dead for one in entries.values() if one.shard % count == index - 1)
+        guard = threading.Lock()
 
         def on_rows(rows: int) -> None:
             nonlocal done
-            done += rows
-            self.on_progress("correcting", done, max(total, done))
+            with guard:  # threads that ask a server call this, too
+                done += rows
+                self.on_progress("correcting", done, max(total, done))
 
         on_rows(0)
         work = self.engine.correct(self.aligner, self._to_do(entries), self.fields, on_rows)
