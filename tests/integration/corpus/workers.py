@@ -12,13 +12,14 @@ from tests.unit.support import TEMPLATE, answer_in, mend
 
 
 class TellingBackend(FakeBackend):
-    """Writes down what it is asked; `ends_at` ends its process, as a lack of memory would."""
+    """Writes down what it is asked; `ends_at` ends its process, as a lack of memory would; `together`: waits for so many workers."""
 
     fingerprint = ("telling",)
 
-    def __init__(self, folder, seconds, missing, ends_at):
+    def __init__(self, folder, seconds, missing, ends_at, together):
         super().__init__(self._tell)
-        self.folder, self.seconds, self.missing, self.ends_at = Path(folder), seconds, missing, ends_at
+        self.folder, self.seconds, self.missing = Path(folder), seconds, missing
+        self.ends_at, self.together = ends_at, together
 
     def load(self):
         if self.missing:
@@ -30,9 +31,12 @@ class TellingBackend(FakeBackend):
             file.write(json.dumps(answer_in(prompt)) + "\n")
         if self.ends_at and self.ends_at in prompt:
             os._exit(1)
+        end = time.monotonic() + 100
+        while len(list(self.folder.iterdir())) < self.together and time.monotonic() < end:
+            time.sleep(0.01)
         time.sleep(self.seconds)
         return mend(prompt)
 
 
-def telling_aligner(folder, seconds=0.0, *, missing=False, ends_at=""):
-    return Aligner(backend=TellingBackend(folder, seconds, missing, ends_at), template=TEMPLATE)
+def telling_aligner(folder, seconds=0.0, *, missing=False, ends_at="", together=1):
+    return Aligner(backend=TellingBackend(folder, seconds, missing, ends_at, together), template=TEMPLATE)
