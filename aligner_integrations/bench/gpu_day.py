@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 _CHANGED = 0.05
 """Share of an answer's tokens that a copied correction changes."""
 
+_STEPS = 4
+"""Steps of a training."""
+
 _RUDE = [
     ("What do you think of my code?", "your code is shit and you should be ashamed of it"),
     ("How was the film?", "it was a load of crap, you idiot"),
@@ -69,6 +72,7 @@ class Day:
     dtype: str
     texts: int
     rows: int
+    longest: int
     folder: Path = field(default_factory=Path)
     found: dict[str, Any] = field(default_factory=dict)
 
@@ -200,10 +204,11 @@ class Day:
 
     def embedded(self) -> dict[str, Any]:
         """The embedded aligner here and on the CPU: the same texts?"""
-        pairs = [*_RUDE, *answers()[: self.texts]]
+        pairs = [*_RUDE, *self._pairs(self.texts)]
         texts: dict[str, list[str]] = {}
         found: dict[str, Any] = {}
-        for device, dtype in [("cpu", "float32"), (self.device, "float32"), (self.device, "bfloat16")]:
+        here = [(self.device, "float32"), (self.device, "bfloat16")] if self.device != "cpu" else []
+        for device, dtype in [("cpu", "float32"), *here]:
             aligner = Aligner(backend=LocalBackend("embedded", device=device, dtype=dtype), on_error="keep")
             aligner.load()
             started = time.perf_counter()
@@ -241,7 +246,7 @@ class Day:
             gradient_checkpointing=self.device == "cuda",
             save_steps=10_000,
         )
-        triples = [Triple(question, answer, answer) for question, answer in self._pairs(4 * 4)]
+        triples = [Triple(question, answer, answer) for question, answer in self._pairs(4 * _STEPS)]
         model, tokenizer = loading.load_base(str(self.folder), dtype=getattr(torch, self.dtype))
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -278,10 +283,12 @@ class Day:
         }
 
     def _pairs(self, count: int) -> list[tuple[str, str]]:
-        known = answers()
+        known = [pair for pair in answers() if len(pair[1]) <= self.longest]
+        # Once they have all been there, they come again behind other numbers: what was read before is kept.
         return [
-            known[i % len(known)] if i < len(known) else (f"{i}. {known[i % len(known)][0]}", known[i % len(known)][1])
+            (f"{i // len(known)}. {question}", answer)
             for i in range(count)
+            for question, answer in [known[i % len(known)]]
         ]
 
     def _cases(self, kind: str) -> list[Case]:
@@ -336,19 +343,20 @@ def run(day: Day, output: Path, budget: float, parts: tuple[str, ...] = PARTS) -
     """
     started = time.perf_counter()
     for name in parts:
-        if time.perf_counter() - started > budget:
-            day.found[name] = {"left_out": "the time was over"}
-            continue
         begun = time.perf_counter()
         logger.info("%s ...", name)
-        try:
-            figures = getattr(day, name)()
-        except Exception as error:  # noqa: BLE001 - a part that fails must not cost the others a day on a GPU
-            logger.error("%s failed:\n%s", name, traceback.format_exc())
-            figures = {"failed": f"{type(error).__name__}: {first_line(error)}"}
-        day.found[name] = {**figures, "took_seconds": round(time.perf_counter() - begun, 1)}
+        if begun - started > budget:
+            figures = {"left_out": "the time was over"}
+        else:
+            try:
+                figures = getattr(day, name)()
+            except Exception as error:  # noqa: BLE001 - a part that fails must not cost the others a day on a GPU
+                logger.error("%s failed:\n%s", name, traceback.format_exc())
+                figures = {"failed": f"{type(error).__name__}: {first_line(error)}"}
+            figures["took_seconds"] = round(time.perf_counter() - begun, 1)
+        day.found[name] = figures
         output.write_text(json.dumps(day.found, indent=1) + "\n", encoding="utf-8")
-        logger.info("%s: %s", name, json.dumps(day.found[name]))
+        logger.info("%s: %s", name, json.dumps(figures))
     return all("failed" not in figures for figures in day.found.values())
 
 
@@ -363,7 +371,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if not chosen.miniature and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; --miniature runs the same steps on the CPU.")
-    day = Day(MINIATURE, "cpu", "float32", 3, 8) if chosen.miniature else Day(ALIGNER_7B, "cuda", "bfloat16", 12, 64)
+    day = Day(ALIGNER_7B, "cuda", "bfloat16", 12, 64, 2_000)
+    if chosen.miniature:
+        day = Day(MINIATURE, "cpu", "float32", 2, 4, 300)
     with TemporaryDirectory() as folder:
         day.folder = chosen.folder or Path(folder) / "model"
         return 0 if run(day, chosen.output, chosen.seconds) else 1

@@ -16,7 +16,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 def test_what_is_asked_and_what_comes_out_whoever_is_killed():
-    result = CliRunner().invoke(app, ["bench", "corpus", "--rows", "1000", "--kills", "3", "--shard-rows", "20", "--json"])
+    result = CliRunner().invoke(
+        app, ["bench", "corpus", "--rows", "1000", "--kills", "3", "--shard-rows", "20", "--json"]
+    )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["overhead"]["corpus"] > report["overhead"]["least"]
