@@ -201,7 +201,8 @@ def _as_corpus(aligner: Aligner, part: Sequence[Case], folder: Path) -> Iterable
     lines = [json.dumps({"question": case.question, "answer": case.answer}) for case in part]
     (folder / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
     correct_corpus(folder / "in.jsonl", folder / "out.jsonl", aligner)
-    return [json.loads(line)["correction"] for line in (folder / "out.jsonl").open(encoding="utf-8")]
+    text = (folder / "out.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line)["correction"] for line in text.splitlines()]
 
 
 # Processes ------------------------------------------------------------------------------------------------------------

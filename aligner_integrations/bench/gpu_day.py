@@ -35,6 +35,7 @@ from aligner_integrations.bench.decoding import Case, bench, gap_where_they_part
 from aligner_integrations.bench.random_model import ALIGNER_7B, MINIATURE, Shape, answers, write_model
 from aligner_integrations.bench.scripted import Script, ScriptedBackend, hard_cases
 from aligner_integrations.errors import AlignerError, first_line
+from aligner_integrations.triples import Triple
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +231,6 @@ class Day:
         return self._training("full")
 
     def _training(self, method: str) -> dict[str, Any]:
-        from aligner_integrations.training.data import Triple
         from aligner_integrations.training.recipes import Recipe
         from aligner_integrations.training.sft import train
 
@@ -346,7 +346,7 @@ def run(day: Day, output: Path, budget: float, parts: tuple[str, ...] = PARTS) -
         begun = time.perf_counter()
         logger.info("%s ...", name)
         if begun - started > budget:
-            figures = {"left_out": "the time was over"}
+            figures: dict[str, Any] = {"left_out": "the time was over"}
         else:
             try:
                 figures = getattr(day, name)()

@@ -18,7 +18,19 @@ import typer
 from typer.core import TyperGroup
 
 from aligner_integrations._version import __version__
-from aligner_integrations.cli import bench, cookbook, corpus, correct, demo, doctor, evaluate, models, records, score, train
+from aligner_integrations.cli import (
+    bench,
+    cookbook,
+    corpus,
+    correct,
+    demo,
+    doctor,
+    evaluate,
+    models,
+    records,
+    score,
+    train,
+)
 from aligner_integrations.cli.console import echo, echo_json, note
 from aligner_integrations.errors import AlignerError
 

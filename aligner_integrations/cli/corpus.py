@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,48 @@ class Engines(StrEnum):
 
     LOCAL = "local"
     RAY = "ray"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """The options that say who corrects.
+
+    Attributes:
+        engine: This process, or a Ray cluster.
+        ray_address: The cluster's.
+        workers: How many.
+        worker_cpus: CPUs of each.
+        worker_gpus: GPUs of each.
+    """
+
+    engine: Annotated[Engines, typer.Option(help="Who corrects: this process, or a Ray cluster.")] = Engines.LOCAL
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="With ray: the cluster's. Default: RAY_ADDRESS, else one on this machine.", metavar="HOST:PORT"
+        ),
+    ] = None
+    workers: Annotated[
+        str, typer.Option(help="With ray: how many, or how many at least and at most.", metavar="N or N-M")
+    ] = "1-2"
+    worker_cpus: Annotated[float, typer.Option(min=0, help="With ray: CPUs of a worker.")] = 1.0
+    worker_gpus: Annotated[float, typer.Option(min=0, help="With ray: GPUs of a worker.")] = 0.0
+
+    def make(self) -> Engine:
+        """Return the engine.
+
+        Raises:
+            typer.BadParameter: The number of workers is none.
+            AlignerError: Ray is not installed.
+        """
+        if self.engine is Engines.LOCAL:
+            return LocalEngine()
+        least, dash, most = self.workers.partition("-")
+        if not least.isdecimal() or (dash and not most.isdecimal()):
+            raise typer.BadParameter(f"{self.workers!r} is no number and no N-M, such as 2-8.", param_hint="--workers")
+        return RayEngine(
+            self.ray_address, workers=(int(least), int(most or least)), cpus=self.worker_cpus, gpus=self.worker_gpus
+        )
 
 
 @options.takes_options
@@ -66,18 +109,19 @@ def corpus(
     on_error: Annotated[
         OnError, typer.Option(help="What stands for a correction that fails; raise: its row is a dead letter.")
     ] = OnError.RAISE,
-    engine: Annotated[Engines, typer.Option(help="Who corrects: this process, or a Ray cluster.")] = Engines.LOCAL,
-    ray_address: Annotated[
-        str | None,
+    cluster: ClusterOptions,
+    record: Annotated[
+        Path | None,
         typer.Option(
-            help="With ray: the cluster's. Default: RAY_ADDRESS, else one on this machine.", metavar="HOST:PORT"
+            help="Also record each correction as it is made: a .jsonl file, a folder or an SQLite file.", metavar="PATH"
         ),
     ] = None,
-    workers: Annotated[
-        str, typer.Option(help="With ray: how many, or how many at least and at most.", metavar="N or N-M")
-    ] = "1-2",
-    worker_cpus: Annotated[float, typer.Option(min=0, help="With ray: CPUs of a worker.")] = 1.0,
-    worker_gpus: Annotated[float, typer.Option(min=0, help="With ray: GPUs of a worker.")] = 0.0,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="When all is done, write a page here: outcomes, plots, rows to look at.", metavar="FILE.html"
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Correct all rows of a corpus: the same rows with the correction and what happened to it.
@@ -87,8 +131,11 @@ def corpus(
     """
     columns = Columns(question_column, answer_column, prefix)
     part = _part(shard)
-    by = _engine(engine, ray_address, workers, worker_cpus, worker_gpus)
+    engine = cluster.make()
+    _check(record, report, cluster)
     aligner = options.make_aligner(which, gate=gate, edits=edits, on_error=on_error, at_once=at_once)
+    if record is not None:
+        aligner = aligner.with_options(record=record)
     fields = options.fields_of(field)
     with progress_bars() as on_progress:
         summary = correct_corpus(
@@ -102,12 +149,30 @@ def corpus(
             shard_rows=shard_rows,
             part=part,
             errors=errors.value,
-            engine=by,
+            engine=engine,
             on_progress=on_progress,
         )
     if as_json:
         echo_json(summary.to_dict())
     note(_told(summary, out, part))
+    if report is not None and summary.finished:
+        from aligner_integrations.cli.corpus_page import page_of
+        from aligner_integrations.evaluation.html import write
+
+        write(report, page_of(out, summary, columns))
+        note(f"To look at: {report}")
+
+
+def _check(record: Path | None, report: Path | None, cluster: ClusterOptions) -> None:
+    """Refuse what could not be done, before hours of work."""
+    if record is not None and cluster.engine is not Engines.LOCAL:
+        raise typer.BadParameter(
+            "it goes with --engine local: workers of a cluster have other disks.", param_hint="--record"
+        )
+    if report is not None:
+        from aligner_integrations.evaluation.html import require_packages
+
+        require_packages()
 
 
 def _part(shard: str | None) -> tuple[int, int]:
@@ -117,15 +182,6 @@ def _part(shard: str | None) -> tuple[int, int]:
     if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise typer.BadParameter(f"{shard!r} is not I/N, such as 2/3 for the second of three.", param_hint="--shard")
     return int(index), int(count)
-
-
-def _engine(engine: Engines, address: str | None, workers: str, cpus: float, gpus: float) -> Engine:
-    if engine is Engines.LOCAL:
-        return LocalEngine()
-    least, dash, most = workers.partition("-")
-    if not least.isdecimal() or (dash and not most.isdecimal()):
-        raise typer.BadParameter(f"{workers!r} is no number and no N-M, such as 2-8.", param_hint="--workers")
-    return RayEngine(address, workers=(int(least), int(most or least)), cpus=cpus, gpus=gpus)
 
 
 def _told(summary: Summary, out: Path, part: tuple[int, int]) -> str:

@@ -121,3 +121,38 @@ def test_workers_that_are_no_number(run, fake, source, tmp_path):
     fake()
     result = run("corpus", source, tmp_path / "out.jsonl", "--engine", "ray", "--workers", "two")
     assert result.exit_code == 2 and "--workers" in result.stderr
+
+
+def test_a_page_to_look_at(run, fake, source, tmp_path):
+    fake()
+    page = tmp_path / "page.html"
+    result = run("corpus", source, tmp_path / "out.jsonl", "--report", page)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.endswith(f"To look at: {page}\n")
+    text = page.read_text()
+    for words in ("Corpus out.jsonl", "this is", "shit", "Dead letters", "cannot be encoded", "<svg", "corrected"):
+        assert words in text
+    assert "\x1b" not in text
+
+
+def test_a_page_of_csv_with_a_prefix(run, fake, tmp_path):
+    fake()
+    (tmp_path / "in.csv").write_text("question,answer\nq,oh shit\n")
+    page = tmp_path / "page.html"
+    result = run("corpus", tmp_path / "in.csv", tmp_path / "out.csv", "--prefix", "new_", "--report", page)
+    assert result.exit_code == 0, result.stderr
+    assert "oh" in page.read_text()
+
+
+def test_records_beside(run, fake, source, tmp_path):
+    fake()
+    result = run("corpus", source, tmp_path / "out.jsonl", "--record", tmp_path / "records.jsonl")
+    assert result.exit_code == 0, result.stderr
+    assert run("records", tmp_path / "records.jsonl", "--json").exit_code == 0
+
+
+def test_records_of_a_cluster_lie_elsewhere(run, fake, source, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'aligner-integrations[ray]'")
+    fake()
+    result = run("corpus", source, tmp_path / "out.jsonl", "--engine", "ray", "--record", tmp_path / "r.jsonl")
+    assert result.exit_code == 2 and "--record" in result.stderr
