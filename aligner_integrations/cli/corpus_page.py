@@ -13,6 +13,7 @@ from aligner_integrations._version import __version__
 from aligner_integrations.corpus import Columns, Summary
 from aligner_integrations.corpus.records import BadRowError
 from aligner_integrations.corpus.source import find_source
+from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.evaluation.html import MOST_EXAMPLES, Example, Page, Table
 from aligner_integrations.evaluation.html.charts import bars, histogram
 
@@ -90,7 +91,7 @@ def _rows(out: Path) -> Iterator[Mapping[str, Any]]:
         try:
             yield placed.record.values()
         except BadRowError as error:  # somebody has written into it since
-            raise ValueError(f"{out}, row {placed.record.number}: {error}") from error
+            raise ConfigurationError(f"{out}, row {placed.record.number}: {error}") from error
 
 
 def _reasons(out: Path) -> list[list[str]]:
