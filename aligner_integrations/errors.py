@@ -18,6 +18,7 @@
     │   │   └── UnsupportedValueError (TypeError)  a value of a framework in which no answer can be seen
     │   ├── QuestionNotFoundError            a pipe in which the question cannot be found
     │   └── AnswerTooLongError               question and answer do not fit the aligner's window
+    ├── HubUploadError                       a folder could not be put on the Hub
     ├── RecordingError                       corrections that were given to a recorder are not on the disk
     └── CorrectionError                      the aligner ran and gave nothing usable
         ├── EmptyCorrectionError
@@ -118,6 +119,14 @@ class QuestionNotFoundError(InputError):
 
 class AnswerTooLongError(InputError):
     """Question and answer leave no room for a correction in the aligner's window."""
+
+
+class HubUploadError(AlignerError):
+    """A folder could not be put on the Hub. `retryable` is set by whoever raises it."""
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class RecordingError(AlignerError):

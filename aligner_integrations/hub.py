@@ -1,4 +1,4 @@
-"""Fetching from the Hugging Face Hub: safetensors only, resumable, and every failure as a sentence of ours.
+"""The Hugging Face Hub: fetching (safetensors only, resumable) and putting folders there; every failure is a sentence of ours.
 
 Which repository a name means, and what is done with its files: `models.py`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -22,6 +22,8 @@ from huggingface_hub.errors import (
 )
 
 from aligner_integrations.errors import (
+    ConfigurationError,
+    HubUploadError,
     ModelAccessError,
     ModelDownloadError,
     ModelNotFoundError,
@@ -132,4 +134,81 @@ def _ask(repo: str, revision: str | None, call: Callable[[], _T]) -> _T:
     except Exception as error:  # the HTTP client below huggingface_hub differs between its versions
         raise ModelDownloadError(
             f"Fetching {where} was cut ({type(error).__name__}). Call again: complete files are not fetched twice."
+        ) from error
+
+
+# Putting folders there -----------------------------------------------------------------------------------------------
+
+Kind = Literal["model", "dataset"]
+
+
+def create_repository(repo: str, *, kind: Kind, public: bool = False) -> None:
+    """Make a repository, or find out that there is one that may be written to; before hours of work are put into what goes there.
+
+    Args:
+        repo: OWNER/NAME.
+        kind: What it holds.
+        public: Whether everybody may read it. What is not meant to be public never goes into a public one.
+
+    Raises:
+        ConfigurationError: The name is none, or there is a public repository of that name.
+        HubUploadError: The Hub refuses, or cannot be reached.
+    """
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise ConfigurationError(f"{repo!r} is no name of a repository on the Hub; it is OWNER/NAME.")
+
+    def create() -> bool:
+        api = HfApi()
+        api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
+        return bool(api.repo_info(repo, repo_type=kind).private)
+
+    if not _put(repo, create) and not public:
+        raise ConfigurationError(
+            f"{repo} is there already, and public: everybody could read what is put there. Name another one, or say --public."
+        )
+
+
+def push_folder(folder: Path, repo: str, *, kind: Kind, public: bool = False, ignore: tuple[str, ...] = ()) -> str:
+    """Put a folder into a repository, in one commit; returns its address.
+
+    Args:
+        folder: What is put there.
+        repo: OWNER/NAME; it is made if there is none.
+        kind: What it holds.
+        public: Whether everybody may read it.
+        ignore: Patterns of what stays here.
+
+    Raises:
+        ConfigurationError, HubUploadError: As `create_repository`.
+    """
+    create_repository(repo, kind=kind, public=public)
+
+    def upload() -> None:
+        HfApi().upload_folder(
+            folder_path=folder, repo_id=repo, repo_type=kind, ignore_patterns=[".*", *ignore], commit_message="Upload"
+        )
+
+    _put(repo, upload)
+    return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+
+
+def _put(repo: str, call: Callable[[], _T]) -> _T:
+    try:
+        return call()
+    except HFValidationError as error:
+        raise ConfigurationError(f"{repo!r} is no name of a repository on the Hub; it is OWNER/NAME.") from error
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        if status in (401, 403):
+            raise HubUploadError(
+                f"The Hub refuses to have {repo} written (status {status}). Log in with `hf auth login`, or set HF_TOKEN to a token "
+                "that may write there."
+            ) from error
+        raise HubUploadError(
+            f"{repo} could not be written: the Hub answered with status {status}. Try again later.", retryable=True
+        ) from error
+    except Exception as error:  # the HTTP client below huggingface_hub differs between its versions
+        raise HubUploadError(
+            f"{repo} could not be written ({type(error).__name__}). Check the network, or HF_ENDPOINT, and try again.",
+            retryable=True,
         ) from error

@@ -27,6 +27,7 @@ from aligner_integrations.cli import (
     doctor,
     evaluate,
     models,
+    preferences,
     records,
     score,
     train,
@@ -119,6 +120,7 @@ app.command("train")(train.train)
 app.command("models")(models.models)
 app.command("records")(records.records)
 app.command("cookbook")(cookbook.cookbook)
+app.command("preferences")(preferences.preferences)
 
 
 def _show_version(value: bool) -> None:

@@ -41,6 +41,10 @@ def train(
     start: Annotated[
         Path | None, typer.Option(help="Folder of a LoRA adapter to go on from, for a further feature.")
     ] = None,
+    push: Annotated[
+        str | None, typer.Option(help="Also put the result on the Hub, as a model.", metavar="OWNER/NAME")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: for everybody to load.")] = False,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +68,16 @@ def train(
     elif base is None:
         raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
     chosen, changed = get_template(template), RECIPES[recipe].with_changes(**changes)
+    if public and push is None:
+        raise ConfigurationError("--public goes with --push.")
+    if push is not None:
+        if base is not None and changed.method == "lora" and Path(base).is_dir():
+            raise ConfigurationError(
+                f"Nobody else could load an adapter on {base}, which is a folder here. Name a base on the Hub, or drop --push."
+            )
+        from aligner_integrations.hub import create_repository
+
+        create_repository(push, kind="model", public=public)
     with require("train", "Training needs", *_LIBRARIES):
         from aligner_integrations.training import run
         from aligner_integrations.training.embedded import run as embedded_run
@@ -86,8 +100,14 @@ def train(
             )
     if not run.is_main_process():
         return
+    url = None
+    if push is not None:
+        from aligner_integrations.hub import push_folder
+
+        url = push_folder(output, push, kind="model", public=public, ignore=("checkpoints/*",))
     report = run.read_report(output)
     if as_json:
-        echo_json({"output": str(output), "training": report.to_dict()})
+        echo_json({"output": str(output), "url": url, "training": report.to_dict()})
     else:
-        echo(f"Trained on {report.rows:,} rows in {report.seconds / 60:.0f} minutes. Use it: Aligner({str(output)!r})")
+        name = str(output) if url is None else push
+        echo(f"Trained on {report.rows:,} rows in {report.seconds / 60:.0f} minutes. Use it: Aligner({name!r})")

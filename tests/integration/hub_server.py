@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from tests.integration.hub_uploads import Uploads
+
 
 @dataclass
 class Repo:
@@ -19,6 +21,7 @@ class Repo:
 
     commits: dict[str, dict[str, bytes]]
     main: str
+    private: bool = False
     gated: bool = False  # listed for everyone, files for nobody
     cdn: str | None = None  # weights are redirected to this host
     cuts: int = 0  # so many downloads of weights end halfway
@@ -47,6 +50,9 @@ class Hub:
     repos: dict[str, Repo] = field(default_factory=dict)
     refused_token: str | None = None  # a token nobody knows
     seen: list[Seen] = field(default_factory=list)
+    writer: str | None = None  # the token that may write
+    written: list[str] = field(default_factory=list)  # paths of requests to write
+    objects: dict[str, bytes] = field(default_factory=dict)  # large files before their commit
 
     def __enter__(self) -> "Hub":
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -81,21 +87,25 @@ def commit_of(text: str) -> str:
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    served = hub
+
+    class Handler(Uploads, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        hub = served
 
         def do_HEAD(self) -> None:
             self.do_GET()
 
         def do_GET(self) -> None:
             parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
-            api = parts[:2] == ["api", "models"]
+            api = parts[:2] in (["api", "models"], ["api", "datasets"])
+            kept = "datasets/" if "datasets" in parts[:2] else ""
             parts = parts[2:] if api else parts
             owner, name, kind, revision, *file = parts + [""] * (4 - len(parts))
             self.asked = Seen(
                 self.command,
                 self.path,
-                f"{owner}/{name}",
+                f"{kept}{owner}/{name}",
                 revision,
                 "/".join(file),
                 self.headers.get("Range"),
@@ -122,7 +132,13 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self.send(200, {}, json.dumps(listing).encode())
             if api:
                 siblings = [{"rfilename": name} for name in files]
-                info = {"id": asked.repo, "sha": commit, "siblings": siblings, "gated": repo.gated, "private": False}
+                info = {
+                    "id": asked.repo,
+                    "sha": commit,
+                    "siblings": siblings,
+                    "gated": repo.gated,
+                    "private": repo.private,
+                }
                 return self.send(200, {}, json.dumps(info).encode())
             if repo.gated:
                 return self.refuse(403, "GatedRepo", "Access to this model is restricted")
@@ -158,7 +174,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 part = body[: len(body) // 2] if cut else body
                 self.wfile.write(part)
                 self.asked.sent = len(part)
