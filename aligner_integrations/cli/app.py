@@ -21,6 +21,7 @@ from aligner_integrations._version import __version__
 from aligner_integrations.cli import (
     bench,
     cookbook,
+    bootstrap,
     corpus,
     correct,
     demo,
@@ -117,6 +118,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
+app.command("bootstrap")(bootstrap.bootstrap)
 app.command("models")(models.models)
 app.command("records")(records.records)
 app.command("cookbook")(cookbook.cookbook)

@@ -126,6 +126,11 @@ def load_base(base: str = SMOLLM2, revision: str | None = None, *, dtype: Any = 
     return model.to(dtype) if dtype is not None else model, _read_tokenizer(folder, gguf_file)
 
 
+def load_tokenizer(base: str = SMOLLM2, revision: str | None = None) -> Any:
+    """Return the tokenizer that `load_base` returns with a model."""
+    return _read_tokenizer(*locate_base(SMOLLM2 if base == "embedded" else base, revision))
+
+
 def default_device() -> str:
     """CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
@@ -290,4 +295,4 @@ def _add_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
     return adapted.merge_and_unload() if merge else adapted
 
 
-__all__ = ["Weights", "default_device", "default_dtype", "load_base", "load_weights", "release"]
+__all__ = ["Weights", "default_device", "default_dtype", "load_base", "load_tokenizer", "load_weights", "release"]
