@@ -20,8 +20,8 @@ from typer.core import TyperGroup
 from aligner_integrations._version import __version__
 from aligner_integrations.cli import (
     bench,
-    cookbook,
     bootstrap,
+    cookbook,
     corpus,
     correct,
     demo,
@@ -117,12 +117,12 @@ app.command("score")(score.score)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
+app.command("records")(records.records)
+app.command("preferences")(preferences.preferences)
 app.command("train")(train.train)
 app.command("bootstrap")(bootstrap.bootstrap)
 app.command("models")(models.models)
-app.command("records")(records.records)
 app.command("cookbook")(cookbook.cookbook)
-app.command("preferences")(preferences.preferences)
 
 
 def _show_version(value: bool) -> None:

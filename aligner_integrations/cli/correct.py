@@ -10,7 +10,15 @@ import typer
 
 from aligner_integrations.cli import options
 from aligner_integrations.cli.console import console, correction_note, diff_text, echo, echo_json, note
-from aligner_integrations.cli.options import AlignerOptions, EditsOption, FieldOption, GateOption, JsonOption, OnError
+from aligner_integrations.cli.options import (
+    AlignerOptions,
+    EditsOption,
+    FieldOption,
+    GateOption,
+    JsonOption,
+    OnError,
+    RecordOption,
+)
 from aligner_integrations.errors import InvalidTextError
 
 
@@ -31,6 +39,7 @@ def correct(
     edits: EditsOption = None,
     on_error: Annotated[OnError, typer.Option(help="What to show when there is no correction.")] = OnError.RAISE,
     diff: Annotated[bool, typer.Option("--diff", help="Show what changed instead of the corrected text.")] = False,
+    record: RecordOption = None,
     as_json: JsonOption = False,
 ) -> None:
     r"""Correct one answer.
@@ -48,7 +57,8 @@ def correct(
     pair = pair_of([text for text in (question, answer) if text is not None], asked)
     aligner = options.make_aligner(which, gate=gate, edits=edits, on_error=on_error)
     options.load(aligner)
-    correction = aligner.correct(*pair, **fields)
+    with options.recording(aligner, record) as aligner:
+        correction = aligner.correct(*pair, **fields)
     if as_json:
         echo_json(correction.to_dict())
         return

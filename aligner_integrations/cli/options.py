@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
@@ -75,6 +76,12 @@ EditsOption = Annotated[
     ),
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Take only the first N rows of each kind.", metavar="N")]
+RecordOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Also keep each correction: in a .jsonl file, a folder, or SQLite (aligner records).", metavar="PLACE"
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output; errors too.")]
 
 
@@ -246,6 +253,26 @@ def load(aligner: Aligner) -> None:
 
     if isinstance(aligner.backend, LocalBackend):
         aligner.load()
+
+
+@contextmanager
+def recording(aligner: Aligner, place: str | None) -> Iterator[Aligner]:
+    """The aligner, and at the end all of its records on the disk.
+
+    Raises:
+        ConfigurationError: The place cannot be recorded to.
+        RecordingError: Not all of them got there.
+    """
+    if place is None:
+        yield aligner
+        return
+    from aligner_integrations.recording.recorder import Recorder
+
+    recorder = Recorder(place)
+    try:
+        yield aligner.with_options(record=recorder)
+    finally:
+        recorder.close()
 
 
 def _key_in(variable: str) -> str:
