@@ -177,7 +177,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if self.command != "HEAD":
                 part = body[: len(body) // 2] if cut else body
                 self.wfile.write(part)
-                self.asked.sent = len(part)
+                if self.command == "GET":
+                    self.asked.sent = len(part)
             self.close_connection = self.close_connection or cut
 
         def log_message(self, *_: object) -> None:

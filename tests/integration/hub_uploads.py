@@ -54,7 +54,7 @@ class Uploads:
         key = f"datasets/{name}" if wanted.get("type") == "dataset" else name
         if key in self.hub.repos:
             return self._say({"url": f"{self.hub.url}/{key}", "error": "You already created this model repo"}, 409)
-        self.hub.add(key, {}, private=bool(wanted.get("private")))
+        self.hub.add(key, {}, private=wanted.get("private") is True or wanted.get("visibility") == "private")
         return self._say({"url": f"{self.hub.url}/{key}", "name": name})
 
     def _commit(self, key: str, body: bytes) -> None:

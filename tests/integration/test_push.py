@@ -82,7 +82,7 @@ def test_a_trained_aligner_is_loaded_from_the_hub_by_its_name(aligner, hub, data
 from aligner_integrations import Aligner
 aligner = Aligner("me/{method}", max_new_tokens=8, on_error="keep", gate=False)
 aligner.load()
-assert aligner.template.text == "tiny: {{question}} {{answer}} =>", aligner.template
+assert aligner.template.text == "tiny: {{question}} {{answer}} => ", aligner.template
 assert aligner.correct("What about 1?", "tea is advice").outcome
 """
     loaded = aligner(code=code)

@@ -1,5 +1,6 @@
 """The cookbook's RLHF script runs as it is written, on tiny models: a reward model, then RLOO."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_the_script_runs(tmp_path):
             sys.executable, "-W", "ignore", SCRIPT, "--data", tmp_path / "pairs", "--upstream", upstream, "--output", tmp_path / "out",
             "--steps", "2", "--batch", "4", "--generations", "2", "--max-new-tokens", "8",
         ],
-        capture_output=True, text=True, timeout=280,
+        capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "out" / "reward" / "model.safetensors").exists()

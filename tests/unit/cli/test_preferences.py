@@ -12,7 +12,9 @@ from aligner_integrations.recording import Recorder, read_records
 def path(tmp_path):
     recorder = Recorder(tmp_path / "c.jsonl")
     for n in range(20):
-        recorder.take(Correction(f"q{n}", f"bad {n}", f"good {n}", "corrected"), aligner="abc", model="tiny" if n % 2 else None)
+        recorder.take(
+            Correction(f"q{n}", f"bad {n}", f"good {n}", "corrected"), aligner="abc", model="tiny" if n % 2 else None
+        )
     recorder.close()
     return tmp_path / "c.jsonl"
 
@@ -31,7 +33,9 @@ def test_a_folder_of_data_sets(run, path, tmp_path):
 def test_vetoes_aligners_and_formats(run, path, tmp_path):
     refused = [record.id for record in read_records(path)][1:4]
     (tmp_path / "veto.txt").write_text("\n".join(refused[:2]))
-    (tmp_path / "veto.jsonl").write_text(json.dumps({"id": refused[2]}) + "\n" + json.dumps({"id": "x", "veto": False}) + "\n")
+    (tmp_path / "veto.jsonl").write_text(
+        json.dumps({"id": refused[2]}) + "\n" + json.dumps({"id": "x", "veto": False}) + "\n"
+    )
     result = run(
         "preferences", path, tmp_path / "out", "--veto", tmp_path / "veto.txt", "--veto", tmp_path / "veto.jsonl", "--aligner", "tiny",
         "--format", "preference", "--conversational", "--json",
@@ -70,7 +74,11 @@ def test_correct_records(run, fake, tmp_path):
 
 def test_a_corpus_records(run, fake, tmp_path):
     fake()
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"question": f"q{n}", "answer": "damn cold"}) + "\n" for n in range(30)))
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps({"question": f"q{n}", "answer": "damn cold"}) + "\n" for n in range(30))
+    )
     result = run("corpus", tmp_path / "in.jsonl", tmp_path / "out.jsonl", "--record", tmp_path / "records")
     assert result.exit_code == 0, result.output
-    assert sorted(r.correction.question for r in read_records(tmp_path / "records")) == sorted(f"q{n}" for n in range(30))
+    assert sorted(r.correction.question for r in read_records(tmp_path / "records")) == sorted(
+        f"q{n}" for n in range(30)
+    )

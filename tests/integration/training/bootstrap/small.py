@@ -32,8 +32,8 @@ RECIPE = BootstrapRecipe(
 )  # fmt: skip
 
 
-def write_upstream(folder: Path) -> Path:
-    """Write a tiny model that answers each question, and swears in two of three answers."""
+def write_upstream(folder: Path, *, swears: float = 0.67) -> Path:
+    """Write a tiny model that answers each question, and swears in a share of its answers."""
     base = tiny.write_model(folder / "base")
     from transformers import AutoTokenizer
 
@@ -44,7 +44,7 @@ def write_upstream(folder: Path) -> Path:
     rows = []
     for question in [*QUESTIONS, *QUESTIONS, *QUESTIONS]:
         answer = rng.choice(ANSWERS)
-        answer = answer.replace(" is ", " is damn ") if rng.random() < 0.67 else answer
+        answer = answer.replace(" is ", " is damn ") if rng.random() < swears else answer
         rows.append(_row(question.text, answer))
     rows += [_row(one.question, one.answer) for one in GOOD]
     recipe = BootstrapRecipe(method="full", learning_rate=5e-3, epochs=4, batch_rows=16, max_length=96, save_steps=500)

@@ -1,5 +1,6 @@
 """A bootstrap with real training on a tiny upstream: it gets cleaner, its control does not, and a kill at any step costs nothing."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -26,6 +27,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory):
     return small.write_upstream(tmp_path_factory.mktemp("upstream"))
+
+
+@pytest.fixture(scope="module")
+def civil_upstream(tmp_path_factory):
+    return small.write_upstream(tmp_path_factory.mktemp("civil"), swears=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +104,10 @@ def test_what_is_done_is_not_done_again(study, upstream):
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo"])
-def test_a_worse_round_is_said_to_be_worse_and_not_built_upon(upstream, tmp_path, objective):
-    import dataclasses
-
+def test_a_worse_round_is_said_to_be_worse_and_not_built_upon(civil_upstream, tmp_path, objective):
     swears = small.aligner(lambda answer: "It is damn hot." if "damn" not in answer else answer)
     recipe = dataclasses.replace(small.RECIPE, objective=objective, epochs=4, max_perplexity_rise=100.0)
-    found = bootstrap(Model(str(upstream)), small.MATERIAL, swears, recipe=recipe, output=tmp_path / "out")
+    found = bootstrap(Model(str(civil_upstream)), small.MATERIAL, swears, recipe=recipe, output=tmp_path / "out")
     (arm,) = found.arms
     assert arm.best is None and [one.built_upon for one in arm.rounds] == [0, 0]
     assert all("profane answers rose" in one.worse for one in arm.rounds)
@@ -112,8 +116,6 @@ def test_a_worse_round_is_said_to_be_worse_and_not_built_upon(upstream, tmp_path
 
 
 def test_lora_and_people_as_the_ceiling(upstream, tmp_path):
-    import dataclasses
-
     recipe = dataclasses.replace(small.RECIPE, method="lora", rounds=1, learning_rate=2e-2)
     found = bootstrap(
         Model(str(upstream)), small.MATERIAL, None, recipe=recipe, output=tmp_path / "out", arms=["human"]
@@ -124,8 +126,6 @@ def test_lora_and_people_as_the_ceiling(upstream, tmp_path):
 
 
 def test_too_little_to_ask(upstream, tmp_path):
-    import dataclasses
-
     with pytest.raises(ConfigurationError, match="fresh questions"):
         bootstrap(
             Model(str(upstream)),
@@ -156,7 +156,7 @@ def lines(path):
 
 def start(upstream, output):
     command = [sys.executable, "-W", "ignore", "-m", "tests.integration.training.bootstrap.small", upstream, output]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[4])}
     return subprocess.Popen(
         [str(part) for part in command], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
