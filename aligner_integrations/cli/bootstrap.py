@@ -14,7 +14,7 @@ import typer
 
 from aligner_integrations.cli import options
 from aligner_integrations.cli.console import console, echo, echo_json, note, print_table, visible
-from aligner_integrations.cli.options import AlignerOptions, JsonOption, takes_aligner
+from aligner_integrations.cli.options import AlignerOptions, JsonOption, takes_options
 from aligner_integrations.errors import ConfigurationError, require
 from aligner_integrations.training.bootstrap.recipe import BootstrapRecipe
 
@@ -35,7 +35,7 @@ _LIBRARIES = (
 _DEFAULT = BootstrapRecipe()
 
 
-@takes_aligner
+@takes_options
 def bootstrap(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of all that comes out; a killed run goes on there.")

@@ -8,10 +8,10 @@ import pytest
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.recording.records import Record
-from aligner_integrations.training.data import read_triples
 from aligner_integrations.training.preferences.export import export
 from aligner_integrations.training.preferences.filters import Filters, declines
 from aligner_integrations.training.preferences.near_duplicates import NearDuplicates
+from aligner_integrations.triples import read_triples
 
 LONG = "The weather in the mountains was cold and wet for most of the week, and nobody went out at all"
 
