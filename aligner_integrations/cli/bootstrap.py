@@ -140,6 +140,7 @@ def bootstrap(
         )
     named = which.model or which.endpoint or which.chat_model or "the embedded aligner"
     card = report.write_report(output, study, upstream=upstream, aligner=named, recipe=recipe)
+    page = report.write_page(output, study, [q.text for q in material.held_out], title=f"{upstream}, bootstrapped")
     if as_json:
         echo_json({"output": str(output), **study.to_dict()})
         return
@@ -149,7 +150,7 @@ def bootstrap(
         note(f"Round {one.number} is worse, and nothing was built upon it: {one.worse}.")
     for done in study.arms:
         echo(f"{done.arm}, seed {done.seed}: {done.best or 'no round made it better'}")
-    note(f"The card: {card}")
+    note(f"The card: {card}; to look at: {page}")
 
 
 @contextlib.contextmanager

@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aligner_integrations.evaluation.html import Example, Page, Table, write
+from aligner_integrations.evaluation.html.charts import lines as charts_of_lines
 from aligner_integrations.training.bootstrap.measure import Measures
+from aligner_integrations.training.bootstrap.rounds import HELD_OUT, profane_answers
 from aligner_integrations.training.bootstrap.run import ArmResult, Study
-from aligner_integrations.training.provenance import write_whole
+from aligner_integrations.training.provenance import read_result, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from aligner_integrations.training.bootstrap.recipe import BootstrapRecipe
 
-PLOT = "rounds.png"
+PLOT, PAGE = "rounds.png", "report.html"
 
 _ARMS = {
     "corrections": "learns from corrections",
@@ -70,6 +73,59 @@ def write_report(output: Path, study: Study, *, upstream: str, aligner: str, rec
     ]
     write_whole(output / "README.md", "\n".join(lines) + "\n")
     return output / "README.md"
+
+
+def write_page(output: Path, study: Study, questions: Sequence[str], *, title: str) -> Path:
+    """Write the same as a page (`report.html`), with answers to look at: at the beginning, and of the last round.
+
+    Args:
+        output: Folder of the bootstrap.
+        study: What came out.
+        questions: Those held out.
+        title: First line of the page.
+    """
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(study)]
+    charts = []
+    for label, cell, form in (_LINES[i] for i in _PLOTTED):
+        if (first := cell(study.first)) is not None:
+            scale = 100 if "%" in form else 1
+            curves = {
+                f"{arm.arm}, seed {arm.seed}": [
+                    (0, scale * first),
+                    *((one.number, scale * (cell(one.measures) or 0.0)) for one in arm.rounds),
+                ]
+                for arm in study.arms
+            }
+            charts.append(charts_of_lines(label, curves, across="round", up="%" if scale == 100 else ""))
+    arm = study.arms[0]
+    last = output / arm.arm / f"seed-{arm.seed}" / f"round-{arm.rounds[-1].number}"
+    page = Page(
+        title,
+        lead=[f"Measured on {study.first.answers} held-out questions; greedy answers."],
+        tiles=[
+            ("profane at the beginning", f"{study.first.profane:.1%}"),
+            ("profane after the last round", f"{arm.rounds[-1].measures.profane:.1%}"),
+            ("rounds built upon", f"{sum(one.worse is None for one in arm.rounds)} of {len(arm.rounds)}"),
+        ],
+        tables=[Table("Over the rounds", [lines[0], *lines[2:]])],
+        charts=charts,
+        examples=_examples(output / "round-0", last, questions),
+        examples_title=f"Answers at the beginning, and after round {arm.rounds[-1].number}; those that changed sides first",
+    )
+    write(output / PAGE, page)
+    return output / PAGE
+
+
+def _examples(before: Path, after: Path, questions: Sequence[str]) -> list[Example]:
+    texts = [(read_result(folder / HELD_OUT) or {})["answers"] for folder in (before, after)]
+    faults = [profane_answers(folder) for folder in (before, after)]
+    words = {(True, False): "cleaned", (False, True): "spoilt", (True, True): "profane", (False, False): "civil"}
+    found = [
+        Example(words[was, now], question, one, other)
+        for question, one, other, was, now in zip(questions, *texts, *faults, strict=True)
+    ]
+    order = list(words.values())
+    return sorted(found, key=lambda one: order.index(one.outcome))
 
 
 def table(study: Study) -> list[str]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.recording import read_records
-from aligner_integrations.training.bootstrap.report import write_report
+from aligner_integrations.training.bootstrap.report import write_page, write_report
 from aligner_integrations.training.bootstrap.rounds import Model
 from aligner_integrations.training.bootstrap.run import bootstrap
 from aligner_integrations.training.bootstrap.upstream import Upstream
@@ -82,6 +82,10 @@ def test_the_report(study):
     assert "corrections, round 2" in card and "own, round 2" in card and "| profane answers |" in card
     assert "not worse" in card and "McNemar" in card
     assert (output / "rounds.png").read_bytes()[:4] == b"\x89PNG"
+    page = write_page(
+        output, found, [question.text for question in small.MATERIAL.held_out], title="a tiny one"
+    ).read_text()
+    assert "cleaned" in page and page.count("<svg") == 4 and "damn" in page
 
 
 def test_what_is_done_is_not_done_again(study, upstream):
