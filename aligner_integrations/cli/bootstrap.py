@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aligner_integrations.cli import options
-from aligner_integrations.cli.console import console, echo, echo_json, note, print_table, visible
+from aligner_integrations.cli.console import console, echo, echo_json, note, print_table
 from aligner_integrations.cli.options import AlignerOptions, JsonOption, takes_options
 from aligner_integrations.errors import ConfigurationError, require
 from aligner_integrations.training.bootstrap.recipe import BootstrapRecipe
+from aligner_integrations.visible import visible
 
 if TYPE_CHECKING:
     from aligner_integrations.training.bootstrap.measure import Progress
