@@ -6,21 +6,16 @@ import contextlib
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from aligner_integrations.cli import options
-from aligner_integrations.cli.console import console, echo, echo_json, note, print_table
+from aligner_integrations.cli.console import echo, echo_json, note, print_table, progress_bars
 from aligner_integrations.cli.options import AlignerOptions, JsonOption, takes_options
 from aligner_integrations.errors import ConfigurationError, require
 from aligner_integrations.training.bootstrap.recipe import BootstrapRecipe
-from aligner_integrations.visible import visible
-
-if TYPE_CHECKING:
-    from aligner_integrations.training.bootstrap.measure import Progress
 
 _LIBRARIES = (
     "accelerate",
@@ -128,7 +123,7 @@ def bootstrap(
     aligner = options.make_aligner(which) if "corrections" in arms or judged_by == "corrected" else None
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Trainers write their losses to standard output, which is for the result.
-    with contextlib.redirect_stdout(sys.stderr), _progress() as progress:
+    with contextlib.redirect_stdout(sys.stderr), progress_bars() as progress:
         study = run.bootstrap(
             Model(upstream, revision),
             material,
@@ -152,32 +147,3 @@ def bootstrap(
     for done in study.arms:
         echo(f"{done.arm}, seed {done.seed}: {done.best or 'no round made it better'}")
     note(f"The card: {card}; to look at: {page}")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar for what is done at the moment; where there is no terminal, a line for each whole step."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    err = console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True
-    ) as bar:
-        tasks: dict[str, Any] = {}
-
-        def tell(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(visible(what), total=of)
-            bar.update(tasks[what], completed=done, total=of, visible=done < of)
-            if done == of and not err.is_terminal:
-                note(f"{what}: {of}")
-
-        yield tell
