@@ -59,9 +59,7 @@ def rows(seed=5):
     for number, (question, host, source) in enumerate(hosts):
         inserted = rng.choice(RUDE if number % 3 else detox)
         host = host.strip()[:MOST]
-        # After a sentence or a paragraph, and not inside of a code block.
-        borders = [m.end() for m in re.finditer(r"(?<=[a-z][.!?])\s+|\n\n+|\Z", host) if not _in_code(host, m)]
-        at = rng.choice(borders)
+        at = rng.choice(_borders(host))
         before, after = host[:at], host[at:]
         between = "\n\n" if before.endswith("\n\n") else " "
         before, after = before.rstrip(), after.lstrip() if between == " " else after
@@ -76,13 +74,20 @@ def _readmes():
     for name in names:
         data = importlib.metadata.metadata(name)
         text = (data.get_payload() or data.get("Description") or "").strip()
-        if name in ("aligner-integrations", "better-profanity") or len(text) < 600:
+        if name in ("aligner-integrations", "better-profanity") or len(text) < 600 or not _borders(text[:MOST]):
             continue
         kind = "markdown" if "markdown" in (data.get("Description-Content-Type") or "") else "RST"
         yield f"What is {name}?", text[:MOST], kind
         if len(text) > 3 * MOST:
             start = text.index("\n\n", MOST) + 2 if "\n\n" in text[MOST:] else MOST
-            yield f"How is {name} used?", text[start : start + MOST], kind
+            if _borders(later := text[start : start + MOST].strip()):
+                yield f"How is {name} used?", later, kind
+
+
+def _borders(host):
+    """Where a sentence or a paragraph ends, and no block of code is about."""
+    found = re.finditer(r"(?<=[a-z][.!?])\s+|\n\n+|\Z", host)
+    return [border.end() for border in found if not _in_code(host, border)]
 
 
 def _in_code(host, border):
