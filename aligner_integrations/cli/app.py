@@ -21,6 +21,7 @@ from aligner_integrations._version import __version__
 from aligner_integrations.cli import (
     bench,
     bootstrap,
+    calibrate,
     cookbook,
     corpus,
     correct,
@@ -29,6 +30,8 @@ from aligner_integrations.cli import (
     evaluate,
     models,
     preferences,
+    evaluate,
+    models,
     records,
     score,
     train,
@@ -115,6 +118,7 @@ app.command("correct")(correct.correct)
 app.command("corpus")(corpus.corpus)
 app.command("score")(score.score)
 app.add_typer(evaluate.app, name="evaluate")
+app.command("calibrate")(calibrate.calibrate)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 app.command("records")(records.records)

@@ -7,6 +7,8 @@
     three-h     three_h.py    win rates of several upstreams on several question sets: the paper's Table 1
     alpaca      alpaca.py     AlpacaEval's win rates, raw and length-controlled, from annotation files
 
+`aligner calibrate` turns win rates into a gate with a promise: `calibration.py`, and `score_gate.py` for aligners that brought none.
+
 What all of them share: running the aligner (`corrected.py`), win and loss rates with their intervals (`intervals.py`), what a report
 is (`report.py`), and the page it becomes (`html/`).
 """

@@ -24,6 +24,9 @@ from aligner_integrations.evaluation.html import Page, Table
 from aligner_integrations.evaluation.html.charts import histogram, lines
 from aligner_integrations.jsonl import read_jsonl
 
+_STEPS = 50
+"""Thresholds that are tested: one for each fiftieth of the answers. With each score tested, the promise would hang by a thread."""
+
 _VERDICTS = {"won": 1, "lost": -1, "tied": 0, "same": 0, "undecided": -1, "failed": -1}
 
 
@@ -198,20 +201,25 @@ def calibrate(scored: Sequence[Scored], target: float, confidence: float = 0.9) 
     order = sorted(scored, key=lambda one: -one.score)
     thresholds = sorted({one.score for one in scored}, reverse=True)
     lowest = math.nextafter(thresholds[-1], -math.inf)  # corrects all of them
-    curve: list[Point] = []
-    chosen: Point | None = None
-    going, at, wins, losses = True, 0, 0, 0
+    counts = []
+    at = wins = losses = 0
     for threshold in [*thresholds, lowest]:
         while at < total and order[at].score > threshold:
             wins += order[at].worth > 0
             losses += order[at].worth < 0
             at += 1
-        bound = 1.0 if losses == total else float(beta.ppf(confidence, losses + 1, total - losses))
-        point = Point(threshold, losses / total, wins / total, at / total, bound)
-        curve.append(point)
-        going = going and float(binom.cdf(losses, total, target)) <= delta
-        if going:
-            chosen = point
+        counts.append((threshold, losses, wins, at))
+    lost = [one[1] for one in counts]
+    bounds = beta.ppf(confidence, [one + 1 for one in lost], [max(total - one, 1e-9) for one in lost])
+    curve = [
+        Point(threshold, losses / total, wins / total, at / total, float(bound))
+        for (threshold, losses, wins, at), bound in zip(counts, bounds, strict=True)
+    ]
+    tested = [i for i, one in enumerate(counts) if not i or _step(one[3], total) > _step(counts[i - 1][3], total)]
+    passed = binom.cdf([lost[i] for i in tested], total, target) <= delta
+    # The sequence ends at the first test that fails.
+    last = len(tested) if passed.all() else int(passed.argmin())
+    chosen = curve[tested[last - 1]] if last else None
     reason = None
     if chosen is None:
         fewest = math.ceil(math.log(delta) / math.log1p(-target))
@@ -228,6 +236,10 @@ def calibrate(scored: Sequence[Scored], target: float, confidence: float = 0.9) 
     kinds = {"better": 1, "worse": -1, "neither": 0}
     scores = {name: [one.score for one in scored if one.worth == worth] for name, worth in kinds.items()}
     return Calibration(target, confidence, total, chosen, curve[-1], reason, curve, scores)
+
+
+def _step(corrected: int, total: int) -> int:
+    return _STEPS * corrected // total
 
 
 def read_scored(path: Path, *, scores: bool = True) -> list[Scored]:
