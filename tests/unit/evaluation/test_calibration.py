@@ -122,7 +122,7 @@ def test_promises_are_kept_on_fresh_data(setting, target):
     if possible >= 0.97:  # where the best threshold keeps nearly all wins, so does this one
         assert np.mean(kept) >= 0.9
     # Of what the best threshold keeps, which nobody knows: all but what the test's caution costs at 400 rows.
-    assert np.mean(kept) >= (0.8 if target == 0.05 else 0.88) * possible
+    assert np.mean(kept) >= (0.8 if target == 0.05 else 0.86) * possible
 
 
 def test_taking_what_looks_good_breaks_its_promise():
