@@ -30,8 +30,6 @@ from aligner_integrations.cli import (
     evaluate,
     models,
     preferences,
-    evaluate,
-    models,
     records,
     score,
     train,
