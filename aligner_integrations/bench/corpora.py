@@ -45,6 +45,7 @@ class Overhead:
         bare: Seconds of a bare client that only sends the same requests and reads the answers, so many at once.
         corpus: Seconds of `aligner corpus`, without the start of its process.
         over: By how much that is more than the bare client's, as a share.
+        cpu: Microseconds of processor time a row: of the bare client, and of `aligner corpus` without its start.
         memory: Median of its memory in each quarter of the run, in MB.
     """
 
@@ -53,6 +54,7 @@ class Overhead:
     bare: float
     corpus: float
     over: float
+    cpu: tuple[float, float]
     memory: list[float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,7 +72,11 @@ def bench_overhead(rows: int = 20_000, *, seconds: float = 0.005, at_once: int =
     """
     with TemporaryDirectory() as name, serving(seconds, at_once) as url:
         source = write_rows(Path(name) / "in.jsonl", rows)
+        begun = time.process_time()
         bare = asyncio.run(_bare(url, rows, at_once))
+        bare_cpu = time.process_time() - begun
+        start_cpu = _cpu_of(start(write_rows(Path(name) / "one.jsonl", 1), Path(name) / "one.out.jsonl", url))
+        before = _children()
         process = start(source, Path(name) / "out.jsonl", url, "--at-once", str(at_once), "--json")
         memory, said = _watched(process)
         took = float(json.loads(said)["seconds"])
@@ -78,7 +84,9 @@ def bench_overhead(rows: int = 20_000, *, seconds: float = 0.005, at_once: int =
         memory = [one for one in memory if one[0] >= memory[-1][0] - took]
         quarters = [memory[i * len(memory) // 4 : (i + 1) * len(memory) // 4] for i in range(4)]
         medians = [round(statistics.median(size for _, size in quarter), 1) for quarter in quarters]
-        return Overhead(rows, rows * seconds / at_once, bare, took, took / bare - 1, medians)
+        cpu = _children() - before - start_cpu
+        each = (1e6 * bare_cpu / rows, 1e6 * cpu / rows)
+        return Overhead(rows, rows * seconds / at_once, bare, took, took / bare - 1, each, medians)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +240,18 @@ def _finished(process: subprocess.Popen[bytes]) -> None:
 def _raise_if_failed(process: subprocess.Popen[bytes], said: bytes) -> None:
     if process.returncode:
         raise BackendError(f"aligner corpus ended with {process.returncode}: {said.decode(errors='replace')[-500:]}")
+
+
+def _children() -> float:
+    """Processor time of all processes that were started here and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _cpu_of(process: subprocess.Popen[bytes]) -> float:
+    before = _children()
+    _finished(process)
+    return _children() - before
 
 
 def _asked(url: str) -> dict[str, int]:

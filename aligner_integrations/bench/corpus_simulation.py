@@ -47,8 +47,8 @@ class Cluster:
     spread: float = 0.3
     failures_an_hour: float = 1.0
     restart: float = 300.0
-    driver_rows_a_second: float = 25_000.0
-    skip_rows_a_second: float = 1_500_000.0
+    driver_rows_a_second: float = 40_000.0
+    skip_rows_a_second: float = 900_000.0
     digest_seconds: float = 120.0
     row_bytes: int = 1_500
     price: float = 3.0

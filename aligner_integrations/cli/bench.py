@@ -245,6 +245,7 @@ def corpus(
     lines = [["", ""], [f"{rows:,} rows, the server alone", f"at least {over.least:.2f} s"]]
     lines.append(["a bare client", f"{over.bare:.2f} s"])
     lines.append(["aligner corpus", f"{over.corpus:.2f} s ({over.over:+.0%})"])
+    lines.append(["processor time a row", f"{over.cpu[0]:.0f} us a bare client, {over.cpu[1]:.0f} us aligner corpus"])
     lines.append(["memory by quarters", ", ".join(f"{size:.0f}" for size in over.memory) + " MB"])
     if killed is not None:
         lines.append([f"{killed.kills} kills", f"the same bytes: {killed.same}; {killed.again:,} rows asked again"])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BATCH = 32
 """Rows that a backend of this machine corrects together."""
 
-_CALLS = 8
+_CALLS = 4
 """Calls at once of a backend on a server. Each is of several rows, which costs less than one a row; together they are twice
 the rows that the backend lets through at once, so that the next ones wait at the server's door and none of them for long."""
 

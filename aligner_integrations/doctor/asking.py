@@ -14,6 +14,7 @@ from aligner_integrations.backends.remote.completions import CompletionsBackend
 from aligner_integrations.backends.remote.http import Json
 from aligner_integrations.backends.remote.loop import call
 from aligner_integrations.backends.remote.responses import StatusError, Written
+from aligner_integrations.errors import BackendError
 
 _PATH = "/completions"
 
@@ -69,11 +70,24 @@ class Server:
         Raises:
             BackendError: The server refuses or fails.
         """
-        started = time.perf_counter()
-        answer = call(self.backend.endpoint.ask, _PATH, self._body(prompt, tokens, more), self._clock())
+        started, answer = self._asked(self._body(prompt, tokens, more))
         written = Written(self.backend.endpoint.host)
         written.take(answer)
         return self._said(written, time.perf_counter() - started, raw=answer)
+
+    def _asked(self, body: Json) -> tuple[float, Any]:
+        """Return when a request began, and its response; what a passing fault took is asked once more."""
+        started = time.perf_counter()
+        try:
+            return started, self._post(body)
+        except BackendError as error:
+            if not error.retryable:
+                raise
+        started = time.perf_counter()
+        return started, self._post(body)
+
+    def _post(self, body: Json) -> Any:
+        return call(self.backend.endpoint.ask, _PATH, body, self._clock())
 
     def stream(self, prompt: str, tokens: int) -> Said:
         """The same, piece by piece."""

@@ -38,6 +38,7 @@ _ENOUGH = 0.5  # of the words of an answer, that a correction of it has again
 _WRAPPED = 8  # tokens more than a prompt has words: no tokenizer adds so many, a chat template does
 _LENGTHS = (200, 800, 3200)  # words
 _CALLERS = 32
+_SLOW = 10.0  # seconds of one answer, after which nothing longer is asked for
 _QUICK = 0.1  # seconds, within which a prompt is read before it can be told whether it was kept
 _CACHED = 0.6  # of the time, below which a prompt that comes again was not read again
 
@@ -167,6 +168,8 @@ def _length(server: Server) -> Finding:
                 "truncate.",
             )
         short, known = short or rate, words
+        if said.seconds > _SLOW:
+            break
     return Finding("length", "good", f"A prompt of {known:,} words is read whole ({said.prompt_tokens:,} tokens).")
 
 
@@ -294,7 +297,9 @@ def _prefixes(server: Server) -> Finding:
 
 def _speed(server: Server) -> Finding:
     alone = server.say(_OPEN, 32)
-    together = server.side_by_side([f"{number}. {_OPEN}" for number in range(_CALLERS)], 32)
+    # If they wait for each other, all of them together shall not take for ever.
+    tokens = max(2, min(32, int(2 * _SLOW * _tokens([alone]) / alone.seconds / _CALLERS)))
+    together = server.side_by_side([f"{number}. {_OPEN}" for number in range(_CALLERS)], tokens)
     longest = max(said.seconds for said in together)
     rates = [_tokens([alone]) / alone.seconds, _tokens(together) / longest]
     said = f"{rates[0]:,.0f} tokens a second for one caller, {rates[1]:,.0f} for {_CALLERS} at once"

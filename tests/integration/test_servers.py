@@ -17,6 +17,8 @@ from aligner_integrations.backends.prompted.frameworks import Said
 from aligner_integrations.backends.remote import loop
 from aligner_integrations.backends.remote.completions import CompletionsBackend
 from aligner_integrations.backends.remote.special_tokens import Broken
+from aligner_integrations.doctor.asking import Server
+from aligner_integrations.doctor.checks import examine
 from aligner_integrations.errors import AnswerTooLongError, TruncatedCorrectionError
 from aligner_integrations.models import EMBEDDED
 from tests.integration import tiny
@@ -194,6 +196,20 @@ def test_a_first_token_in_time(served):
     )
     (result,) = backend.complete([request])
     assert result.text.strip() == served.local[PAIRS[2]]
+
+
+def test_the_doctor_finds_it_fit(served):
+    """A small aligner on a CPU is slow, and shows no log-probabilities; nothing is wrong with it."""
+    backend = served.aligner.backend
+    findings = {one.check: one for one in examine(Server(backend, patience=300), "embedded")}
+    assert not [one for one in findings.values() if one.verdict == "wrong"], findings
+    for check in ("template", "raw prompts", "temperature 0", "end of a text", "length", "streams"):
+        assert findings[check].verdict == "good", findings[check]
+
+
+def test_the_doctor_names_the_template(served):
+    found = {one.check: one for one in examine(Server(served.aligner.backend, patience=300), "metaaligner-imhi")}
+    assert found["template"].verdict in ("wrong", "unknown")
 
 
 def test_in_a_pipe_of_langchain(served):
