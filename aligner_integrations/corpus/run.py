@@ -148,7 +148,6 @@ class _Run:
     open: dict[int, _Open] = field(default_factory=dict)
     shards: int = 0
     asked: int = 0
-    seen: int = 0
 
     def __post_init__(self) -> None:
         """Look at everything that can be looked at before the first row is asked."""
