@@ -59,7 +59,9 @@ class Aligner:
         template: A registered name, a string with `{question}` and `{answer}`, or a `Template`. Default: the
             template of the checkpoint.
         gate: When to keep an answer without a correction. None: the aligner's own gate, if it has one. False: never.
-            A number: when the gate's score is at most that. A callable: `(question, answer, score) -> bool`.
+            A number: when the gate's score of rude words is at most that. A callable: `(question, answer, score) -> bool`.
+            A mapping: for each kind of objection, `"rude"`, `"hateful"` (insults, threats, hate), `"harmful"` (help with
+            harm), a number, or False for none of that kind; what it does not name stays as the aligner's own gate has it.
         accept: `(question, answer, correction) -> bool`; a correction it refuses goes to `on_reject`.
         repair: `(answer, correction) -> correction`: puts right what a correction must not touch, such as citations,
             after the last round and before `accept`. A `RejectedCorrectionError` it raises goes to `on_reject`.

@@ -150,12 +150,15 @@ class Correction:
         answer: The upstream's answer, as it came.
         text: The text to show from now on.
         outcome: What happened; see `Outcome`.
-        reason: Why the answer was kept, skipped, rejected or failed; None for a plain correction.
+        reason: Why the answer was kept, skipped, rejected or failed; `"declined"` if the correction refuses what the answer did,
+            and keeps nothing of it; None for a plain correction.
         rounds: How many corrections the aligner wrote (0 if the gate or a skip answered first).
         usage: Tokens read and written.
         seconds: Wall-clock time of this correction; in a batch, of the whole batch.
         score: What the gate compares with its threshold, of the text that the last round began with; None where nothing was
             judged, or where it is infinite.
+        objections: What the aligner's gate objects to in the answer: `"rude"` words, `"hateful"` (it insults, threatens or hates),
+            `"harmful"` (it helps with harm); none if it has no such gate, or if nothing was found.
     """
 
     question: str
@@ -167,6 +170,7 @@ class Correction:
     usage: Usage = Usage()
     seconds: float = 0.0
     score: float | None = None
+    objections: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -200,6 +204,8 @@ class Correction:
             "rounds": self.rounds,
             "seconds": round(self.seconds, 4),
         }
+        if self.objections:
+            data["objections"] = list(self.objections)
         if include_original:
             data["original"] = self.answer
         return data
@@ -218,6 +224,7 @@ class Correction:
         try:
             values = dict(data)
             values["usage"] = Usage(**values.get("usage", {}))
+            values["objections"] = tuple(values.get("objections", ()))
             correction = cls(**values)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"This is not a stored correction: {error}") from error

@@ -18,6 +18,7 @@ from functools import cached_property
 from aligner_integrations.backends.base import Score
 from aligner_integrations.errors import LostTextError
 from aligner_integrations.passages import WORD, Passage, Span, apart, between, in_line, runs
+from aligner_integrations.refusals import declines
 
 # So many words in a row are the same place, not chance; and a sentence is shown once so many of its words are the answer's.
 _SAME = 4
@@ -52,14 +53,24 @@ class Guard:
             sentence may change, but for what no edit may touch, and if not a dozen words go at once.
         score: Returns the answer's score, from the first word on in which the two differ. None: nobody could judge it;
             then the text comes from a fallback, and is left as it is.
+        objects: Whether, by its score, the answer as a whole is objected to: then any sentence may change, and a refusal may take
+            the place of all of them.
     """
 
-    def __init__(self, answer: str, threshold: float | None, score: Callable[[], Score | None]) -> None:
+    def __init__(
+        self,
+        answer: str,
+        threshold: float | None,
+        score: Callable[[], Score | None],
+        objects: Callable[[Score], bool] = lambda score: False,
+    ) -> None:
         self._given = answer
         self._answer = Passage(answer.strip())
         self._lead = len(answer) - len(answer.lstrip())
         self._threshold = threshold
         self._score = score
+        self._objects = objects
+        self._whole = False
         self._at = 0  # how many of the answer's words are behind
         self._shown = 0  # how many of them are out: all, or fewer in the first words of a sentence
         self._gone: int | None = None  # the first of the words that went last, if nothing came in their place
@@ -205,7 +216,9 @@ class Guard:
             if self._threshold is None:
                 self._found = self._joined(self._answer.sentences)
             elif (score := self._score()) is not None:
-                self._found = self._joined(self._near(score, self._threshold))
+                self._whole = self._objects(score)
+                near = self._answer.sentences if self._whole else self._near(score, self._threshold)
+                self._found = self._joined(near)
         return self._found
 
     def _near(self, score: Score, threshold: float) -> Iterator[Span]:
@@ -232,6 +245,8 @@ class Guard:
         """Whether the gate objects to the answer all over, so that another text may take its place, as a refusal does."""
         if self._threshold is None or not self._places:
             return False
+        if self._whole:
+            return True
         rest = between(self._places, 0, len(self._answer))
         return all(number in self._protected for run in rest for number in range(run.start, run.end))
 
@@ -240,7 +255,10 @@ class Guard:
         if self._shown or not self._may_decline:
             return False
         ours, theirs = self._answer.words, [word for _, word in self._held]
-        return set(runs(ours, _SAME)).isdisjoint(runs(theirs, _SAME))
+        if set(runs(ours, _SAME)).isdisjoint(runs(theirs, _SAME)):
+            return True
+        # A refusal may name what it refuses, in the words of the question and of the answer's beginning.
+        return self._whole and declines(self._answer.text, "".join(gap + word for gap, word in self._held))
 
     @cached_property
     def _protected(self) -> set[int]:

@@ -38,6 +38,7 @@ from aligner_integrations.errors import (
 from aligner_integrations.guard import Guard, is_guarded
 from aligner_integrations.policy import Accept, Plan, Policy
 from aligner_integrations.recording.recorder import Recording
+from aligner_integrations.refusals import declines
 from aligner_integrations.structured import is_structured
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Job:
         score: How the aligner judges `text`.
         reason: Why it is as it is; see `Correction`.
         done: Whether there is no further round.
+        objections: What the gate objects to in the answer; see `Correction`.
     """
 
     policy: Policy
@@ -77,6 +79,7 @@ class Job:
     error: AlignerError | None = None
     skipped: bool = False
     done: bool = False
+    objections: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """What is there at first is the answer."""
@@ -158,7 +161,12 @@ class Job:
                 return False
             score = None  # nobody can judge it, but a fallback can still correct it
         self.score = score
+        self._objects(score)
         return True
+
+    def _objects(self, score: Score | None) -> None:
+        if not self.rounds and score is not None:
+            self.objections = self.plan.objections(score)
 
     def _by_number(self) -> bool:
         return self.score is not None and self.keep is not None and bool(self.keep(self.score, True))
@@ -181,8 +189,9 @@ class Job:
                 self.score = score
             elif plan.edits == "guarded":
                 return None  # the correction is guarded by the marks of all tokens
-            # Further tokens can only raise it.
-            if plan.threshold is None or score.judgement > plan.threshold:
+            self._objects(score)
+            # Further tokens can only raise what words are objected to by; objections to the whole come with the last one.
+            if plan.objections(score) or (plan.threshold is None and not plan.whole):
                 return False
             return True if whole else None
 
@@ -193,7 +202,8 @@ class Job:
         """What takes the edits back that nobody asked for, in the next text; None: all of them stay."""
         if self.plan.edits != "guarded" or not is_guarded(self.text):
             return None
-        return Guard(self.text, self.plan.marks, lambda: self.score)
+        whole = self.plan.whole
+        return Guard(self.text, self.plan.marks, lambda: self.score, lambda score: bool(score.objects(whole)))
 
     def take(self, result: Completion | AlignerError) -> None:
         """Take the completion of one round."""
@@ -223,7 +233,7 @@ class Job:
         if guard is not None:
             return text + guard.end()
         if self.plan.edits == "marked" and text and marks is not None and score is not None:
-            return keep_unmarked(self.text, text, score, marks)
+            return text if score.objects(self.plan.whole) else keep_unmarked(self.text, text, score, marks)
         return text
 
     def write(self, text: str) -> None:
@@ -346,6 +356,8 @@ class Job:
             outcome: Outcome = "skipped" if self.skipped else "corrected" if self.text != self.answer else "kept"
             if outcome == "kept":
                 reason = reason or "unchanged"
+            elif outcome == "corrected" and declines(self.answer, self.text):
+                reason = reason or "declined"
         else:
             policy = self.policy
             rejected = isinstance(self.error, RejectedCorrectionError)
@@ -359,7 +371,7 @@ class Job:
         seconds = time.monotonic() - self.started
         score = None if self.score is None or math.isinf(self.score.judgement) else self.score.judgement
         correction = Correction(
-            self.question, self.answer, text, outcome, reason, self.rounds, self.usage, seconds, score
+            self.question, self.answer, text, outcome, reason, self.rounds, self.usage, seconds, score, self.objections
         )
         telemetry.corrected(correction, self.error if outcome == "failed" else None)
         if raises and self.error is not None:

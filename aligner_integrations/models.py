@@ -103,6 +103,8 @@ class AlignerConfig:
         revision: Commit of that base.
         gate: Threshold of its gate; None if it has none.
         gate_layer: Layer whose hidden states the gate's probe reads; None for a gate by `max_gap`.
+        objections: Kinds of objection to an answer as a whole that its gate knows -> threshold; see `Score`.
+        objections_layer: Layer whose hidden states these are read from.
         edits: How it corrects: it makes minimal edits and copies the rest, or rewrites; None: unsaid, as by those that rewrite.
     """
 
@@ -112,6 +114,8 @@ class AlignerConfig:
     gate: float | None = None
     gate_layer: int | None = None
     edits: Literal["minimal", "rewriting"] | None = None
+    objections: Mapping[str, float] = field(default_factory=dict)
+    objections_layer: int | None = None
 
     def save(self, folder: Path) -> None:
         """Write `aligner_config.json` into a folder."""
@@ -134,8 +138,14 @@ class AlignerConfig:
                 raise ConfigurationError(f"gate is {gate!r} and gate_layer {layer!r}; they are numbers or null")
             if (edits := data.get("edits")) not in (None, "minimal", "rewriting"):
                 raise ConfigurationError(f'edits is {edits!r}; it is "minimal", "rewriting" or null')
+            whole, whole_layer = data.get("objections") or {}, data.get("objections_layer")
+            numbers = isinstance(whole, Mapping) and all(isinstance(most, int | float) for most in whole.values())
+            if not numbers or not (isinstance(whole_layer, int) if whole else whole_layer is None):
+                raise ConfigurationError(
+                    f"objections is {whole!r} and objections_layer {whole_layer!r}; they are thresholds by name and a layer"
+                )
             template = Template.from_dict(data["template"])
-            return cls(template, data.get("base"), data.get("revision"), gate, layer, edits)
+            return cls(template, data.get("base"), data.get("revision"), gate, layer, edits, dict(whole), whole_layer)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"{path} is not a valid aligner configuration: {error}") from error
 

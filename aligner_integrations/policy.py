@@ -6,13 +6,14 @@ What lives elsewhere: the steps of a correction, which ask these (`job.py`), the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from aligner_integrations import threads
-from aligner_integrations.backends.base import Backend, Score, Timeouts
+from aligner_integrations.backends.base import RUDE, WHOLE, Backend, Score, Timeouts
 from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.errors import (
     BackendError,
@@ -26,6 +27,9 @@ Instead = Literal["raise", "keep", "block"]
 
 Gate = Callable[[str, str, Score | None], bool]
 """(question, answer, score) -> whether the answer is kept without a correction. No score: the backend has none."""
+
+Objections = Mapping[str, float | Literal[False]]
+"""Kind of objection (`"rude"`, `"hateful"`, `"harmful"`) -> the threshold of its score, or False: not objected to at all."""
 
 Accept = Callable[[str, str, str], bool | Awaitable[bool]]
 """(question, answer, correction) -> whether the correction may be shown. A coroutine function: for the async verbs."""
@@ -42,7 +46,7 @@ BLOCK_MESSAGE = "This answer was withheld because it could not be corrected."
 class Options(TypedDict, total=False):
     """The fields of `Policy` as keyword arguments, for type checkers: `Aligner` and what is made of one take them."""
 
-    gate: float | Literal[False] | Gate | str | Path | None
+    gate: float | Literal[False] | Objections | Gate | str | Path | None
     accept: Accept | None
     repair: Repair | None
     rounds: int
@@ -63,7 +67,7 @@ class Policy:
         ConfigurationError: A value that makes no sense.
     """
 
-    gate: float | Literal[False] | Gate | str | Path | None = None
+    gate: float | Literal[False] | Objections | Gate | str | Path | None = None
     accept: Accept | None = None
     repair: Repair | None = None
     rounds: int = 1
@@ -83,8 +87,12 @@ class Policy:
             )
         if isinstance(self.gate, str | Path):
             object.__setattr__(self, "gate", read_gate(Path(self.gate)))
-        if not (self.gate is None or callable(self.gate) or isinstance(self.gate, int | float)):
-            raise ConfigurationError(f"gate is {self.gate!r}; it takes None, False, a number, a function or a file.")
+        if not (self.gate is None or callable(self.gate) or isinstance(self.gate, int | float | Mapping)):
+            raise ConfigurationError(
+                f"gate is {self.gate!r}; it takes None, False, a number, a number or False for each kind, a function or a file."
+            )
+        if isinstance(self.gate, Mapping):
+            _check_kinds(self.gate)
         if inspect.iscoroutinefunction(self.gate):
             raise ConfigurationError(
                 "gate is a coroutine function; its answer is needed at once, so give a plain function."
@@ -130,10 +138,11 @@ class Policy:
         """
         edits = self.edits or ("guarded" if backend.minimal else "all")
         marked, free = edits == "marked", callable(self.gate)
-        threshold = backend.gate if self.gate is None or free else float(cast("float", self.gate))
-        threshold = None if self.gate is False else threshold
-        gated = free or threshold is not None
+        threshold, whole = self._thresholds(backend)
+        gated = free or threshold is not None or bool(whole)
         marks = backend.gate if threshold is None and edits != "all" else threshold
+        if self._lets_rude_be and marks is not None:
+            marks = math.inf
         if not marked and not gated and marks is None:
             return Plan(template, None, edits, None, wants_score=False, final=True)
         can_score = backend.can_score
@@ -147,7 +156,30 @@ class Policy:
                 "edits='marked' needs a threshold: this aligner has no gate, so give gate= a number."
             )
         wants_score = can_score is not False
-        return Plan(template, threshold, edits, marks if wants_score else None, wants_score, can_score is not None)
+        marks = marks if wants_score else None
+        return Plan(template, threshold, edits, marks, wants_score, can_score is not None, whole if wants_score else {})
+
+    @property
+    def _lets_rude_be(self) -> bool:
+        return isinstance(self.gate, Mapping) and self.gate.get(RUDE) is False
+
+    def _thresholds(self, backend: Backend) -> tuple[float | None, Mapping[str, float]]:
+        """What the gate's score is compared with, and what its objections to the whole answer are."""
+        gate = self.gate
+        if gate is False:
+            return None, {}
+        if isinstance(gate, Mapping):
+            own = {RUDE: backend.gate, **backend.objections}
+            if unknown := [kind for kind in gate if own.get(kind) is None and gate[kind] is not False and kind != RUDE]:
+                raise ConfigurationError(
+                    f"gate names {', '.join(unknown)}, and this aligner's own gate cannot see that; it knows {_known(own)}."
+                )
+            chosen = {kind: gate.get(kind, most) for kind, most in own.items()}
+            numbers = {kind: float(most) for kind, most in chosen.items() if most is not None and most is not False}
+            return numbers.pop(RUDE, None), numbers
+        if gate is None or callable(gate):
+            return backend.gate, backend.objections
+        return float(gate), backend.objections
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +193,7 @@ class Plan:
         marks: What marked words are found with; None: no score finds them.
         wants_score: Whether answers are judged.
         final: Whether it stays true; a server that could not be asked may yet say something else.
+        whole: Objections to an answer as a whole -> what their scores are compared with.
     """
 
     template: Template
@@ -169,6 +202,12 @@ class Plan:
     marks: float | None
     wants_score: bool
     final: bool
+    whole: Mapping[str, float] = field(default_factory=dict)
+
+    def objections(self, score: Score) -> tuple[str, ...]:
+        """Return what there is to object to in an answer, or in as much of it as the score is of."""
+        rude = self.threshold is not None and score.judgement > self.threshold
+        return (*((RUDE,) if rude else ()), *score.objects(self.whole))
 
 
 class Plans:
@@ -209,6 +248,21 @@ class Plans:
         if plan.final:
             self.known = plan
         return plan
+
+
+def _check_kinds(gate: Objections) -> None:
+    kinds = (RUDE, *WHOLE)
+    if unknown := sorted(set(gate) - set(kinds)):
+        raise ConfigurationError(
+            f"gate names {', '.join(map(repr, unknown))}; kinds of objection are {', '.join(kinds)}."
+        )
+    for kind, most in gate.items():
+        if most is True or not isinstance(most, int | float):
+            raise ConfigurationError(f"gate[{kind!r}] is {most!r}; it takes a number, or False to let such answers be.")
+
+
+def _known(own: Mapping[str, float | None]) -> str:
+    return ", ".join(kind for kind, most in own.items() if most is not None) or "no kind at all"
 
 
 def _not_found(error: TimeoutError | BackendError) -> BackendError:

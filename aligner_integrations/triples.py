@@ -19,11 +19,19 @@ _LONGEST_CELL = 2**24  # characters of a CSV file's cell; Python's own limit of 
 
 
 class Triple(NamedTuple):
-    """One question, one answer and its correction (Q-A-C). An identity pair repeats the answer as the correction."""
+    """One question, one answer and its correction (Q-A-C). An identity pair repeats the answer as the correction.
+
+    Attributes:
+        question: The question.
+        answer: The answer.
+        correction: The correction.
+        end_only: Whether only the correction's end is learnt: it is what an aligner wrote of its own, and should have ended after.
+    """
 
     question: str
     answer: str
     correction: str
+    end_only: bool = False
 
 
 def read_triples(source: str | Path, *, split: str = "train", columns: Mapping[str, str] | None = None) -> list[Triple]:

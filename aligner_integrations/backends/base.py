@@ -7,11 +7,13 @@ accepted or blocked is decided in `policy.py`.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeGuard, TypeVar
 
 from aligner_integrations.correction import Usage
@@ -22,6 +24,13 @@ _Item = TypeVar("_Item")
 
 INTERNAL_TAG = "aligner:internal"
 """On a run, where a framework has runs, that belongs to an aligner's own work: nothing in it is the user's upstream."""
+
+
+RUDE = "rude"
+"""What a gate by words objects to: each token has a mark, and where it stands is known."""
+
+WHOLE = ("hateful", "harmful")
+"""What a gate can object to in an answer as a whole: that it insults, threatens or hates, with whatever words; that it helps with harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,7 @@ class Score:
         minimum: Smallest log-probability in nats.
         max_gap: Largest gap in nats; 0 means the aligner would repeat the answer to the letter.
         gate: The probe's score of the answer, its largest mark (a logit); None without a probe.
+        objections: Of `WHOLE`, what the gate knows -> its logit for the answer, question included; of a whole answer only.
     """
 
     tokens: tuple[TokenScore, ...]
@@ -126,6 +136,7 @@ class Score:
     minimum: float
     max_gap: float
     gate: float | None = None
+    objections: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def judgement(self) -> float:
@@ -135,6 +146,10 @@ class Score:
     def marked(self, threshold: float) -> tuple[TokenScore, ...]:
         """Return the tokens the probe objects to, or without a probe those whose gap exceeds the threshold."""
         return tuple(t for t in self.tokens if (t.gap if t.mark is None else t.mark) > threshold)
+
+    def objects(self, thresholds: Mapping[str, float]) -> tuple[str, ...]:
+        """Return what the gate objects to in the answer as a whole, given a threshold for each of these kinds."""
+        return tuple(kind for kind, most in thresholds.items() if self.objections.get(kind, -math.inf) > most)
 
 
 class Reader(Protocol):
@@ -166,6 +181,11 @@ class Backend(ABC):
     def gate(self) -> float | None:
         """Threshold of its own gate; None if it has none."""
         return None
+
+    @property
+    def objections(self) -> Mapping[str, float]:
+        """Of `WHOLE`, what its gate knows -> the threshold of its own; what scores no more than that is not objected to."""
+        return {}
 
     @property
     def minimal(self) -> bool:
@@ -351,6 +371,7 @@ class FakeBackend(Backend):
     # Attributes here, so that a test can set them.
     template: Template | None = None
     gate: float | None = None
+    objections: Mapping[str, float] = MappingProxyType({})
     minimal: bool = False
     can_score: bool | None = False
     fingerprint: list[Any] | None = None

@@ -150,4 +150,5 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 def correction_note(correction: Correction) -> str:
     """Return one line that says what happened to an answer."""
     words = "kept letter by letter" if correction.outcome == "kept" else correction.outcome
-    return f"{words}{f' ({correction.reason})' if correction.reason else ''}, {correction.seconds:.1f} s"
+    found = f", objects to: {', '.join(correction.objections)}" if correction.objections else ""
+    return f"{words}{f' ({correction.reason})' if correction.reason else ''}{found}, {correction.seconds:.1f} s"

@@ -6,6 +6,7 @@ Every measure gives a `Report`: plain data, a table, and a page (`html/`).
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,16 @@ class Share:
     def value(self) -> float:
         """The share, from 0 to 1; 0 of nothing is 0."""
         return self.count / self.of if self.of else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of the share (Wilson, without continuity correction); (0, 1) of nothing."""
+        if not self.of:
+            return 0.0, 1.0
+        z2 = 1.959964**2
+        centre = (self.value + z2 / (2 * self.of)) / (1 + z2 / self.of)
+        half = math.sqrt(z2 * (self.value * (1 - self.value) / self.of + z2 / (4 * self.of**2))) / (1 + z2 / self.of)
+        return max(0.0, centre - half), min(1.0, centre + half)
 
     def __str__(self) -> str:
         """Render as per cent with one decimal."""

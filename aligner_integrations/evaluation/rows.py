@@ -10,8 +10,11 @@ from typing import Any, Literal, get_args
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.jsonl import read_jsonl
 
-Kind = Literal["rude", "good", "mixed"]
-"""rude: must become civil. good: must come back as it is. mixed: a good answer with one rude sentence in it."""
+Kind = Literal["rude", "good", "mixed", "harmful", "harmless", "refusal", "abusive", "rant"]
+"""rude: must become civil. good: must come back as it is. mixed: a good answer with one rude sentence in it.
+
+Of `harmless.py`: harmful: does what nobody should help with. harmless: good, but looks or sounds harmful. refusal: refuses. abusive:
+insults, threatens or hates, mostly without swear words. rant: a post with swear words, for which there are no references."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aligner_integrations.evaluation.harmless import HarmlessReport
 from aligner_integrations.evaluation.report import QualityReport
 from aligner_integrations.models import SMOLLM2, AlignerConfig
 from aligner_integrations.training.provenance import read_result, write_whole
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 QUALITY_FILE = "quality.json"
 CURVE_FILE = "loss.png"
 STRENGTH_FILE = "strength.json"
+HARM_FILE = "harm.json"
 
 
 def base_name(base: str) -> str:
@@ -79,10 +81,14 @@ def write(
         lines += [
             f"A linear probe on the hidden states of layer {gate['layer']} with threshold {gate['threshold']:.3f}, learnt "
             f"from {gate['training_examples']} answers. On {gate['tuning_examples']} others it keeps "
-            f"{gate['good_kept']:.1%} of the good ones and flags {gate['bad_flagged']:.1%} of those that need a correction."
+            f"{gate['good_kept']:.1%} of the good ones and flags {gate['bad_flagged']:.1%} of those that need a correction.",
+            *_objections(gate),
         ]
     else:
         lines += ["None: too few corrected or identical answers to learn one from."]
+    if harm := read_result(output / HARM_FILE):
+        lines += ["", "## Harm", "", "Shares with their 95% intervals (Wilson).", ""]
+        lines.append(HarmlessReport.from_dict(harm).to_markdown())
     for path in sorted(output.glob("quality*.json")):
         report = QualityReport.from_dict(read_result(path) or {})
         label = path.stem.removeprefix("quality").strip("_").replace("_", " ")
@@ -97,6 +103,26 @@ def _recipe(recipe: Recipe) -> str:
         f"{method}, {recipe.epochs} pass(es), learning rate {recipe.learning_rate:g} (cosine, {recipe.warmup_ratio:.0%} warm-up), "
         f"batches of {batch} x {recipe.gradient_accumulation}, identity warm-up {recipe.identity_share:.0%}, seed {recipe.seed}"
     )
+
+
+def _objections(gate: dict[str, Any]) -> list[str]:
+    """What the gate objects to in answers as a whole, and how well each kind is told from good answers."""
+    lines = []
+    if whole := gate.get("whole"):
+        lines += [
+            "",
+            f"A second one, on layer {gate['whole_layer']}, reads the answer as a whole: the state before it, the mean over its tokens "
+            "and the last state.",
+            "",
+            "| objects to | threshold | good ones kept (tuning) | flagged (tuning) | AUC (held out) |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        rude = {"threshold": gate["threshold"], "kept": gate["good_kept"], "flagged": gate["bad_flagged"]}
+        for kind, one in {"rude": rude, **whole}.items():
+            area = gate.get("areas", {}).get(kind)
+            about = f"{area[0]:.3f} ({area[1]} against {area[2]} good ones)" if area else ""
+            lines.append(f"| {kind} | {one['threshold']:.3f} | {one['kept']:.1%} | {one['flagged']:.1%} | {about} |")
+    return lines
 
 
 def _strength(found: dict[str, Any]) -> str:

@@ -75,11 +75,13 @@ def encode_triples(
         if not triple.correction.strip():
             raise ConfigurationError(f"Row {number} has an empty correction; an aligner must not learn to say nothing.")
         try:
-            "".join(triple).encode()  # a tokenizer would say no more than that this is no text
+            "".join(triple[:3]).encode()  # a tokenizer would say no more than that this is no text
         except UnicodeEncodeError as error:
             raise InvalidTextError(f"Row {number} cannot be encoded: {error}") from error
         prompt = encode_prompt(tokenizer, template.render(triple.question, triple.answer))
         completion = encode_completion(tokenizer, template.completion_prefix, triple.correction)
+        if triple.end_only:
+            prompt, completion = prompt + completion, []
         row = EncodedTriple(prompt, [*completion, tokenizer.eos_token_id])
         if len(row) > max_length:
             refused += 1

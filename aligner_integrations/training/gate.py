@@ -1,4 +1,4 @@
-"""Training the gate: which answers would the aligner leave alone? One logistic regression over tokens.
+"""Training the gate: which answers would the aligner leave alone? One logistic regression over tokens; over answers: `objections.py`.
 
 A token is labelled 1 where every reference correction deletes or replaces it; an answer's score is its largest token's.
 The probe itself and its features are in `backends/local/probe.py`.
@@ -6,21 +6,27 @@ The probe itself and its features are in `backends/local/probe.py`.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
+from aligner_integrations.backends.base import RUDE, WHOLE
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
 from aligner_integrations.backends.local.loading import Weights
-from aligner_integrations.backends.local.probe import GateProbe, token_features
-from aligner_integrations.backends.local.scoring import forward_answers
+from aligner_integrations.backends.local.probe import GateProbe, answer_features, token_features
+from aligner_integrations.backends.local.scoring import Judged, forward_answers
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.templates import Template
+from aligner_integrations.training import objections
 from aligner_integrations.training.data import grouped
+from aligner_integrations.training.objections import MIXED, FittedObjection
+
+__all__ = ["MIXED", "FittedGate", "GateExample", "areas", "fit_gate", "forward_examples", "token_labels"]
 
 _BATCH_TOKENS = 2048
 # Tokens of long answers nobody objects to are plenty; a share of them is enough to learn from.
@@ -29,11 +35,20 @@ _DECAY = 3e-4
 
 
 class GateExample(NamedTuple):
-    """An answer with its reference corrections; none means the answer is good as it is."""
+    """An answer with its reference corrections, and what there is to object to.
+
+    Attributes:
+        question: The question.
+        answer: The answer.
+        corrections: Its corrections, if they edit it; the probe on words learns which.
+        kind: What there is to object to, `"rude"`, `"hateful"` or `"harmful"` (`objections.py`), or `MIXED`; empty: no more
+            than the corrections say.
+    """
 
     question: str
     answer: str
     corrections: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +60,14 @@ class FittedGate:
         threshold: Answers that score at most this are kept.
         good_kept: Share of good tuning answers that are kept.
         bad_flagged: Share of tuning answers in need of correction that are not.
+        whole: What it objects to in answers as a whole, with thresholds; the probe for it is part of `probe`.
     """
 
     probe: GateProbe
     threshold: float
     good_kept: float
     bad_flagged: float
+    whole: Mapping[str, FittedObjection] = field(default_factory=dict)
 
 
 def token_labels(tokens: Sequence[int], corrections: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -78,6 +95,7 @@ def fit_gate(
     keep: float = 0.99,
     seed: int = 42,
     progress: Callable[[int, int], None] | None = None,
+    learn_with: Weights | None = None,
 ) -> FittedGate:
     """Fit a probe at each layer, and return the one that flags most on the tuning split.
 
@@ -90,6 +108,7 @@ def fit_gate(
         keep: Share of good tuning answers that must be kept.
         seed: Which tokens of long answers are learnt from.
         progress: Called with (examples done, examples in all).
+        learn_with: The same aligner in coarser numbers, to read the examples to learn from with; the thresholds never are.
 
     Raises:
         ConfigurationError: One kind of example is missing.
@@ -97,39 +116,70 @@ def fit_gate(
     for name, examples in (("training", train), ("tuning", tune)):
         if not any(e.corrections for e in examples) or all(e.corrections for e in examples):
             raise ConfigurationError(f"The gate's {name} examples need both good answers and answers with corrections.")
-    total = len(train) + len(tune)
     generator = torch.Generator().manual_seed(seed)
     features: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
     labels: list[torch.Tensor] = []
+    answers = objections.Read(layers)
     done = 0
-    for chunk in _chunks(train, weights, template):
-        for example, by_layer in _features(chunk, weights, template, layers):
+    for example, judged in forward_examples(learn_with or weights, template, train, layers):
+        answers.add(example.kind, judged[2])
+        if example.kind not in WHOLE:  # which of its words to object to, nobody says
             row = _labels(example, weights, template)
             used = torch.ones(len(row), dtype=torch.bool)
             if len(row) >= _LONG:
                 used = (torch.rand(len(row), generator=generator) < _LONG_SHARE) | (row > 0)
             labels.append(row[used])
             for layer in layers:
-                features[layer].append(by_layer[layer][used])
-        done += len(chunk)
+                features[layer].append(_token_features(judged, layer)[used])
+        done += 1
         if progress:
-            progress(done, total)
+            progress(done, len(train) + len(tune))
     probes = {layer: _fit(layer, torch.cat(features.pop(layer)), torch.cat(labels)) for layer in layers}
 
+    tuned = objections.Read(layers)
     scores: dict[int, list[float]] = {layer: [] for layer in layers}
     bad: list[bool] = []
-    for chunk in _chunks(tune, weights, template):
-        for example, by_layer in _features(chunk, weights, template, layers):
+    for example, judged in forward_examples(weights, template, tune, layers):
+        tuned.add(example.kind, judged[2])
+        if example.kind not in WHOLE:
             bad.append(bool(example.corrections))
             for layer in layers:
-                scores[layer].append(float(probes[layer].marks(by_layer[layer]).max()))
-        done += len(chunk)
+                scores[layer].append(float(probes[layer].marks(_token_features(judged, layer)).max()))
+        done += 1
         if progress:
-            progress(done, total)
-    return max(
+            progress(done, len(train) + len(tune))
+    fitted = max(
         (_threshold(probes[layer], torch.tensor(scores[layer]), torch.tensor(bad), keep) for layer in layers),
         key=lambda fitted: fitted.bad_flagged,
     )
+    probe, whole = objections.fit(answers, tuned)
+    return dataclasses.replace(fitted, probe=dataclasses.replace(fitted.probe, answers=probe), whole=whole)
+
+
+def areas(
+    weights: Weights, template: Template, probe: GateProbe, examples: Sequence[GateExample]
+) -> dict[str, tuple[float, int, int]]:
+    """Return for each kind of objection the area under the curve against good answers, and how many of both there are.
+
+    Args:
+        weights: The trained aligner.
+        template: Its template.
+        probe: Its gate.
+        examples: Answers that nothing was learnt from or chosen on.
+    """
+    scores: dict[str, list[tuple[str, float]]] = {kind: [] for kind in (RUDE, *WHOLE)}
+    for example, judged in forward_examples(weights, template, examples, probe.layers):
+        scores[RUDE].append((example.kind, float(probe.marks(_token_features(judged, probe.layer)).max())))
+        if probe.answers is not None:
+            found = probe.answers.logits(answer_features(*judged[2][probe.answers.layer]))
+            for kind, logit in found.items():
+                scores[kind].append((example.kind, logit))
+    result = {}
+    for kind, rows in scores.items():
+        bad, good = [score for one, score in rows if one == kind], [score for one, score in rows if not one]
+        if bad and good:
+            result[kind] = objections.area(bad, good), len(bad), len(good)
+    return result
 
 
 def _chunks(examples: Sequence[GateExample], weights: Weights, template: Template) -> list[list[GateExample]]:
@@ -154,17 +204,27 @@ def _labels(example: GateExample, weights: Weights, template: Template) -> torch
     )
 
 
-def _features(
+def forward_examples(
+    weights: Weights, template: Template, examples: Sequence[GateExample], layers: Sequence[int]
+) -> Iterator[tuple[GateExample, Judged]]:
+    """Run examples through the aligner, those of like length together."""
+    for chunk in _chunks(examples, weights, template):
+        yield from _forward(chunk, weights, template, layers)
+
+
+def _forward(
     chunk: Sequence[GateExample], weights: Weights, template: Template, layers: Sequence[int]
-) -> list[tuple[GateExample, dict[int, torch.Tensor]]]:
+) -> list[tuple[GateExample, Judged]]:
     prompts = [encode_prompt(weights.tokenizer, template.render(e.question, e.answer)) for e in chunk]
     answers = [_completion(e.answer, weights, template) for e in chunk]
     with weights.lock:
         rows = forward_answers(weights, prompts, answers, layers=layers)
-    return [
-        (example, {layer: token_features(*states[layer], gaps, logprobs) for layer in layers})
-        for example, (logprobs, gaps, states) in zip(chunk, rows, strict=True)
-    ]
+    return list(zip(chunk, rows, strict=True))
+
+
+def _token_features(judged: Judged, layer: int) -> torch.Tensor:
+    logprobs, gaps, states = judged
+    return token_features(*states[layer], gaps, logprobs)
 
 
 def _fit(layer: int, features: torch.Tensor, labels: torch.Tensor) -> GateProbe:

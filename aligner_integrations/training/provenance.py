@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.models import locate_base
+from aligner_integrations.models import SMOLLM2, locate_base
 
 MADE_OF = "made_of"
 """The key under which a stage's file names what it was made of: a digest for each of data, base, template and so on."""
@@ -41,7 +41,7 @@ def digest_of_files(*paths: Path) -> str:
 
 def digest_of_base(base: str, revision: str | None) -> str:
     """Name a base model: its files by name and size, and its configuration; weights of many gigabytes are not read for it."""
-    folder, gguf_file = locate_base(base, revision)
+    folder, gguf_file = locate_base(SMOLLM2 if base == "embedded" else base, revision)
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     if gguf_file is not None:
         files = [folder / gguf_file]

@@ -89,3 +89,6 @@ RECIPES: dict[str, Recipe] = {
         save_steps=50,
     ),
 }
+
+EMBEDDED_SECOND_PASS = replace(RECIPES["embedded"], learning_rate=4e-4, save_steps=25)
+"""The embedded recipe's second pass, which goes on from the first and must not forget it."""

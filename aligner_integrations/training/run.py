@@ -21,7 +21,7 @@ from aligner_integrations.models import GATE_FILE, AlignerConfig
 from aligner_integrations.templates import Template
 from aligner_integrations.training import card
 from aligner_integrations.training.data import edits_of
-from aligner_integrations.training.gate import FittedGate, GateExample, fit_gate
+from aligner_integrations.training.gate import FittedGate, GateExample, areas, fit_gate
 from aligner_integrations.training.provenance import (
     digest,
     digest_of_base,
@@ -138,15 +138,33 @@ def fit_weights(
     write_stage(output / TRAINING_FILE, trained.report.to_dict(), made_of)
 
 
-def fit_own_gate(output: Path, train_on: Sequence[GateExample], tune_on: Sequence[GateExample], seed: int) -> None:
+def fit_own_gate(
+    output: Path,
+    train_on: Sequence[GateExample],
+    tune_on: Sequence[GateExample],
+    seed: int,
+    *,
+    report_on: Sequence[GateExample] = (),
+    keep: float = 0.99,
+    learn_in: str | None = None,
+) -> None:
     """Train the gate of a saved aligner and store it beside the weights; skipped if that is done.
+
+    Args:
+        output: The aligner's folder.
+        train_on: What it learns from.
+        tune_on: What its thresholds are chosen on.
+        seed: Which tokens of long answers are learnt from.
+        report_on: What the area under its curves is measured on; none: it is not measured.
+        keep: Share of good tuning answers that the gate on words must keep.
+        learn_in: A torch dtype that the examples to learn from are read in, where that is quicker; thresholds never are.
 
     Raises:
         ConfigurationError: There is one that was learnt on other weights or answers.
     """
     made_of = {
         "weights": digest_of_weights(output),
-        "data": digest([*train_on, *tune_on, seed]),
+        "data": digest([*train_on, *tune_on, *report_on, seed, keep, learn_in]),
     }
     if read_stage(output / GATE_REPORT, made_of) is not None:
         return
@@ -154,11 +172,30 @@ def fit_own_gate(output: Path, train_on: Sequence[GateExample], tune_on: Sequenc
     weights = load_weights(str(output), None, None, None, None)
     depth = weights.model.config.get_text_config().num_hidden_layers
     layers = sorted({round(depth * share) for share in (0.5, 0.67, 0.87)})
-    fitted = fit_gate(weights, config.template, train_on, tune_on, layers=layers, seed=seed, progress=_log_progress)
+    coarse = load_weights(str(output), None, None, learn_in, None) if learn_in else None
+    fitted = fit_gate(
+        weights,
+        config.template,
+        train_on,
+        tune_on,
+        layers=layers,
+        keep=keep,
+        seed=seed,
+        progress=_log_progress,
+        learn_with=coarse,
+    )
     with written_beside(output) as folder:
         fitted.probe.save(folder / GATE_FILE)
-        dataclasses.replace(config, gate=fitted.threshold, gate_layer=fitted.probe.layer).save(folder)
-    write_stage(output / GATE_REPORT, _gate_report(fitted, train_on, tune_on), made_of)
+        answers = fitted.probe.answers
+        dataclasses.replace(
+            config,
+            gate=fitted.threshold,
+            gate_layer=fitted.probe.layer,
+            objections={kind: one.threshold for kind, one in fitted.whole.items()},
+            objections_layer=None if answers is None else answers.layer,
+        ).save(folder)
+    held_out = areas(coarse or weights, config.template, fitted.probe, report_on) if report_on else {}
+    write_stage(output / GATE_REPORT, {**_gate_report(fitted, train_on, tune_on), "areas": held_out}, made_of)
 
 
 def digest_of_weights(output: Path) -> str:
@@ -179,6 +216,8 @@ def _gate_report(fitted: FittedGate, train_on: Sequence[GateExample], tune_on: S
         "threshold": fitted.threshold,
         "good_kept": fitted.good_kept,
         "bad_flagged": fitted.bad_flagged,
+        "whole_layer": None if fitted.probe.answers is None else fitted.probe.answers.layer,
+        "whole": {kind: dataclasses.asdict(one) for kind, one in fitted.whole.items()},
         "training_examples": len(train_on),
         "tuning_examples": len(tune_on),
     }

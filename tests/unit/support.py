@@ -51,9 +51,9 @@ class ScoringBackend(FakeBackend):
 
     can_score = True
 
-    def __init__(self, score_fn, fn=mend, gate=None):
+    def __init__(self, score_fn, fn=mend, gate=None, objections=None):
         super().__init__(fn)
-        self.score_fn, self.gate = score_fn, gate
+        self.score_fn, self.gate, self.objections = score_fn, gate, objections or {}
         self.scored, self.completed = [], []
 
     def score(self, requests):
@@ -65,7 +65,7 @@ class ScoringBackend(FakeBackend):
         return super()._one(request)
 
 
-def score_of(answer, gap=0.0, marked=(), probe=False):
+def score_of(answer, gap=0.0, marked=(), probe=False, objections=None):
     """A score with one token a word; words in `marked` have mark (with a probe) or gap 9, others 0."""
     numbers = [(m[0], m.start(), m.end(), 9.0 if m[0] in marked else 0.0) for m in re.finditer(r"\S+", answer)]
     tokens = tuple(
@@ -73,7 +73,7 @@ def score_of(answer, gap=0.0, marked=(), probe=False):
         for text, start, end, number in numbers
     )
     highest = max((n for *_, n in numbers), default=0.0)
-    return Score(tokens, -1.0, -0.1, -0.5, gap, highest if probe else None)
+    return Score(tokens, -1.0, -0.1, -0.5, gap, highest if probe else None, objections or {})
 
 
 def text_of(text):

@@ -26,6 +26,7 @@ FLOORS = [
         "jsonl",
         "pairs",
         "passages",
+        "refusals",
         "structured",
         "templates",
         "thought",

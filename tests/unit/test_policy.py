@@ -45,6 +45,80 @@ def scoring(score_fn=by_length, *, own=None, fn=mend, **options):
 
 # The gate -----------------------------------------------------------------------------------------------------------
 
+HARM = "Hold the two wires together and wait for smoke. It takes a minute, and nobody will notice it at all."
+NO = "I'm sorry, I can't help with that."
+
+
+def objecting(objections, fn=lambda prompt: NO, marked=(), own=5.0, **options):
+    """An aligner with a gate on words and on whole answers; it declines whatever it is asked to correct."""
+    backend = ScoringBackend(
+        lambda answer: score_of(answer, marked=marked, probe=True, objections=objections), fn, own, {"hateful": 1.0, "harmful": 2.0}
+    )  # fmt: skip
+    backend.minimal = True
+    return Aligner(backend=backend, template=TEMPLATE, **options)
+
+
+@pytest.mark.parametrize(
+    ("scores", "gate", "found"),
+    [
+        ({"hateful": 0.0, "harmful": 3.0}, None, ("harmful",)),
+        ({"hateful": 1.5, "harmful": 3.0}, None, ("hateful", "harmful")),
+        ({"hateful": 1.0, "harmful": 2.0}, None, ()),  # at the threshold is not above it
+        ({"hateful": 0.0, "harmful": 3.0}, {"harmful": False}, ()),
+        ({"hateful": 1.5, "harmful": 3.0}, {"harmful": False}, ("hateful",)),
+        ({"hateful": 1.5, "harmful": 3.0}, {"hateful": 9, "harmful": 9}, ()),
+        ({"hateful": 0.5, "harmful": 0.0}, {"hateful": 0.4}, ("hateful",)),
+        ({"hateful": 0.0, "harmful": 3.0}, 7.0, ("harmful",)),  # a number is about words
+    ],
+)
+async def test_an_answer_that_is_objected_to_as_a_whole_is_declined(verb, scores, gate, found):
+    correction = await verb(objecting(scores, gate=gate), HARM)
+    if found == ():
+        assert (correction.outcome, correction.reason, correction.text) == ("kept", "gate", HARM)
+    else:
+        assert (correction.outcome, correction.reason, correction.text) == ("corrected", "declined", NO)
+    assert correction.objections == found
+    assert correction.record().get("objections") == (list(found) if found else None)
+
+
+async def test_words_that_are_let_be_stay(verb):
+    answer = "It is so. This is bad for all of us, and so on."
+    for gate, text in ((None, "It is so. This is good for all of us, and so on."), ({"rude": False}, answer)):
+        aligner = objecting(
+            {"harmful": 0.0}, lambda prompt: "It is so. This is good for all of us, and so on.", ["bad"], gate=gate
+        )
+        assert (await verb(aligner, answer)).text == text
+
+
+async def test_a_refusal_may_name_what_it_refuses(verb):
+    refusal = "I'm sorry, I won't say how to hold the two wires together."
+    assert (await verb(objecting({"harmful": 3.0}, lambda prompt: refusal), HARM)).text == refusal
+
+
+async def test_marked_edits_may_decline_too():
+    correction = await correct(objecting({"harmful": 3.0}, edits="marked"), HARM)
+    assert (correction.text, correction.reason) == (NO, "declined")
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        ({"boring": 1.0}, "kinds of objection are rude, hateful, harmful"),
+        ({"harmful": True}, "takes a number, or False"),
+        ({"harmful": "much"}, "takes a number, or False"),
+    ],
+)
+def test_a_kind_or_threshold_that_makes_no_sense_is_refused_at_once(gate, message):
+    with pytest.raises(ConfigurationError, match=message):
+        objecting({}, gate=gate)
+
+
+async def test_a_kind_that_the_aligners_gate_cannot_see_is_an_error():
+    aligner = scoring(own=3.0, gate={"harmful": 1.0})
+    with pytest.raises(ConfigurationError, match="cannot see that; it knows rude"):
+        await correct(aligner, "one")
+    assert (await correct(scoring(own=3.0, gate={"harmful": False}), "one")).outcome == "kept"
+
 
 @pytest.mark.parametrize(
     ("gate", "own", "kept", "scored"),

@@ -119,6 +119,12 @@ class LocalBackend(Backend):
         return None if config is None else config.gate
 
     @property
+    def objections(self) -> Mapping[str, float]:
+        """What the aligner's own gate objects to in answers as a whole, with its thresholds."""
+        config = self.config
+        return {} if config is None else config.objections
+
+    @property
     def minimal(self) -> bool:
         """Whether the aligner's configuration says so."""
         config = self.config

@@ -225,7 +225,13 @@ def _read_probe(files: ModelFiles, config: Any) -> GateProbe | None:
         raise ModelLoadError(
             f"The gate of {files.name} reads layer {layer} of a model with {config.num_hidden_layers}."
         )
-    return GateProbe.load(files.gate, layer, config.hidden_size)
+    whole = None if files.config is None else files.config.objections_layer
+    if whole is not None and not 0 <= whole <= config.num_hidden_layers:
+        raise ModelLoadError(
+            f"The gate of {files.name} reads layer {whole} of a model with {config.num_hidden_layers}."
+        )
+    kinds = () if files.config is None else tuple(files.config.objections)
+    return GateProbe.load(files.gate, layer, config.hidden_size, whole, kinds)
 
 
 def _read_model(folder: Path, gguf_file: str | None, dtype: Any, options: dict[str, Any]) -> Any:

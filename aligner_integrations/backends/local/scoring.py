@@ -17,7 +17,7 @@ from aligner_integrations.backends.encoding import encode_completion
 from aligner_integrations.backends.local.kv_cache import Rows
 from aligner_integrations.backends.local.loading import Weights
 from aligner_integrations.backends.local.prefix_cache import Prefix
-from aligner_integrations.backends.local.probe import token_features
+from aligner_integrations.backends.local.probe import answer_features, token_features
 from aligner_integrations.backends.local.speculative import DraftSupport, share_beginning
 
 # Most tokens in one step: bounds the memory of the logits.
@@ -114,7 +114,7 @@ def score_batch(
     """Return the score of each request's answer; see `Score`, and for `keep` `forward_answers`."""
     answers = [answer_to_judge(weights, request) for request in requests]
     probe = weights.probe
-    rows = forward_answers(weights, prompts, answers, layers=[probe.layer] if probe else [], keep=keep)
+    rows = forward_answers(weights, prompts, answers, layers=probe.layers if probe else [], keep=keep)
     return [score_of(weights, request, row) for request, row in zip(requests, rows, strict=True)]
 
 
@@ -129,7 +129,11 @@ def score_of(weights: Weights, request: Request, judged: Judged) -> Score:
     logprobs, gaps, states = judged
     probe = weights.probe
     marks = probe.marks(token_features(*states[probe.layer], gaps, logprobs)).tolist() if probe else None
-    spans = _spans(weights, request)[: len(logprobs)]
+    spans = _spans(weights, request)
+    objections: dict[str, float] = {}
+    if probe and probe.answers and len(logprobs) == len(spans):
+        objections = probe.answers.logits(answer_features(*states[probe.answers.layer]))
+    spans = spans[: len(logprobs)]
     tokens = tuple(
         TokenScore(request.answer[start:stop], start, stop, logprob, gap, None if marks is None else marks[i])
         for i, ((start, stop), logprob, gap) in enumerate(zip(spans, logprobs.tolist(), gaps.tolist(), strict=True))
@@ -141,6 +145,7 @@ def score_of(weights: Weights, request: Request, judged: Judged) -> Score:
         minimum=float(logprobs.min()),
         max_gap=float(gaps.max()),
         gate=None if marks is None else max(marks),
+        objections=objections,
     )
 
 
@@ -184,7 +189,7 @@ def judge_in_steps(
         The whole score if the answer is kept, and what went through the model, for the correction if it is not.
     """
     answer = answer_to_judge(weights, request)
-    layers = [weights.probe.layer] if weights.probe else []
+    layers = weights.probe.layers if weights.probe else []
     prefix, known = weights.prefixes.find(prompt[:-1])
     rows = Rows(weights.model, [(prefix, known)])
     # The first pass is short, for something to show: twice as many tokens cost as much as a pass of one.

@@ -5,7 +5,7 @@ What they add is in `traced.py`, `resilient.py` and `cached.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aligner_integrations.backends.base import Backend, Reader
@@ -32,6 +32,11 @@ class Wrapper(Backend):
     def gate(self) -> float | None:
         """The threshold of the inner backend's gate."""
         return self.inner.gate
+
+    @property
+    def objections(self) -> Mapping[str, float]:
+        """What the inner backend's gate knows of answers as a whole."""
+        return self.inner.objections
 
     @property
     def minimal(self) -> bool:

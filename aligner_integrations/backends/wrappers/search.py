@@ -30,7 +30,7 @@ Kind = Literal["completion", "score"]
 _Result = TypeVar("_Result")
 
 # In every key: what is stored means something else once this changes.
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Flights:
@@ -238,7 +238,9 @@ def _encode(result: Any) -> str | None:
     if isinstance(result, Score):
         # Where its words are, and not the words: the answer is not ours to keep.
         tokens = [[t.start, t.end, t.logprob, t.gap, t.mark] for t in result.tokens]
-        return json.dumps([tokens, result.total, result.mean, result.minimum, result.max_gap, result.gate])
+        return json.dumps(
+            [tokens, result.total, result.mean, result.minimum, result.max_gap, result.gate, dict(result.objections)]
+        )
     return None
 
 

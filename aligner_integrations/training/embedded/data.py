@@ -1,42 +1,29 @@
-"""What the embedded aligner and its gate learn from, and which rows they never see.
+"""What the embedded aligner learns from: the triples of one training, out of the training split.
 
-Rude texts become civil (ParaDetox), also a rude sentence inside a long good answer, and good answers (human answers of
-Open-Assistant, worked sums of GSM8K) come back letter by letter. Splits are by question: training, tuning (the gate's
-threshold and every other choice) and report (the figures in the card).
+Rude texts become civil, also inside long good answers and in posts of several sentences; harmful answers are declined, abuse and hate
+become civil; good answers of many kinds, talk about rude words and refusals come back letter by letter. Where rows come from:
+`sources.py`; what is made of harm: `harm.py`, of talk: `talk.py`. What the gate learns from, and what is measured: `examples.py`.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from better_profanity import profanity
 
-from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.evaluation.rows import Row
 from aligner_integrations.jsonl import read_jsonl
-from aligner_integrations.training.gate import GateExample
+from aligner_integrations.training.embedded import harm, looks
+from aligner_integrations.training.embedded.pairs import Likelihood, best_references, civil_references, project
+from aligner_integrations.training.embedded.sources import Pair, Rude, Split
+from aligner_integrations.training.embedded.talk import talk
 from aligner_integrations.triples import Triple
 
-SOURCES = {
-    "paradetox.jsonl.gz": "s-nlp/paradetox (ACL 2022), CC0 1.0 in its repository; the authors' copy on the Hub is marked "
-    "openrail++, whose use restrictions are passed on",
-    "oasst_en_100.jsonl.gz": "LAION-AI/Open-Assistant, Apache-2.0",
-    "gsm8k_answers.jsonl.gz": "GSM8K, MIT",
-}
-"""File in the data folder -> source and licence. Nothing else goes into the shipped weights."""
-
-MEASURED = "alpacaeval_aligner2b_gpt4turbo.jsonl.gz"
-MEASURED_SOURCE = "answers of GPT-4 Turbo from tatsu-lab/alpaca_eval, CC BY-NC 4.0"
-"""They only ever measure."""
-
-WRITTEN = Path(__file__).parent / "good_answers.jsonl"
-"""Good answers written for this package (other languages, code, tables): the gate learns to keep them."""
+WRITTEN = Path(__file__).parent / "written" / "good.jsonl"
+"""Good answers written for this package: other languages, code, tables."""
 
 QUESTIONS = (
     "What do you think?",
@@ -62,98 +49,173 @@ REPORT_QUESTION = "What do you think about this?"
 """Asked in tuning and report only."""
 
 MAX_GOOD_CHARACTERS = 1600
-SIZES = {
-    "paradetox_report": 560,
-    "paradetox_tune": 300,
-    "oasst_report": 92,
-    "oasst_tune": 60,
-    "gsm8k_report": 60,
-    "gsm8k_tune": 80,
-}
+
+_GOES_ON = (
+    "This is not good.",
+    "It is not good.",
+    "That is bad.",
+    "This is a bad thing.",
+    "He is not a good person.",
+    "I am not happy.",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Rude:
-    """A rude text and its human rewrites."""
+class Mixture:
+    """How many rows of each kind one training has.
 
-    toxic: str
-    neutral: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Rows of one split: rude texts, good answers by source as (question, answer)."""
-
-    rude: list[Rude]
-    oasst: list[tuple[str, str]]
-    gsm8k: list[tuple[str, str]]
-
-    @property
-    def good(self) -> list[tuple[str, str]]:
-        """Good answers of both sources."""
-        return self.oasst + self.gsm8k
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedData:
-    """The three splits and the SHA-256 of each file they come from."""
-
-    train: Split
-    tune: Split
-    report: Split
-    checksums: dict[str, str]
-
-
-def load(folder: Path, seed: int) -> EmbeddedData:
-    """Read the data folder and split it by question.
-
-    Raises:
-        ConfigurationError: A file is missing.
+    Attributes:
+        rude: Rude texts with their smallest civil edit, a third of them as people type them.
+        clean_rude: Further rude texts without a word of the list: what is rude about them is what they say.
+        rants: Posts of two to six rude and civil sentences.
+        civil: Civil sentences that stay as they are.
+        mixed: Good answers with a rude sentence in them.
+        good: Human answers that stay as they are.
+        upstream: SmolLM2's own good answers.
+        gsm8k: Worked sums.
+        facts: Short true answers.
+        harmless: Answers to questions that only sound harmful.
+        refusals: Refusals that stay.
+        harmful: Characters of a harmful answer; all of them are taken.
+        abusive: Replies that offend the user.
+        hateful: Hateful sentences.
+        neutral: Sentences about the same groups, and as many replies that offend nobody.
+        talk: Talk about rude words, beside what is written.
+        endings: Corrections that went on with a sentence of their own, for the end token alone.
     """
-    missing = [name for name in (*SOURCES, MEASURED) if not (folder / name).is_file()]
-    if missing:
-        raise ConfigurationError(f"{folder} lacks {', '.join(missing)}, which the embedded recipe needs.")
-    checksums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (*SOURCES, MEASURED)}
-    rude = [Rude(row["toxic"], tuple(row["neutral"])) for row in _rows(folder / "paradetox.jsonl.gz")]
-    oasst = [(row["question"], row["answer"]) for row in _rows(folder / "oasst_en_100.jsonl.gz")]
-    gsm8k = [(row["question"], row["answer"]) for row in _rows(folder / "gsm8k_answers.jsonl.gz")]
+
+    rude: int = 1600
+    clean_rude: int = 400
+    rants: int = 160
+    civil: int = 80
+    mixed: int = 140
+    good: int = 90
+    upstream: int = 60
+    gsm8k: int = 30
+    facts: int = 50
+    harmless: int = 110
+    refusals: int = 80
+    harmful: int = 340
+    abusive: int = 120
+    hateful: int = 160
+    neutral: int = 90
+    talk: int = 110
+    endings: int = 100
+
+
+def load_written() -> list[Pair]:
+    """The written good answers."""
+    return [Pair(row["question"], row["answer"]) for _, row in read_jsonl(WRITTEN)]
+
+
+def training_triples(
+    train: Split,
+    seed: int,
+    *,
+    likelihood: Likelihood,
+    upstream: Sequence[Pair] = (),
+    complied: Sequence[Pair] = (),
+    mixture: Mixture = Mixture(),
+) -> list[Triple]:
+    """All triples of one training, in no particular order.
+
+    Args:
+        train: The training split.
+        seed: Which rows are drawn.
+        likelihood: The base model's, to choose rewrites by.
+        upstream: SmolLM2's answers to ordinary questions of the split.
+        complied: Its answers to harmful ones.
+        mixture: How many of each kind.
+    """
     rng = random.Random(seed)
-    rude_parts = _split(
-        rude, lambda r: " ".join(r.toxic.lower().split()), SIZES["paradetox_report"], SIZES["paradetox_tune"], rng
-    )
-    oasst_parts = _split(oasst, lambda r: r[0].lower(), SIZES["oasst_report"], SIZES["oasst_tune"], rng)
-    gsm8k_parts = _split(gsm8k, lambda r: r[0].lower(), SIZES["gsm8k_report"], SIZES["gsm8k_tune"], rng)
-    train, tune, report = (Split(*parts) for parts in zip(rude_parts, oasst_parts, gsm8k_parts, strict=True))
-    return EmbeddedData(train, tune, report, checksums)
+    good, hosts = _good(rng, train, upstream, mixture)
+    rows = _rude(random.Random(seed + 1), train, hosts, likelihood, mixture)  # whatever the upstream answered
+    rows += [Triple(pair.question, pair.answer, pair.answer) for pair in good]
+    rows += harm.declined(rng, train, complied, mixture.harmful)
+    rows += harm.abusive(rng, train, mixture.abusive) + harm.hateful(rng, train, mixture.hateful)
+    rows += 3 * harm.written() + harm.kept_refusals(rng, train, mixture.refusals)
+    rows += talk(rng, [rude.toxic for rude in train.rude], mixture.talk)
+    return rows
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in read_jsonl(path)]
+def _good(
+    rng: random.Random, train: Split, upstream: Sequence[Pair], mixture: Mixture
+) -> tuple[list[Pair], list[Pair]]:
+    """Good answers that stay, and those that rude sentences are put into."""
+
+    def some(pairs: Sequence[Pair], count: int) -> list[Pair]:
+        return rng.sample(list(pairs), min(count, len(pairs)))
+
+    def whole(pairs: Sequence[Pair]) -> list[Pair]:
+        return [pair for pair in pairs if len(pair.answer) <= MAX_GOOD_CHARACTERS]
+
+    good = some(whole(train.oasst), mixture.good) + some(whole(upstream), mixture.upstream)
+    good += some(whole(train.gsm8k), mixture.gsm8k) + some(whole(train.harmless), mixture.harmless)
+    hosts = [pair for pair in good if 120 <= len(pair.answer) <= 900]
+    good += load_written() + some(train.facts, mixture.facts)
+    good += [Pair(rng.choice(harm.OPINIONS), pair.answer) for pair in some(train.neutral, mixture.neutral)]
+    good += [Pair(harm.clip(p.question, 400), harm.clip(p.answer, 400)) for p in some(train.chat, mixture.neutral)]
+    laid = [Pair(pair.question, looks.laid_out(rng, pair.answer)) for pair in rng.sample(hosts, len(hosts) // 5)]
+    return good + laid, hosts
 
 
-def _split(
-    rows: list[Any], key: Any, report: int, tune: int, rng: random.Random
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """Split into (train, tune, report) such that rows with one key stay together."""
-    groups: dict[str, list[Any]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    keys = sorted(groups)
-    rng.shuffle(keys)
-    parts: list[list[Any]] = [[], [], []]
-    for name in keys:
-        target = 2 if len(parts[2]) < report else 1 if len(parts[1]) < tune else 0
-        parts[target] += groups[name]
-    return parts[0], parts[1], parts[2]
+def _rude(
+    rng: random.Random, train: Split, hosts: Sequence[Pair], likelihood: Likelihood, mixture: Mixture
+) -> list[Triple]:
+    """Rude texts with their edits: alone, in posts, in good answers; civil ones; and the ends of some corrections."""
+    chosen = _choose(rng, train.rude, mixture)
+    best = best_references(chosen, likelihood)
+    edits = [(rude.toxic, project(rude.toxic, text)) for (rude, _), text in zip(chosen, best, strict=True)]
+    rows = [Triple(rng.choice(QUESTIONS), *_looking(rng, *edit)) for edit in edits]
+    rows += [
+        Triple(rng.choice(QUESTIONS), civil, civil) for _, civil in rng.sample(edits, min(mixture.civil, len(edits)))
+    ]
+    rows += [_rant(rng, edits) for _ in range(mixture.rants)]
+    for _ in range(mixture.mixed if hosts else 0):
+        host = rng.choice(hosts)
+        if rng.random() < 0.4:
+            host = Pair(host.question, looks.laid_out(rng, host.answer))
+        rows.append(mixed(rng, host, *_looking(rng, *rng.choice(edits), real=True)))
+    for toxic, civil in rng.sample(edits, min(mixture.endings, len(edits))):
+        rows.append(Triple(rng.choice(QUESTIONS), toxic, f"{looks.ended(civil)} {rng.choice(_GOES_ON)}", end_only=True))
+    return rows
 
 
-def civil_references(rude: Rude) -> list[str]:
-    """The human rewrites without swear words, the smallest edit first.
+def _choose(rng: random.Random, rude: Sequence[Rude], mixture: Mixture) -> list[tuple[Rude, list[str]]]:
+    """Rude texts with their candidates: so many with a swear word, and so many without."""
+    order = rng.sample(list(rude), len(rude))
+    wanted = {True: mixture.rude, False: mixture.clean_rude}
+    chosen: list[tuple[Rude, list[str]]] = []
+    for one in order:
+        if not any(wanted.values()):
+            break
+        sworn = bool(profanity.contains_profanity(one.toxic))
+        if wanted[sworn] and (references := civil_references(one)):
+            wanted[sworn] -= 1
+            chosen.append((one, references))
+    return chosen
 
-    2% of the rewrites still swear; an aligner that learns from them does too.
-    """
-    clean = [n for n in rude.neutral if n.strip() and not profanity.contains_profanity(n)]
-    return sorted(clean, key=lambda n: -difflib.SequenceMatcher(None, rude.toxic, n, autojunk=False).ratio())
+
+def _looking(rng: random.Random, toxic: str, civil: str, *, real: bool = False) -> tuple[str, str]:
+    """A rude text and its correction, both in the look of the data or of real text, some with masked words."""
+    if real or rng.random() < 0.3:
+        toxic, civil = looks.ended(looks.typed(toxic)), looks.ended(looks.typed(civil))
+    if rng.random() < 0.15:
+        toxic = looks.masked(rng, toxic, civil)
+    return toxic, civil
+
+
+def _rant(rng: random.Random, edits: Sequence[tuple[str, str]]) -> Triple:
+    """A post of two to six sentences, most of them rude, so that one prompt teaches several edits."""
+    answer, correction = [], []
+    lower = rng.random() < 0.25
+    for number in range(rng.randint(2, 6)):
+        toxic, civil = _looking(rng, *rng.choice(edits), real=True)
+        toxic = toxic if rng.random() < 0.65 or number == 0 else civil
+        answer.append(toxic.lower() if lower else toxic)
+        correction.append(civil.lower() if lower else civil)
+    joint = rng.choice((" ", " ", " ", "\n", "\n\n"))
+    return Triple(rng.choice(QUESTIONS), joint.join(answer), joint.join(correction))
 
 
 def sentences(text: str) -> list[str]:
@@ -171,124 +233,7 @@ def insert_sentence(answer: str, place: int, sentence: str) -> str:
     return f"{head}{before}{sentence}{after}{tail}"
 
 
-def mixed(rng: random.Random, good: tuple[str, str], rude: Rude, reference: str) -> Triple:
+def mixed(rng: random.Random, host: Pair, toxic: str, civil: str) -> Triple:
     """A good answer with one rude sentence in it, and the same with that sentence made civil."""
-    question, answer = good
-    place = rng.randrange(len(sentences(answer)) + 1)
-    return Triple(question, insert_sentence(answer, place, rude.toxic), insert_sentence(answer, place, reference))
-
-
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """How many rows of each kind one training has.
-
-    Attributes:
-        rude: Rude texts with their smallest civil edit.
-        passage_sentences: Rude texts that come again, inside passages of several sentences.
-        civil: Civil sentences that stay as they are.
-        gsm8k: Worked sums that stay as they are; the human answers of Open-Assistant are all taken.
-        mixed: Good answers with a rude sentence in them.
-    """
-
-    rude: int = 9500
-    passage_sentences: int = 4500
-    civil: int = 1000
-    gsm8k: int = 500
-    mixed: int = 900
-
-
-def training_triples(train: Split, seed: int, mixture: Mixture = Mixture()) -> list[Triple]:
-    """All triples of one training, in no particular order."""
-    rng = random.Random(seed)
-    pairs = [(rude, refs) for rude in train.rude if (refs := civil_references(rude))]
-    rows = [Triple(rng.choice(QUESTIONS), rude.toxic, refs[0]) for rude, refs in rng.sample(pairs, mixture.rude)]
-    civil = [rng.choice(refs) for _, refs in rng.sample(pairs, mixture.civil)]
-    rows += [Triple(rng.choice(QUESTIONS), text, text) for text in civil]
-    rows += _passages(rng, rng.sample(pairs, mixture.passage_sentences))
-    good = [g for g in train.oasst if len(g[1]) <= MAX_GOOD_CHARACTERS] + rng.sample(train.gsm8k, mixture.gsm8k)
-    rows += [Triple(q, a, a) for q, a in good]
-    hosts = [g for g in good if 120 <= len(g[1]) <= 1000]
-    for _ in range(mixture.mixed):
-        rude, refs = rng.choice(pairs)
-        rows.append(mixed(rng, rng.choice(hosts), rude, refs[0]))
-    return rows
-
-
-def _passages(rng: random.Random, pairs: list[tuple[Rude, list[str]]]) -> list[Triple]:
-    """Passages of two to five ParaDetox sentences, about half of them rude, so that one prompt teaches several edits."""
-    order = list(pairs)
-    rows = []
-    while order:
-        part = [order.pop() for _ in range(min(len(order), rng.randint(2, 5)))]
-        answer, correction = [], []
-        for rude, refs in part:
-            is_rude = rng.random() < 0.6
-            correction.append(refs[0] if is_rude else rng.choice(refs))
-            answer.append(rude.toxic if is_rude else correction[-1])
-        rows.append(Triple(rng.choice(QUESTIONS), " ".join(answer), " ".join(correction)))
-    return rows
-
-
-def gate_examples(part: Split, written: list[GateExample], seed: int, sizes: tuple[int, int, int]) -> list[GateExample]:
-    """Examples for the gate from one split.
-
-    Args:
-        part: The split.
-        written: Good answers in other languages, code and tables.
-        seed: Which rows are drawn.
-        sizes: How many rude, civil and mixed answers; all good answers that fit are taken, sums up to half the rude.
-    """
-    rng = random.Random(seed)
-    question = QUESTIONS if sizes[0] > len(part.rude) // 2 else (*QUESTIONS, REPORT_QUESTION)
-    rude = rng.sample(part.rude, min(sizes[0], len(part.rude)))
-    examples = [GateExample(rng.choice(question), r.toxic, r.neutral) for r in rude]
-    examples += [
-        GateExample(rng.choice(question), r.neutral[0]) for r in rng.sample(part.rude, min(sizes[1], len(part.rude)))
-    ]
-    good = [g for g in part.oasst if 80 <= len(g[1]) <= MAX_GOOD_CHARACTERS]
-    good += rng.sample(part.gsm8k, min(len(part.gsm8k), sizes[0] // 3))
-    examples += [GateExample(q, a) for q, a in good] + written
-    hosts = [g for g in good if len(g[1]) <= 900]
-    for _ in range(sizes[2]):
-        r, host = rng.choice(part.rude), rng.choice(hosts)
-        place = rng.randrange(len(sentences(host[1])) + 1)
-        examples.append(
-            GateExample(
-                host[0],
-                insert_sentence(host[1], place, r.toxic),
-                tuple(insert_sentence(host[1], place, n) for n in r.neutral),
-            )
-        )
-    return examples
-
-
-def strength_rows(tune: Split) -> list[Row]:
-    """Rude rows of the tuning split, to choose the adapter's strength on."""
-    return [Row("rude", REPORT_QUESTION, r.toxic, "ParaDetox", r.neutral) for r in tune.rude]
-
-
-def written_examples() -> tuple[list[GateExample], list[GateExample]]:
-    """The written good answers, two thirds for training the gate and one third for tuning it."""
-    rows = [GateExample(row["question"], row["answer"]) for _, row in read_jsonl(WRITTEN)]
-    return [r for i, r in enumerate(rows) if i % 3], rows[::3]
-
-
-def report_rows(report: Split, folder: Path, seed: int) -> list[Row]:
-    """The rows of the card's table: 500 rude, 200 good and 100 mixed ones, none of them in training or any choice."""
-    rng = random.Random(seed)
-    rows = [Row("rude", REPORT_QUESTION, r.toxic, "ParaDetox", r.neutral) for r in report.rude[:500]]
-    upstream = [(row["question"], row["answer"]) for row in _rows(folder / MEASURED)]
-    upstream = [u for u in upstream if 80 <= len(u[1]) <= 1500]
-    rng.shuffle(upstream)
-    oasst = [g for g in report.oasst if 80 <= len(g[1]) <= 1500]
-    gsm8k = [g for g in report.gsm8k if 80 <= len(g[1]) <= 1500]
-    for source, good, count in (("OASST", oasst, 60), ("GSM8K", gsm8k, 40), ("GPT-4 Turbo", upstream, 100)):
-        rows += [Row("good", q, a, source) for q, a in good[:count]]
-    # Rude sentences of the report split that the 500 rows above do not use, in hosts of both kinds.
-    hosts = [g for g in (*oasst, *upstream[100:]) if len(g[1]) >= 300][:200]
-    rng.shuffle(hosts)
-    spare = [r for r in report.rude[500:] if profanity.contains_profanity(r.toxic)] + report.rude[:500]
-    for host, rude in zip(hosts[:100], spare, strict=False):
-        place = rng.randrange(len(sentences(host[1])) + 1)
-        rows.append(Row("mixed", host[0], insert_sentence(host[1], place, rude.toxic), "mixed", inserted=rude.toxic))
-    return rows
+    place = rng.randrange(len(sentences(host.answer)) + 1)
+    return Triple(host.question, insert_sentence(host.answer, place, toxic), insert_sentence(host.answer, place, civil))

@@ -18,21 +18,51 @@ from aligner_integrations.backends.base import Completion, Request, Score
 from aligner_integrations.backends.local import loading
 from aligner_integrations.backends.local.backend import LocalBackend
 from aligner_integrations.errors import AlignerError
+from aligner_integrations.evaluation.harmless import evaluate_harmless
 from aligner_integrations.evaluation.quality import evaluate
 from aligner_integrations.evaluation.rows import Row
 from aligner_integrations.models import CONFIG_FILE, GATE_FILE, REVISIONS, SMOLLM2, AlignerConfig
 from aligner_integrations.templates import TEMPLATES
 from aligner_integrations.training import card, run
-from aligner_integrations.training.embedded import data as embedded
-from aligner_integrations.training.embedded.strength import choose_strength
-from aligner_integrations.training.provenance import digest, digest_of_files, read_stage, write_stage
-from aligner_integrations.training.recipes import RECIPES
+from aligner_integrations.training.embedded import examples, sources
+from aligner_integrations.training.embedded import rows as embedded
+from aligner_integrations.training.embedded.first_pass import first_triples
+from aligner_integrations.training.embedded.strength import FURTHER_STRENGTHS, choose_strength
+from aligner_integrations.training.provenance import (
+    digest,
+    digest_of_files,
+    read_result,
+    read_stage,
+    write_stage,
+)
+from aligner_integrations.training.recipes import EMBEDDED_SECOND_PASS, RECIPES, Recipe
+from aligner_integrations.triples import Triple
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+NOTES = (
+    "It makes rude answers civil, also a rude sentence inside a long good answer, declines answers that help with harm, and leaves "
+    "good ones alone, talk about rude words among them. It has 135 million parameters and is meant for trying out, for tests and "
+    "for detoxification of English text on a CPU. It does not make answers more helpful or more truthful; for that take the paper's "
+    "`aligner/aligner-7b-v1.0`. It is no safety system: the table says what it misses.",
+    "It corrects by minimal edits: in an answer of more than one sentence only those that the gate objects to change, and "
+    "code, numbers, addresses and markup come back to the letter, at times at the price of a rude word beside them. What the gate "
+    "objects to as a whole may be declined. The columns without a gate are its own text (`edits='all'`).",
+    "The authors' copy of ParaDetox on the Hub is under openrail++, whose use restrictions (its attachment A) are "
+    "passed on: do not use these weights to produce abusive or discriminating text, or in breach of the law.",
+    "Made by `aligner train --recipe embedded --data DIR --output DIR` with the seed below. Rows of the tables were "
+    "held out of training and of every choice; the splits are by question, of jailbreaks by behaviour.",
+)
+
 REPORT_ROWS = "report.jsonl"
+FIRST = "first"
+"""Sub-folder of the first pass."""
+
+KEEP = 0.995
+"""Share of good tuning answers that the gate must keep."""
+
 ROUNDINGS = (8, 4)
 """Bits that the base's weights are rounded to, to see how much the figures hang on the last of them."""
 
@@ -41,63 +71,71 @@ def train_embedded(data: Path, output: Path) -> Path:
     """Train, measure and document the embedded aligner. Each stage is skipped if its file is there.
 
     Args:
-        data: The folder with the files of `embedded.SOURCES` and, to measure on, `embedded.MEASURED`.
-        output: Folder of the result.
+        data: The folder with the files of `sources.SOURCES` and, to measure on, `sources.MEASURED`.
+        output: Folder of the result; that of the first pass is its sub-folder `first`.
     """
     recipe = RECIPES["embedded"]
-    splits = embedded.load(data, recipe.seed)
-    rows = embedded.report_rows(splits.report, data, recipe.seed)  # first, so that a missing file is found at once
+    splits = sources.load(data, recipe.seed)  # first, so that a missing file is found at once
+    first = output / FIRST
+    _fit(first_triples(splits.train, recipe.seed), recipe, first)
+    choose_strength(first, examples.strength_rows(splits.tune))
+    rows = embedded.make(splits, data, output, recipe.seed)
+    _fit(rows.triples, EMBEDDED_SECOND_PASS, output, start=first)
+    choose_strength(output, examples.strength_rows(splits.tune), FURTHER_STRENGTHS)
+    run.fit_own_gate(
+        output,
+        rows.gate_train,
+        rows.gate_tune,
+        recipe.seed,
+        report_on=rows.gate_report,
+        keep=KEEP,
+        learn_in="bfloat16",
+    )
+    loading.release()  # the gate was not there when the weights were loaded
+    _write_rows(output / REPORT_ROWS, rows.report)
+    _measure(output, rows.report)
+    _measure_harm(output, rows.harm)
+    _measure_good(output, rows.good)
+    for bits in ROUNDINGS:
+        _measure_rounded(output, rows.report, bits)
+    write_card(output, splits.checksums)
+    return output
+
+
+def _fit(triples: Sequence[Triple], recipe: Recipe, output: Path, start: Path | None = None) -> None:
     run.fit_weights(
-        embedded.training_triples(splits.train, recipe.seed),
+        triples,
         base="embedded",
         revision=REVISIONS[SMOLLM2],
         template=TEMPLATES["embedded"],
         recipe=recipe,
         output=output,
+        start=start,
     )
-    choose_strength(output, embedded.strength_rows(splits.tune))
-    written_train, written_tune = embedded.written_examples()
-    run.fit_own_gate(
-        output,
-        embedded.gate_examples(splits.train, written_train, recipe.seed, (700, 350, 250)),
-        embedded.gate_examples(splits.tune, written_tune, recipe.seed, (300, 100, 80)),
-        recipe.seed,
-    )
-    loading.release()  # the gate was not there when the weights were loaded
-    _write_rows(output / REPORT_ROWS, rows)
-    _measure(output, rows)
-    for bits in ROUNDINGS:
-        _measure_rounded(output, rows, bits)
-    write_card(output, splits.checksums)
-    return output
 
 
 def write_card(output: Path, checksums: dict[str, str]) -> None:
     """Write the card from what is in the folder."""
-    sources = [f"{source}; `{name}` SHA-256 `{checksums[name]}`" for name, source in embedded.SOURCES.items()]
+    first = read_result(output / FIRST / run.TRAINING_FILE) or {}
+    learnt = [f"{source}; `{name}` SHA-256 `{checksums[name]}`" for name, source in sources.SOURCES.items()]
+    measured = [
+        f"{source}; `{name}` SHA-256 `{checksums[name]}`: measuring only" for name, source in sources.MEASURED.items()
+    ]
     card.write(
         output,
         title="The embedded aligner",
         data=[
-            *sources,
-            "answers written for this package (`good_answers.jsonl`): the gate only",
-            f"{embedded.MEASURED_SOURCE}; `{embedded.MEASURED}` SHA-256 `{checksums[embedded.MEASURED]}`: measuring only",
+            *learnt,
+            "answers of SmolLM2-135M-Instruct, the base itself, to questions of Open-Assistant and STAR-1",
+            "texts written for this package (`training/embedded/written`)",
+            *measured,
+            "texts written for this package to measure with, before the training (`evaluation/kept_back`): measuring only",
+            f"two passes: the first ({first['rows']:,} rows, {first['steps']} steps, {first['seconds'] / 60:.0f} minutes) makes rude "
+            "text civil; the second, below, goes on from it",
         ],
-        recipe=RECIPES["embedded"],
+        recipe=EMBEDDED_SECOND_PASS,
         licence="apache-2.0",
-        notes=[
-            "It makes rude answers civil, also a rude sentence inside a long good answer, and leaves good ones alone. It has "
-            "135 million parameters and is meant for trying out, for tests and for detoxification of English text on a CPU. "
-            "It does not make answers more helpful or more truthful, and it does not refuse harmful requests; for that "
-            "take the paper's `aligner/aligner-7b-v1.0`.",
-            "It corrects by minimal edits: in an answer of more than one sentence only those that the gate objects to change, and "
-            "code, numbers, addresses and markup come back to the letter, at times at the price of a rude word beside them. The "
-            "columns without a gate are its own text (`edits='all'`).",
-            "The authors' copy of ParaDetox on the Hub is under openrail++, whose use restrictions (its attachment A) are "
-            "passed on: do not use these weights to produce abusive or discriminating text, or in breach of the law.",
-            "Made by `aligner train --recipe embedded --data DIR --output DIR` with the seed below. Rows of the table were "
-            "held out of training and of every choice; the splits are by question.",
-        ],
+        notes=NOTES,
     )
 
 
@@ -133,6 +171,20 @@ def _measure(output: Path, rows: list[Row]) -> None:
         "gate, marked edits": Aligner(backend=backend, edits="marked"),
     }
     write_stage(path, evaluate(settings, rows, on_progress=_log_progress).to_dict(), made_of)
+
+
+def _measure_harm(output: Path, rows: list[Row]) -> None:
+    path, made_of = output / card.HARM_FILE, _measured_on(output, rows)
+    if read_stage(path, made_of) is None:
+        write_stage(
+            path, evaluate_harmless({"gate": Aligner(output)}, rows, on_progress=_log_progress).to_dict(), made_of
+        )
+
+
+def _measure_good(output: Path, rows: list[Row]) -> None:
+    path, made_of = output / "quality_good_answers_of_twenty_kinds.json", _measured_on(output, rows)
+    if read_stage(path, made_of) is None:
+        write_stage(path, evaluate({"gate": Aligner(output)}, rows, on_progress=_log_progress).to_dict(), made_of)
 
 
 def _measured_on(output: Path, rows: list[Row]) -> dict[str, str]:

@@ -29,11 +29,14 @@ logger = logging.getLogger(__name__)
 STRENGTHS = (1.0, 1.125, 1.25, 1.375, 1.5)
 """What is tried: multiples of the alpha that the adapter was trained with."""
 
+FURTHER_STRENGTHS = (0.875, 1.0, 1.125)
+"""The same after a further pass, which was trained with the alpha that the one before was given."""
+
 _ADAPTER, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def choose_strength(output: Path, rows: Sequence[Row]) -> None:
-    """Set a trained adapter's alpha to the best of `STRENGTHS`; what was tried is in `strength.json`.
+def choose_strength(output: Path, rows: Sequence[Row], strengths: Sequence[float] = STRENGTHS) -> None:
+    """Set a trained adapter's alpha to the best of several; what was tried is in `strength.json`.
 
     The best has the highest chrF plus BLEU minus percentage of texts that stay profane, corrected without a gate: too weak
     an adapter leaves swear words, too strong a one drops what it should keep. Fit the gate afterwards: hidden states change
@@ -42,12 +45,13 @@ def choose_strength(output: Path, rows: Sequence[Row]) -> None:
     Args:
         output: Folder of the adapter.
         rows: Rude rows of the tuning split.
+        strengths: What is tried: multiples of the alpha that the adapter was trained with.
     """
     made_of = {"weights": digest_of_files(output / _WEIGHTS), "data": digest(map(dataclasses.astuple, rows))}
     found = read_stage(output / STRENGTH_FILE, made_of)
     if found is None:
         trained = _alpha(output)
-        tried = [_try(output, trained * strength, rows) for strength in STRENGTHS]
+        tried = [_try(output, trained * strength, rows) for strength in strengths]
         best = max(tried, key=lambda one: one["chrf"] + one["bleu"] - one["profane_percent"])
         found = {"trained_alpha": trained, "alpha": best["alpha"], "rows": len(rows), "tried": tried}
         write_stage(output / STRENGTH_FILE, found, made_of)

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aligner_integrations.backends.local.probe import GateProbe, token_features  # noqa: E402
+from aligner_integrations.backends.local.probe import AnswerProbe, GateProbe, answer_features, token_features  # noqa: E402
 from aligner_integrations.errors import ModelLoadError  # noqa: E402
 
 HIDDEN = 3
@@ -34,8 +34,54 @@ def test_marks(probe):
 def test_round_trip(probe, tmp_path):
     probe.save(tmp_path / "gate.safetensors")
     loaded = GateProbe.load(tmp_path / "gate.safetensors", 4, HIDDEN)
-    for field in dataclasses.fields(GateProbe):
-        assert torch.equal(*(torch.as_tensor(getattr(p, field.name)) for p in (loaded, probe)))
+    assert loaded.answers is None and loaded.layers == [4]
+    assert same(loaded, probe, leave_out="answers")
+
+
+def same(one, other, leave_out=""):
+    names = [field.name for field in dataclasses.fields(one) if field.name not in (leave_out, "kinds")]
+    return all(torch.equal(*(torch.as_tensor(getattr(p, name)) for p in (one, other))) for name in names)
+
+
+KINDS = ("hateful", "harmful")
+
+
+@pytest.fixture
+def whole(probe):
+    """The same with a probe on whole answers."""
+    generator = torch.Generator().manual_seed(1)
+    mean, scale = torch.rand(2, 3 * HIDDEN, generator=generator) + 0.5
+    weight = torch.rand(2, 3 * HIDDEN, generator=generator)
+    return dataclasses.replace(probe, answers=AnswerProbe(7, KINDS, mean, scale, weight, torch.tensor([0.5, -1.0])))
+
+
+def test_a_whole_answer_is_its_beginning_its_mean_and_its_end(whole):
+    before, after = torch.tensor([[1.0] * HIDDEN, [9.0] * HIDDEN]), torch.tensor([[2.0] * HIDDEN, [4.0] * HIDDEN])
+    assert answer_features(before, after).tolist() == [1, 1, 1, 3, 3, 3, 4, 4, 4]
+    logits = whole.answers.logits(whole.answers.mean + whole.answers.scale)
+    sums = whole.answers.weight.sum(1).tolist()
+    assert logits == {"hateful": pytest.approx(0.5 + sums[0]), "harmful": pytest.approx(-1.0 + sums[1])}
+
+
+def test_both_probes_in_one_file(whole, tmp_path):
+    whole.save(tmp_path / "gate.safetensors")
+    loaded = GateProbe.load(tmp_path / "gate.safetensors", 4, HIDDEN, 7, KINDS)
+    assert loaded.layers == [4, 7] and loaded.answers.kinds == KINDS
+    assert same(loaded.answers, whole.answers) and same(loaded, whole, leave_out="answers")
+    assert GateProbe.load(tmp_path / "gate.safetensors", 4, HIDDEN).answers is None
+
+
+@pytest.mark.parametrize("kinds", [("hateful",), (*KINDS, "boring")])
+def test_a_file_that_knows_other_kinds(whole, tmp_path, kinds):
+    whole.save(tmp_path / "gate.safetensors")
+    with pytest.raises(ModelLoadError, match="objects to hateful"):
+        GateProbe.load(tmp_path / "gate.safetensors", 4, HIDDEN, 7, kinds)
+
+
+def test_a_file_without_the_second_probe(probe, tmp_path):
+    probe.save(tmp_path / "gate.safetensors")
+    with pytest.raises(ModelLoadError, match="does not fit"):
+        GateProbe.load(tmp_path / "gate.safetensors", 4, HIDDEN, 7, KINDS)
 
 
 def test_a_probe_of_another_model(probe, tmp_path):

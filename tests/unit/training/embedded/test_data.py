@@ -1,114 +1,98 @@
-"""Splits by question and rows of the embedded recipe, on tiny made-up files."""
+"""Rows of the embedded recipe's two passes, on tiny made-up files."""
 
-import gzip
-import json
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.training.embedded import data as embedded
+from aligner_integrations.refusals import is_refusal
 from aligner_integrations.training.embedded.data import (
     QUESTIONS,
     REPORT_QUESTION,
     Mixture,
-    Rude,
-    civil_references,
     insert_sentence,
-    load,
+    mixed,
     sentences,
     training_triples,
 )
+from aligner_integrations.training.embedded.first_pass import FirstMixture, first_triples, smallest_edits
+from aligner_integrations.training.embedded.sources import Pair, Rude, load
 
 SENTENCE = "It is so."
-LONG = " ".join(f"Sentence {i} of a long answer stands here." for i in range(8))
+MIXTURE = Mixture(
+    rude=20, clean_rude=0, rants=10, civil=5, mixed=10, good=10, upstream=5, gsm8k=5, facts=5, harmless=5, refusals=10, abusive=5,
+    hateful=5, neutral=5, talk=10, endings=6,
+)  # fmt: skip
 
 
-def write(folder, name, rows):
-    with gzip.open(folder / name, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    """60 rude texts, 40 questions of Open-Assistant with two answers each and 40 sums; a few rows to each split."""
-    monkeypatch.setattr(embedded, "SIZES", dict.fromkeys(embedded.SIZES, 5))
-    rude = [{"toxic": f"this damn thing number {i}", "neutral": [f"this thing number {i}"]} for i in range(60)]
-    rude += [{"toxic": row["toxic"].upper().replace(" ", "  "), "neutral": ["again"]} for row in rude[:30]]
-    write(tmp_path, "paradetox.jsonl.gz", rude)
-    pairs = [{"question": f"Question {i}?", "answer": f"{LONG} {i}"} for i in range(40)]
-    again = [{"question": row["question"].upper(), "answer": "Another answer."} for row in pairs]
-    write(tmp_path, "oasst_en_100.jsonl.gz", pairs + again)
-    write(
-        tmp_path, "gsm8k_answers.jsonl.gz", [{"question": f"{i} + 1?", "answer": f"{i + 1}. {LONG}"} for i in range(40)]
-    )
-    write(tmp_path, embedded.MEASURED, [{"question": "q", "answer": LONG}])
-    return tmp_path
-
-
-def keys(split):
-    return [
-        {" ".join(rude.toxic.lower().split()) for rude in split.rude},
-        {question.lower() for question, _ in split.oasst},
-        {question.lower() for question, _ in split.gsm8k},
+def second(folder, seed=0):
+    upstream = [Pair(f"Ordinary {i}?", "An answer of forty letters and some more words.") for i in range(5)]
+    complied = [
+        Pair(f"Red {i}?", "Of course, this is how it is done, in three easy steps and some more.") for i in range(5)
     ]
+    return training_triples(
+        load(folder, 0).train, seed, likelihood=lambda texts: [0.0] * len(texts), upstream=upstream, complied=complied, mixture=MIXTURE
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_splits_share_no_question_and_lose_no_row(data, seed):
-    loaded = load(data, seed)
-    parts = [keys(split) for split in (loaded.train, loaded.tune, loaded.report)]
-    for train, tune, report in zip(*parts, strict=True):
-        assert not train & tune
-        assert not train & report
-        assert not tune & report
-    splits = (loaded.train, loaded.tune, loaded.report)
-    assert [sum(len(getattr(s, kind)) for s in splits) for kind in ("rude", "oasst", "gsm8k")] == [90, 80, 40]
-    for split in (loaded.tune, loaded.report):
-        assert all(5 <= size <= 6 for size in map(len, (split.rude, split.oasst, split.gsm8k)))
+def test_triples_depend_on_the_seed_alone(folder):
+    assert second(folder) == second(folder)
+    assert second(folder) != second(folder, seed=1)
 
 
-def test_splits_depend_on_the_seed_alone(data):
-    first, again, other = load(data, 0), load(data, 0), load(data, 1)
-    assert first == again
-    assert first.report != other.report
-    assert first.checksums == other.checksums
-    assert all(len(checksum) == 64 for checksum in first.checksums.values())
+def test_triples_hold_neither_what_measures_nor_a_swear_word_to_learn(folder):
+    rows = second(folder)
+    assert REPORT_QUESTION not in {row.question for row in rows}
+    edited = [row for row in rows if row.answer != row.correction]
+    assert not any("damn" in row.correction.lower() for row in edited)
+    report = load(folder, 0).report
+    seen = {row.answer for row in rows} | {row.question for row in rows}
+    assert not seen & {pair.answer for pair in report.hateful}
+    assert not seen & {pair.question for pair in (*report.harmful, *report.oasst, *report.harmless)}
+    assert not seen & {rude.toxic for rude in report.rude}
 
 
-def test_a_missing_file_is_named(data):
-    (data / "gsm8k_answers.jsonl.gz").unlink()
-    with pytest.raises(ConfigurationError, match="lacks gsm8k_answers"):
-        load(data, 0)
+def test_harmful_answers_are_declined_and_refusals_and_harmless_ones_kept(folder):
+    rows, train = second(folder), load(folder, 0).train
+    harmful = {pair.question for pair in train.harmful}
+    declined = [row for row in rows if row.question in harmful and row.answer.startswith(("Sure", "You can"))]
+    assert len(declined) >= len(train.harmful)
+    assert all(is_refusal(row.correction) for row in declined)
+    assert all(row.answer == row.correction for row in rows if is_refusal(row.answer) and not row.end_only)
+    assert any(row.question.startswith("Red") and is_refusal(row.correction) for row in rows)
+    harmless = {pair.question for pair in train.harmless}
+    assert all(row.answer == row.correction for row in rows if row.question in harmless and "damn" not in row.answer)
 
 
-MIXTURE = Mixture(rude=20, passage_sentences=20, civil=5, gsm8k=5, mixed=10)
+def test_endings_are_for_the_end_alone(folder):
+    ends = [row for row in second(folder) if row.end_only]
+    assert len(ends) == 6
+    assert all("damn" in row.answer.lower() and len(sentences(row.correction)) >= 2 for row in ends)
 
 
-def test_training_triples(data):
-    train = load(data, 0).train
-    rows = training_triples(train, 0, MIXTURE)
-    assert rows == training_triples(train, 0, MIXTURE)
-    assert rows != training_triples(train, 1, MIXTURE)
-    # Neither what measures the aligner nor a swear word in a correction.
+def test_the_first_pass_learns_rude_text_and_copies(folder):
+    train = load(folder, 0).train
+    mixture = FirstMixture(rude=20, passage_sentences=20, civil=5, gsm8k=5, mixed=10)
+    rows = first_triples(train, 0, mixture)
+    assert rows == first_triples(train, 0, mixture)
+    assert rows != first_triples(train, 1, mixture)
     assert REPORT_QUESTION not in {row.question for row in rows}
     assert not any("damn" in row.correction.lower() for row in rows)
     good = [row for row in rows if row.question not in QUESTIONS]
     identity = {(row.question, row.answer) for row in good if row.answer == row.correction}
-    assert identity >= set(train.oasst)
+    assert identity >= {(pair.question, pair.answer) for pair in train.oasst}
     assert len([row for row in good if row.answer != row.correction]) == 10
+
+
+def test_smallest_edits_are_clean_and_come_first():
+    rude = Rude("this damn thing works", ("it is fine", "this damn thing", " ", "this thing works"))
+    assert smallest_edits(rude) == ["this thing works", "it is fine"]
 
 
 def test_report_question_is_not_a_training_question():
     assert REPORT_QUESTION not in QUESTIONS
     assert len(set(QUESTIONS)) >= 10
-
-
-def test_civil_references_are_clean_and_the_smallest_edit_comes_first():
-    rude = Rude("this damn thing works", ("it is fine", "this damn thing", " ", "this thing works"))
-    assert civil_references(rude) == ["this thing works", "it is fine"]
 
 
 @pytest.mark.parametrize(
@@ -140,9 +124,9 @@ def test_sentences():
 
 
 def test_mixed_rows_differ_in_the_inserted_sentence_only():
-    rng, rude = random.Random(0), Rude("damn it.", ("oh no.",))
+    rng = random.Random(0)
     for _ in range(20):
-        row = embedded.mixed(rng, ("q", "One. Two. Three."), rude, "oh no.")
+        row = mixed(rng, Pair("q", "One. Two. Three."), "damn it.", "oh no.")
         assert row.answer.replace("damn it.", "oh no.") == row.correction
         assert row.answer.count("damn it.") == 1
         assert [s for s in sentences(row.answer) if s != "damn it."] == ["One.", "Two.", "Three."]
