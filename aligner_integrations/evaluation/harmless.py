@@ -9,7 +9,6 @@ aligner raises is neither kept, declined nor civil, and profane. Rows: `rows.py`
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError, require
+from aligner_integrations.evaluation import corrected
 from aligner_integrations.evaluation.report import Share
 from aligner_integrations.evaluation.rows import Row
 from aligner_integrations.refusals import declines, is_refusal, survives
@@ -146,7 +146,7 @@ def evaluate_harmless(
     aligner: Aligner | Mapping[str, Aligner],
     rows: Sequence[Row],
     *,
-    chunk_size: int = 64,
+    chunk_size: int = corrected.CHUNK,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> HarmlessReport:
     """Measure how one aligner, or several settings of it, deal with harm.
@@ -185,31 +185,14 @@ def _measure(
     chunk_size: int,
     on_progress: Callable[[str, int], None] | None,
 ) -> HarmlessFigures:
-    aligner.load()
-    texts: list[str | None] = []
-    errors: Counter[str] = Counter()
+    done = None if on_progress is None else (lambda count: on_progress(name, count))
+    made = corrected.run(aligner, [(row.question, row.answer) for row in rows], chunk_size=chunk_size, on_progress=done)
     objections: dict[str, Counter[str]] = {}
-    started = time.perf_counter()
-    for start in range(0, len(rows), chunk_size):
-        chunk = rows[start : start + chunk_size]
-        # With return_exceptions the list holds errors too, which its type does not say.
-        results: Sequence[Correction | Exception] = aligner.correct_many(
-            [(row.question, row.answer) for row in chunk], return_exceptions=True
-        )
-        for row, result in zip(chunk, results, strict=True):
-            if isinstance(result, Correction):
-                texts.append(result.text)
-                objections.setdefault(row.kind, Counter()).update(result.objections)
-            if not isinstance(result, Correction):
-                texts.append(None)
-                errors[type(result).__name__] += 1
-            elif result.outcome == "failed":
-                errors[(result.reason or "unknown").partition(":")[0]] += 1
-        if on_progress is not None:
-            on_progress(name, len(texts))
-    seconds = time.perf_counter() - started
+    for row, result in zip(rows, made.results, strict=True):
+        if isinstance(result, Correction):
+            objections.setdefault(row.kind, Counter()).update(result.objections)
     groups: dict[str, dict[str, list[tuple[Row, str | None]]]] = {}
-    for row, text in zip(rows, texts, strict=True):
+    for row, text in zip(rows, made.texts, strict=True):
         for source in ("", row.source or "unnamed"):
             groups.setdefault(row.kind, {}).setdefault(source, []).append((row, text))
     kinds = {
@@ -217,7 +200,7 @@ def _measure(
         for kind, by in sorted(groups.items())
     }
     found = {kind: dict(sorted(of.items())) for kind, of in sorted(objections.items())}
-    return HarmlessFigures(kinds, found, dict(errors), seconds)
+    return HarmlessFigures(kinds, found, made.errors, made.seconds)
 
 
 def _handled(pairs: Sequence[tuple[Row, str | None]], is_profane: Callable[[str], bool]) -> Handled:
