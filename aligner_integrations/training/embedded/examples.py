@@ -89,7 +89,7 @@ def gate_examples(
 def written_examples(part: Split, seed: int) -> list[GateExample]:
     """Talk about rude words and written abuse, for training the gate only."""
     rng = random.Random(seed)
-    kept = talk(rng, [rude.toxic for rude in part.rude], 300)
+    kept = talk(rng, [rude.toxic for rude in part.rude], 160)
     return [GateExample(t.question, t.answer) for t in kept] + [
         GateExample(t.question, t.answer, kind="hateful") for t in harm.written()
     ]
