@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from aligner_integrations import threads
 from aligner_integrations.backends.base import RUDE, WHOLE, Backend, Score, Timeouts
@@ -179,7 +179,7 @@ class Policy:
             return numbers.pop(RUDE, None), numbers
         if gate is None or callable(gate):
             return backend.gate, backend.objections
-        return float(gate), backend.objections
+        return float(cast("float", gate)), backend.objections
 
 
 @dataclass(frozen=True, slots=True)
