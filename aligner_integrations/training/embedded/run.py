@@ -60,6 +60,9 @@ REPORT_ROWS = "report.jsonl"
 FIRST = "first"
 """Sub-folder of the first pass."""
 
+QUICK = "bfloat16"
+"""What the gate's examples are read in, and harm and good answers of many kinds are measured in."""
+
 KEEP = 0.995
 """Share of good tuning answers that the gate must keep."""
 
@@ -89,7 +92,7 @@ def train_embedded(data: Path, output: Path) -> Path:
         recipe.seed,
         report_on=rows.gate_report,
         keep=KEEP,
-        learn_in="bfloat16",
+        learn_in=QUICK,
     )
     loading.release()  # the gate was not there when the weights were loaded
     _write_rows(output / REPORT_ROWS, rows.report)
@@ -177,14 +180,19 @@ def _measure_harm(output: Path, rows: list[Row]) -> None:
     path, made_of = output / card.HARM_FILE, _measured_on(output, rows)
     if read_stage(path, made_of) is None:
         write_stage(
-            path, evaluate_harmless({"gate": Aligner(output)}, rows, on_progress=_log_progress).to_dict(), made_of
+            path, evaluate_harmless({"gate": _quick(output)}, rows, on_progress=_log_progress).to_dict(), made_of
         )
 
 
 def _measure_good(output: Path, rows: list[Row]) -> None:
     path, made_of = output / "quality_good_answers_of_twenty_kinds.json", _measured_on(output, rows)
     if read_stage(path, made_of) is None:
-        write_stage(path, evaluate({"gate": Aligner(output)}, rows, on_progress=_log_progress).to_dict(), made_of)
+        write_stage(path, evaluate({"gate": _quick(output)}, rows, on_progress=_log_progress).to_dict(), made_of)
+
+
+def _quick(output: Path) -> Aligner:
+    """The aligner in coarser numbers, five times as fast on a CPU: nearly all of these rows are kept or declined either way."""
+    return Aligner(backend=LocalBackend(output, dtype=QUICK))
 
 
 def _measured_on(output: Path, rows: list[Row]) -> dict[str, str]:
