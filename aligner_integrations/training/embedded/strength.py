@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 STRENGTHS = (1.0, 1.125, 1.25, 1.375, 1.5)
 """What is tried: multiples of the alpha that the adapter was trained with."""
 
-FURTHER_STRENGTHS = (0.875, 1.0, 1.125)
+FURTHER_STRENGTHS = (1.0, 1.125, 1.25)
 """The same after a further pass, which was trained with the alpha that the one before was given."""
 
 _ADAPTER, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
