@@ -108,7 +108,20 @@ def load_written() -> list[Pair]:
     return [Pair(row["question"], row["answer"]) for _, row in read_jsonl(WRITTEN)]
 
 
-def training_triples(
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The rows of the second pass.
+
+    Attributes:
+        triples: All of them, in no particular order.
+        rewrites: Rude texts, and the human rewrite that was chosen for each.
+    """
+
+    triples: list[Triple]
+    rewrites: list[tuple[str, str]]
+
+
+def training_rows(
     train: Split,
     seed: int,
     *,
@@ -116,8 +129,8 @@ def training_triples(
     upstream: Sequence[Pair] = (),
     complied: Sequence[Pair] = (),
     mixture: Mixture = Mixture(),
-) -> list[Triple]:
-    """All triples of one training, in no particular order.
+) -> Made:
+    """Make the rows of the second pass.
 
     Args:
         train: The training split.
@@ -129,13 +142,17 @@ def training_triples(
     """
     rng = random.Random(seed)
     good, hosts = _good(rng, train, upstream, mixture)
-    rows = _rude(random.Random(seed + 1), train, hosts, likelihood, mixture)  # whatever the upstream answered
+    own = random.Random(seed + 1)  # whatever the upstream answered
+    chosen = _choose(own, train.rude, mixture)
+    best = best_references(chosen, likelihood)
+    rewrites = [(rude.toxic, text) for (rude, _), text in zip(chosen, best, strict=True)]
+    rows = _rude(own, rewrites, hosts, mixture)
     rows += [Triple(pair.question, pair.answer, pair.answer) for pair in good]
     rows += harm.declined(rng, train, complied, mixture.harmful)
     rows += harm.abusive(rng, train, mixture.abusive) + harm.hateful(rng, train, mixture.hateful)
     rows += 3 * harm.written() + harm.kept_refusals(rng, train, mixture.refusals)
     rows += talk(rng, [rude.toxic for rude in train.rude], mixture.talk)
-    return rows
+    return Made(rows, rewrites)
 
 
 def _good(
@@ -160,12 +177,10 @@ def _good(
 
 
 def _rude(
-    rng: random.Random, train: Split, hosts: Sequence[Pair], likelihood: Likelihood, mixture: Mixture
+    rng: random.Random, rewrites: Sequence[tuple[str, str]], hosts: Sequence[Pair], mixture: Mixture
 ) -> list[Triple]:
     """Rude texts with their edits: alone, in posts, in good answers; civil ones; and the ends of some corrections."""
-    chosen = _choose(rng, train.rude, mixture)
-    best = best_references(chosen, likelihood)
-    edits = [(rude.toxic, project(rude.toxic, text)) for (rude, _), text in zip(chosen, best, strict=True)]
+    edits = [(toxic, project(toxic, text)) for toxic, text in rewrites]
     rows = [Triple(rng.choice(QUESTIONS), *_looking(rng, *edit)) for edit in edits]
     rows += [
         Triple(rng.choice(QUESTIONS), civil, civil) for _, civil in rng.sample(edits, min(mixture.civil, len(edits)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aligner_integrations.evaluation.rows import Row
 from aligner_integrations.training.embedded import answers, data, examples
+from aligner_integrations.training.embedded.last_pass import last_triples
 from aligner_integrations.training.embedded.sources import EmbeddedData, Pair, Split
 from aligner_integrations.training.gate import GateExample
 from aligner_integrations.training.provenance import digest, read_stage, write_stage, write_whole
@@ -19,6 +20,7 @@ from aligner_integrations.triples import Triple
 logger = logging.getLogger(__name__)
 
 TRIPLES_FILE = "triples.jsonl"
+REWRITES_FILE = "rewrites.jsonl"
 _STAGE = "rows.json"
 _ASKED = {"train": (64, 72), "tune": (12, 14), "report": (20, 24)}
 """Of each split: how many ordinary and how many harmful questions SmolLM2 answers."""
@@ -26,11 +28,12 @@ _ASKED = {"train": (64, 72), "tune": (12, 14), "report": (20, 24)}
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRows:
-    """What the second pass is made of, and measured on.
+    """What the second and the last pass are made of, and what is measured.
 
     Attributes:
-        triples: What it learns from.
-        gate_train: What its gate learns from.
+        second: What the second pass learns from.
+        last: What the last one does.
+        gate_train: What the gate learns from.
         gate_tune: What the gate's thresholds are chosen on.
         gate_report: What the gate's AUC is measured on.
         report: Rows of the card's first table.
@@ -38,7 +41,8 @@ class EmbeddedRows:
         good: Good answers of twenty kinds.
     """
 
-    triples: list[Triple]
+    second: list[Triple]
+    last: list[Triple]
     gate_train: list[GateExample]
     gate_tune: list[GateExample]
     gate_report: list[GateExample]
@@ -68,8 +72,10 @@ def make(splits: EmbeddedData, folder: Path, output: Path, seed: int) -> Embedde
         return examples.gate_examples(part, written, good[name], complied[name], seed, sizes)
 
     train = [pair for number, pair in enumerate(written) if number % 3]
+    made = _rows(splits, output, seed, good["train"], complied["train"])
     return EmbeddedRows(
-        _triples(splits, output, seed, good["train"], complied["train"]),
+        made.triples,
+        last_triples(made.triples, made.rewrites),
         gate("train", splits.train, train, (340, 100, 90)) + examples.written_examples(splits.train, seed),
         gate("tune", splits.tune, written[::3], (170, 50, 40)) + examples.tuning_talk(splits.tune, seed),
         gate("report", splits.report, [], (120, 40, 30)),
@@ -86,20 +92,24 @@ def _questions(part: Split, ordinary: int, harmful: int, seed: int) -> tuple[lis
     return rng.sample(asked, min(ordinary, len(asked))), rng.sample(red, min(harmful, len(red)))
 
 
-def _triples(
+def _rows(
     splits: EmbeddedData, output: Path, seed: int, upstream: Sequence[Pair], complied: Sequence[Pair]
-) -> list[Triple]:
+) -> data.Made:
     made_of = {
         "data": digest([splits.checksums]),
         "answers": digest([*upstream, *complied]),
         "mixture": digest([repr(data.Mixture()), seed]),
     }
-    path = output / TRIPLES_FILE
+    paths = output / TRIPLES_FILE, output / REWRITES_FILE
     if read_stage(output / _STAGE, made_of) is None:
         logger.info("choosing rewrites by the base model's likelihood")
-        triples = data.training_triples(
+        made = data.training_rows(
             splits.train, seed, likelihood=answers.BaseLikelihood(), upstream=upstream, complied=complied
         )
-        write_whole(path, "".join(json.dumps(list(triple), ensure_ascii=False) + "\n" for triple in triples))
-        write_stage(output / _STAGE, {"triples": len(triples)}, made_of)
-    return [Triple(*json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        for path, rows in zip(paths, (made.triples, made.rewrites), strict=True):
+            write_whole(path, "".join(json.dumps(list(row), ensure_ascii=False) + "\n" for row in rows))
+        write_stage(output / _STAGE, {"triples": len(made.triples)}, made_of)
+    triples, rewrites = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] for path in paths
+    )
+    return data.Made([Triple(*row) for row in triples], [(toxic, text) for toxic, text in rewrites])

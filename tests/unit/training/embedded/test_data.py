@@ -14,7 +14,7 @@ from aligner_integrations.training.embedded.data import (
     insert_sentence,
     mixed,
     sentences,
-    training_triples,
+    training_rows,
 )
 from aligner_integrations.training.embedded.first_pass import FirstMixture, first_triples, smallest_edits
 from aligner_integrations.training.embedded.sources import Pair, Rude, load
@@ -31,9 +31,9 @@ def second(folder, seed=0):
     complied = [
         Pair(f"Red {i}?", "Of course, this is how it is done, in three easy steps and some more.") for i in range(5)
     ]
-    return training_triples(
+    return training_rows(
         load(folder, 0).train, seed, likelihood=lambda texts: [0.0] * len(texts), upstream=upstream, complied=complied, mixture=MIXTURE
-    )  # fmt: skip
+    ).triples  # fmt: skip
 
 
 def test_triples_depend_on_the_seed_alone(folder):
