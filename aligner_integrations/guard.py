@@ -134,7 +134,7 @@ class Guard:
 
     def _stays(self, shown: str) -> bool:
         """Whether what is shown would be shown again, were it the correction."""
-        again = Guard(self._given, self._threshold, self._score)
+        again = Guard(self._given, self._threshold, self._score, self._objects)
         again.feed(shown)
         again._rest()
         return "".join(again._out).strip() == shown
