@@ -167,15 +167,18 @@ def _once(known: dict[str, _T], requests: Sequence[Request], run: Callable[[Sequ
 
 def _measure(output: Path, rows: list[Row]) -> None:
     path, made_of = output / card.QUALITY_FILE, _measured_on(output, rows)
-    if read_stage(path, made_of) is not None:
-        return
+    rude = [row for row in rows if row.kind == "rude"]
     backend = _DecodesOnce(output)
-    settings = {
-        "gate": Aligner(backend=backend),
-        "no gate": Aligner(backend=backend, gate=False, edits="all"),
-        "gate, marked edits": Aligner(backend=backend, edits="marked"),
-    }
-    write_stage(path, evaluate(settings, rows, on_progress=_log_progress).to_dict(), made_of)
+    if read_stage(path, made_of) is None:
+        settings = {"gate": Aligner(backend=backend)}
+        write_stage(path, evaluate(settings, rows, on_progress=_log_progress).to_dict(), made_of)
+    path, made_of = output / "quality_other_edits.json", _measured_on(output, rude)
+    if read_stage(path, made_of) is None:
+        settings = {
+            "no gate": Aligner(backend=backend, gate=False, edits="all"),
+            "gate, marked edits": Aligner(backend=backend, edits="marked"),
+        }
+        write_stage(path, evaluate(settings, rude, on_progress=_log_progress).to_dict(), made_of)
 
 
 def _measure_harm(output: Path, rows: list[Row]) -> None:
