@@ -126,14 +126,15 @@ def _plot(path: Path, found: Sequence[dict[str, Any]]) -> None:
 
 def main(data: Path, output: Path) -> None:
     """Run it on the embedded recipe's data."""
-    from aligner_integrations.training.embedded import data as embedded
+    from aligner_integrations.training.embedded import examples, sources
+    from aligner_integrations.training.embedded.first_pass import first_triples
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     recipe = RECIPES["embedded"]
-    splits = embedded.load(data, recipe.seed)
-    triples = random.Random(0).sample(embedded.training_triples(splits.train, recipe.seed), _ROWS)
-    good = [Row("good", q, a, "tuning split") for q, a in splits.tune.oasst if len(a) <= 900][:_GOOD]
-    rows = [*embedded.strength_rows(splits.tune)[:_RUDE], *good]
+    splits = sources.load(data, recipe.seed)
+    triples = random.Random(0).sample(first_triples(splits.train, recipe.seed), _ROWS)
+    good = [Row("good", p.question, p.answer, "tuning split") for p in splits.tune.oasst if len(p.answer) <= 900]
+    rows = [*examples.strength_rows(splits.tune)[:_RUDE], *good[:_GOOD]]
     ablate(
         triples,
         rows,

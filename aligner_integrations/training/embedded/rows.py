@@ -109,7 +109,8 @@ def _rows(
         for path, rows in zip(paths, (made.triples, made.rewrites), strict=True):
             write_whole(path, "".join(json.dumps(list(row), ensure_ascii=False) + "\n" for row in rows))
         write_stage(output / _STAGE, {"triples": len(made.triples)}, made_of)
-    triples, rewrites = (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] for path in paths
+    triples, rewrites = (path.read_text(encoding="utf-8").split("\n") for path in paths)
+    return data.Made(
+        [Triple(*json.loads(line)) for line in triples if line],
+        [(toxic, text) for toxic, text in (json.loads(line) for line in rewrites if line)],
     )
-    return data.Made([Triple(*row) for row in triples], [(toxic, text) for toxic, text in rewrites])
