@@ -92,6 +92,3 @@ RECIPES: dict[str, Recipe] = {
 
 EMBEDDED_SECOND_PASS = replace(RECIPES["embedded"], learning_rate=4e-4, save_steps=25)
 """The embedded recipe's second pass, which goes on from the first and must not forget it."""
-
-EMBEDDED_LAST_PASS = replace(EMBEDDED_SECOND_PASS, learning_rate=3e-4, save_steps=20)
-"""Its last one, which is short."""

@@ -108,20 +108,7 @@ def load_written() -> list[Pair]:
     return [Pair(row["question"], row["answer"]) for _, row in read_jsonl(WRITTEN)]
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """The rows of the second pass.
-
-    Attributes:
-        triples: All of them, in no particular order.
-        rewrites: Rude texts, and the human rewrite that was chosen for each.
-    """
-
-    triples: list[Triple]
-    rewrites: list[tuple[str, str]]
-
-
-def training_rows(
+def training_triples(
     train: Split,
     seed: int,
     *,
@@ -129,8 +116,8 @@ def training_rows(
     upstream: Sequence[Pair] = (),
     complied: Sequence[Pair] = (),
     mixture: Mixture = Mixture(),
-) -> Made:
-    """Make the rows of the second pass.
+) -> list[Triple]:
+    """All triples of the second pass, in no particular order.
 
     Args:
         train: The training split.
@@ -152,7 +139,7 @@ def training_rows(
     rows += harm.abusive(rng, train, mixture.abusive) + harm.hateful(rng, train, mixture.hateful)
     rows += 3 * harm.written() + harm.kept_refusals(rng, train, mixture.refusals)
     rows += talk(rng, [rude.toxic for rude in train.rude], mixture.talk)
-    return Made(rows, rewrites)
+    return rows
 
 
 def _good(

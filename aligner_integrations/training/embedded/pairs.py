@@ -23,8 +23,12 @@ _BLEACHED = re.compile(
     r"\bnot\s+(?:very\s+|so\s+|too\s+)?(?:good|nice|smart|wise|kind|clever|well|pleasant|intelligent)\b|\bbad (?:person|people|man|woman|thing)s?\b",
     re.I,
 )
-_WEIGHT_OF_EDITS = 3.0
-"""What a rewrite that changes all civil words loses, in nats a token of its log-probability."""
+WEIGHT_OF_EDITS = 30.0
+"""What a rewrite that changes all civil words loses, in nats a token of its log-probability.
+
+Against the other rewrites of 500 texts, the chosen ones have chrF 79.0 and BLEU 58.7 with 0, 80.9 and 60.8 with 3, 82.2 and 64.2 with
+30 (the smallest edit by difflib: 82.2 and 63.1). An aligner that learnt from those chosen with 3 lost 2 points of BLEU.
+"""
 
 # What changes more of the civil words than this is another text.
 _MOST = 0.5
@@ -78,7 +82,7 @@ def best_references(rows: Sequence[tuple[Rude, Sequence[str]]], likelihood: Like
     likely = iter(likelihood(texts))
     chosen = []
     for rude, candidates in rows:
-        scores = [next(likely) - _WEIGHT_OF_EDITS * edit_cost(rude.toxic, text) for text in candidates]
+        scores = [next(likely) - WEIGHT_OF_EDITS * edit_cost(rude.toxic, text) for text in candidates]
         chosen.append(candidates[scores.index(max(scores))])
     return chosen
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aligner_integrations.evaluation.rows import Row
 from aligner_integrations.training.embedded import answers, data, examples
-from aligner_integrations.training.embedded.last_pass import last_triples
+from aligner_integrations.training.embedded.pairs import WEIGHT_OF_EDITS
 from aligner_integrations.training.embedded.sources import EmbeddedData, Pair, Split
 from aligner_integrations.training.gate import GateExample
 from aligner_integrations.training.provenance import digest, read_stage, write_stage, write_whole
@@ -20,7 +20,6 @@ from aligner_integrations.triples import Triple
 logger = logging.getLogger(__name__)
 
 TRIPLES_FILE = "triples.jsonl"
-REWRITES_FILE = "rewrites.jsonl"
 _STAGE = "rows.json"
 _ASKED = {"train": (64, 72), "tune": (12, 14), "report": (20, 24)}
 """Of each split: how many ordinary and how many harmful questions SmolLM2 answers."""
@@ -28,11 +27,10 @@ _ASKED = {"train": (64, 72), "tune": (12, 14), "report": (20, 24)}
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRows:
-    """What the second and the last pass are made of, and what is measured.
+    """What the second pass is made of, and what is measured.
 
     Attributes:
-        second: What the second pass learns from.
-        last: What the last one does.
+        triples: What it learns from.
         gate_train: What the gate learns from.
         gate_tune: What the gate's thresholds are chosen on.
         gate_report: What the gate's AUC is measured on.
@@ -41,8 +39,7 @@ class EmbeddedRows:
         good: Good answers of twenty kinds.
     """
 
-    second: list[Triple]
-    last: list[Triple]
+    triples: list[Triple]
     gate_train: list[GateExample]
     gate_tune: list[GateExample]
     gate_report: list[GateExample]
@@ -72,10 +69,8 @@ def make(splits: EmbeddedData, folder: Path, output: Path, seed: int) -> Embedde
         return examples.gate_examples(part, written, good[name], complied[name], seed, sizes)
 
     train = [pair for number, pair in enumerate(written) if number % 3]
-    made = _rows(splits, output, seed, good["train"], complied["train"])
     return EmbeddedRows(
-        made.triples,
-        last_triples(made.triples, made.rewrites),
+        _triples(splits, output, seed, good["train"], complied["train"]),
         gate("train", splits.train, train, (340, 100, 90)) + examples.written_examples(splits.train, seed),
         gate("tune", splits.tune, written[::3], (170, 50, 40)) + examples.tuning_talk(splits.tune, seed),
         gate("report", splits.report, [], (120, 40, 30)),
@@ -92,25 +87,20 @@ def _questions(part: Split, ordinary: int, harmful: int, seed: int) -> tuple[lis
     return rng.sample(asked, min(ordinary, len(asked))), rng.sample(red, min(harmful, len(red)))
 
 
-def _rows(
+def _triples(
     splits: EmbeddedData, output: Path, seed: int, upstream: Sequence[Pair], complied: Sequence[Pair]
-) -> data.Made:
+) -> list[Triple]:
     made_of = {
         "data": digest([splits.checksums]),
         "answers": digest([*upstream, *complied]),
-        "mixture": digest([repr(data.Mixture()), seed]),
+        "mixture": digest([repr(data.Mixture()), WEIGHT_OF_EDITS, seed]),
     }
-    paths = output / TRIPLES_FILE, output / REWRITES_FILE
+    path = output / TRIPLES_FILE
     if read_stage(output / _STAGE, made_of) is None:
         logger.info("choosing rewrites by the base model's likelihood")
-        made = data.training_rows(
+        triples = data.training_triples(
             splits.train, seed, likelihood=answers.BaseLikelihood(), upstream=upstream, complied=complied
         )
-        for path, rows in zip(paths, (made.triples, made.rewrites), strict=True):
-            write_whole(path, "".join(json.dumps(list(row), ensure_ascii=False) + "\n" for row in rows))
-        write_stage(output / _STAGE, {"triples": len(made.triples)}, made_of)
-    triples, rewrites = (path.read_text(encoding="utf-8").split("\n") for path in paths)
-    return data.Made(
-        [Triple(*json.loads(line)) for line in triples if line],
-        [(toxic, text) for toxic, text in (json.loads(line) for line in rewrites if line)],
-    )
+        write_whole(path, "".join(json.dumps(list(triple), ensure_ascii=False) + "\n" for triple in triples))
+        write_stage(output / _STAGE, {"triples": len(triples)}, made_of)
+    return [Triple(*json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]

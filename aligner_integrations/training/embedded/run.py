@@ -35,7 +35,7 @@ from aligner_integrations.training.provenance import (
     read_stage,
     write_stage,
 )
-from aligner_integrations.training.recipes import EMBEDDED_LAST_PASS, EMBEDDED_SECOND_PASS, RECIPES, Recipe
+from aligner_integrations.training.recipes import EMBEDDED_SECOND_PASS, RECIPES, Recipe
 from aligner_integrations.triples import Triple
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ NOTES = (
 )
 
 REPORT_ROWS = "report.jsonl"
-FIRST, SECOND = "first", "second"
-"""Sub-folders of the passes before the last one."""
+FIRST = "first"
+"""Sub-folder of the first pass."""
 
 QUICK = "bfloat16"
 """What the gate's examples are read in, and harm and good answers of many kinds are measured in."""
@@ -75,7 +75,7 @@ def train_embedded(data: Path, output: Path) -> Path:
 
     Args:
         data: The folder with the files of `sources.SOURCES` and, to measure on, `sources.MEASURED`.
-        output: Folder of the result; those of the first two passes are its sub-folders `first` and `second`.
+        output: Folder of the result; that of the first pass is its sub-folder `first`.
     """
     recipe = RECIPES["embedded"]
     splits = sources.load(data, recipe.seed)  # first, so that a missing file is found at once
@@ -83,8 +83,7 @@ def train_embedded(data: Path, output: Path) -> Path:
     _fit(first_triples(splits.train, recipe.seed), recipe, first)
     choose_strength(first, examples.strength_rows(splits.tune))
     rows = embedded.make(splits, data, output, recipe.seed)
-    _fit(rows.second, EMBEDDED_SECOND_PASS, output / SECOND, start=first)
-    _fit(rows.last, EMBEDDED_LAST_PASS, output, start=output / SECOND)
+    _fit(rows.triples, EMBEDDED_SECOND_PASS, output, start=first)
     choose_strength(output, examples.strength_rows(splits.tune), FURTHER_STRENGTHS)
     run.fit_own_gate(
         output,
@@ -120,8 +119,7 @@ def _fit(triples: Sequence[Triple], recipe: Recipe, output: Path, start: Path | 
 
 def write_card(output: Path, checksums: dict[str, str]) -> None:
     """Write the card from what is in the folder."""
-    before = [read_result(output / name / run.TRAINING_FILE) or {} for name in (FIRST, SECOND)]
-    first, second = (f"{one['rows']:,} rows, {one['steps']} steps, {one['seconds'] / 60:.0f} minutes" for one in before)
+    first = read_result(output / FIRST / run.TRAINING_FILE) or {}
     learnt = [f"{source}; `{name}` SHA-256 `{checksums[name]}`" for name, source in sources.SOURCES.items()]
     measured = [
         f"{source}; `{name}` SHA-256 `{checksums[name]}`: measuring only" for name, source in sources.MEASURED.items()
@@ -135,10 +133,10 @@ def write_card(output: Path, checksums: dict[str, str]) -> None:
             "texts written for this package (`training/embedded/written`)",
             *measured,
             "texts written for this package to measure with, before the training (`evaluation/kept_back`): measuring only",
-            f"three passes: the first ({first}, learning rate {RECIPES['embedded'].learning_rate:g}) makes rude text civil; the "
-            f"second ({second}, {EMBEDDED_SECOND_PASS.learning_rate:g}) learns all the rest; the last, below, is short",
+            f"two passes: the first ({first['rows']:,} rows, {first['steps']} steps, {first['seconds'] / 60:.0f} minutes) makes rude "
+            "text civil; the second, below, goes on from it",
         ],
-        recipe=EMBEDDED_LAST_PASS,
+        recipe=EMBEDDED_SECOND_PASS,
         licence="apache-2.0",
         notes=NOTES,
     )

@@ -14,12 +14,10 @@ from aligner_integrations.training.embedded.data import (
     insert_sentence,
     mixed,
     sentences,
-    training_rows,
+    training_triples,
 )
 from aligner_integrations.training.embedded.first_pass import FirstMixture, first_triples, smallest_edits
-from aligner_integrations.training.embedded.last_pass import last_triples
 from aligner_integrations.training.embedded.sources import Pair, Rude, load
-from aligner_integrations.triples import Triple
 
 SENTENCE = "It is so."
 MIXTURE = Mixture(
@@ -33,9 +31,9 @@ def second(folder, seed=0):
     complied = [
         Pair(f"Red {i}?", "Of course, this is how it is done, in three easy steps and some more.") for i in range(5)
     ]
-    return training_rows(
+    return training_triples(
         load(folder, 0).train, seed, likelihood=lambda texts: [0.0] * len(texts), upstream=upstream, complied=complied, mixture=MIXTURE
-    ).triples  # fmt: skip
+    )  # fmt: skip
 
 
 def test_triples_depend_on_the_seed_alone(folder):
@@ -132,20 +130,3 @@ def test_mixed_rows_differ_in_the_inserted_sentence_only():
         assert row.answer.replace("damn it.", "oh no.") == row.correction
         assert row.answer.count("damn it.") == 1
         assert [s for s in sentences(row.answer) if s != "damn it."] == ["One.", "Two.", "Three."]
-
-
-def test_the_last_pass_learns_rewrites_as_they_are_and_keeps_some_of_all_else():
-    no = "I'm sorry, I can't help with that."
-    triples = [Triple(f"harm {i}", "Sure. " * 40, no) for i in range(200)]
-    triples += [Triple(f"good {i}", "It is so. " * 20, "It is so. " * 20) for i in range(200)]
-    triples += [Triple(f"rude {i}", "A damn text.", "A text.") for i in range(300)]
-    triples += [Triple("end", "A damn text.", "A text. It is bad.", end_only=True) for _ in range(60)]
-    rewrites = [(f"this damn {i}", f"this , {i}") for i in range(1200)]
-    rows = last_triples(triples, rewrites)
-    assert rows == last_triples(triples, rewrites)
-    learnt = [row for row in rows if row.answer.startswith("this damn")]
-    assert len(learnt) == 1150 and all((row.answer, row.correction) in rewrites for row in learnt)
-    assert {row.question for row in learnt} <= set(QUESTIONS)
-    counts = [sum(row.question.startswith(kind) for row in rows) for kind in ("harm", "good", "rude")]
-    assert counts == [140, 110, 230]
-    assert sum(row.end_only for row in rows) == 40
