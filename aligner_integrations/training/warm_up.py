@@ -82,7 +82,8 @@ def ablate(
         training = run.read_report(folder)
         last = [loss for _, loss, _ in training.curve[-5:]]
         figures = {name: value for name, value in measured.items() if name != "made_of"}
-        found.append({"share": share, "seed": seed, "steps": training.steps, "loss": statistics.mean(last), **figures})
+        loss = statistics.mean(last) if last else None
+        found.append({"share": share, "seed": seed, "steps": training.steps, "loss": loss, **figures})
         logging.getLogger(__name__).info("%s", found[-1])
         _write(output, found, len(triples), rows)
     return found

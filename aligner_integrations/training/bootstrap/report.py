@@ -140,8 +140,8 @@ def table(study: Study) -> list[str]:
         for _, _, seeds in columns:
             values = [value for measures in seeds if (value := cell(measures)) is not None]
             mean = form.format(sum(values) / len(values)) if values else ""
-            spread = f" ({form.format(min(values))} to {form.format(max(values))})" if len(values) > 1 else ""
-            cells.append(mean + spread)
+            ends = [form.format(end) for end in (min(values), max(values))] if values else ["", ""]
+            cells.append(mean + (f" ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else ""))
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
 
@@ -179,8 +179,8 @@ def _plot(path: Path, study: Study) -> None:
         if "%" in form:
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.margins(y=0.15)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    named = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.savefig(path, metadata={"Software": None})
 
 
