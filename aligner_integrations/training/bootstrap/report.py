@@ -196,6 +196,5 @@ def _draw(axis: Axes, seeds: Sequence[ArmResult], first: float, cell: _Cell) -> 
     for seed in seeds:
         for one in seed.rounds:
             if one.worse and arm == "corrections":  # not built upon
-                axis.plot(
-                    [one.number], [cell(one.measures) or 0.0], marker="x", markersize=11, color="tab:red", linestyle=""
-                )
+                place = [one.number], [cell(one.measures) or 0.0]
+                axis.plot(*place, "x", markersize=11, color="tab:red", label="worse, not built upon")

@@ -13,7 +13,7 @@ from tests.unit.backends.remote.stub import Stub, said
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-ROWS = {row.question: row for row in triples(600)}
+ROWS = {row.question: row for row in triples(900)}
 
 
 def teacher(call):
