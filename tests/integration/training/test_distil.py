@@ -54,7 +54,7 @@ def test_a_teacher_becomes_a_small_aligner(random_model, tmp_path):
             tmp_path / "teacher.jsonl",
             tmp_path / "data",
             "--test-share",
-            0.1,
+            0.05,
             "--resemblance",
             1,
             "--json",
