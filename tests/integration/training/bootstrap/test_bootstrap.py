@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from aligner_integrations.cli import options
+from aligner_integrations.cli.app import app
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.recording import read_records
 from aligner_integrations.training.bootstrap.report import write_page, write_report
@@ -138,6 +141,30 @@ def test_too_little_to_ask(upstream, tmp_path):
             recipe=dataclasses.replace(small.RECIPE, rounds=9),
             output=tmp_path / "o",
         )
+
+
+def test_the_command(upstream, tmp_path, monkeypatch):
+    monkeypatch.setattr(options, "make_aligner", lambda which: small.aligner())
+    rows = {
+        "questions": [{"question": question.text} for question in small.QUESTIONS],
+        "good": [{"question": one.question, "answer": one.answer} for one in small.GOOD],
+        "neutral": [{"text": text} for text in small.MATERIAL.neutral],
+    }
+    for name, some in rows.items():
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in some))
+    command = [
+        "bootstrap", "--upstream", upstream, "--output", tmp_path / "out", "--held-out", 16, "--fluent", 4, "--rounds", 1, "--per-round", 16,
+        "--method", "full", "--learning-rate", 0.002, "--max-new-tokens", 16, "--batch-rows", 8,
+        *(part for name in rows for part in (f"--{name}", tmp_path / name)),
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert result.exit_code == 0, result.output[-2000:]
+    assert "profane answers" in result.stdout and "corrections, seed 0" in result.stdout
+    assert {"README.md", "report.html", "rounds.png", "bootstrap.json"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    again = CliRunner().invoke(app, [str(part) for part in [*command, "--json"]])
+    assert json.loads(again.stdout)["first"]["answers"] == 16
 
 
 # Kills --------------------------------------------------------------------------------------------------------------
