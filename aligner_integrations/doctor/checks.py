@@ -35,7 +35,7 @@ _PROBES = (
 )
 _OPEN = "Write down everything that you can see from the window of a train:"
 _ENOUGH = 0.5  # of the words of an answer, that a correction of it has again
-_WRAPPED = 8  # tokens more than a prompt has words: no tokenizer adds so many, a chat template does
+_WRAPPED = 8  # tokens beside a prompt's own: no tokenizer adds so many, a chat template does
 _LENGTHS = (200, 800, 3200)  # words
 _CALLERS = 32
 _SLOW = 10.0  # seconds of one answer, after which nothing longer is asked for
@@ -120,18 +120,18 @@ def _models(server: Server) -> Finding:
 
 
 def _raw_prompts(server: Server) -> Finding:
-    """One that puts a prompt into a chat template reads more tokens than the prompt has."""
-    words = 3
-    said = server.say(" ".join(["one"] * words), 1)
-    if not said.prompt_tokens:
+    """One that puts a prompt into a chat template reads more tokens than the prompt has, however often its words stand in it."""
+    text = "one two three four five"
+    once, twice = (server.say(" ".join([text] * times), 1).prompt_tokens for times in (1, 2))
+    if not once:
         return Finding("raw prompts", "unknown", "The server does not count the tokens that it reads.")
-    more = said.prompt_tokens - words
+    more = 2 * once - twice
     if more >= _WRAPPED:
         return Finding(
             "raw prompts",
             "wrong",
-            f"A prompt of {words} words is read as {said.prompt_tokens} tokens: the server puts it into a chat template, and an aligner "
-            "that was not trained in one is ruined by it.",
+            f"With each prompt {more} tokens are read that are not its own: the server puts it into a chat template, and an aligner that "
+            "was not trained in one is ruined by it.",
             "Serve /v1/completions without a chat template; a proxy that turns completions into chats has to be passed by.",
         )
     added = "as it is" if more <= 0 else f"with {more} more token{'s' if more > 1 else ''} (the start of a text)"
@@ -208,7 +208,7 @@ def _ends(server: Server) -> Finding:
 
 def _streaming(server: Server) -> Finding:
     whole, said = server.say(_OPEN, 24), server.stream(_OPEN, 24)
-    if said.text != whole.text and server.say(_OPEN, 24).text == whole.text:
+    if _letters(said.text) != _letters(whole.text) and server.say(_OPEN, 24).text == whole.text:
         return Finding(
             "streams", "wrong", "A stream holds another text than the whole response.", "Report it to the server."
         )
@@ -220,6 +220,11 @@ def _streaming(server: Server) -> Finding:
             "A proxy may collect it: nginx needs proxy_buffering off.",
         )
     return Finding("streams", "good", f"A text comes in {said.pieces} pieces.")
+
+
+def _letters(text: str) -> str:
+    """A text without what is lost where it is cut: white space around it, and halves of characters."""
+    return "".join(letter for letter in text if letter.isalnum())
 
 
 def _logprobs(server: Server) -> Finding:
@@ -359,8 +364,9 @@ def _best(server: Server, known: set[str]) -> str | None:
 def _repeats(server: Server, template: Template) -> float:
     """The median share of an answer's words that its correction has again."""
     shares = []
+    fields = dict.fromkeys(template.extra_fields, "Helpful")
     for question, answer in _PROBES:
-        said = server.say(template.render(question, answer), 64)
+        said = server.say(template.render(question, answer, **fields), 64)
         words, again = _words(answer), _words(said.text)
         shares.append(len(words & again) / len(words))
     return statistics.median(shares)

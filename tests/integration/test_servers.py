@@ -207,11 +207,6 @@ def test_the_doctor_finds_it_fit(served):
         assert findings[check].verdict == "good", findings[check]
 
 
-def test_the_doctor_names_the_template(served):
-    found = {one.check: one for one in examine(Server(served.aligner.backend, patience=300), "metaaligner-imhi")}
-    assert found["template"].verdict in ("wrong", "unknown")
-
-
 def test_in_a_pipe_of_langchain(served):
     from langchain_core.runnables import RunnableLambda
 

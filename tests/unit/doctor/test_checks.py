@@ -61,6 +61,11 @@ def test_a_template_that_was_named_wrongly():
     assert findings["template"].mend == "--template aligner-7b"
 
 
+def test_a_template_with_fields_of_its_own():
+    findings = findings_of(fakes.Fake(), template="metaaligner-hh")
+    assert findings["template"].mend == "--template aligner-7b"
+
+
 def test_a_model_without_a_known_template():
     fake = fakes.Fake()
     fake.model = "my-own"
