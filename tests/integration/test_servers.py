@@ -198,13 +198,14 @@ def test_a_first_token_in_time(served):
     assert result.text.strip() == served.local[PAIRS[2]]
 
 
-def test_the_doctor_finds_it_fit(served):
-    """A small aligner on a CPU is slow, and shows no log-probabilities; nothing is wrong with it."""
-    backend = served.aligner.backend
-    findings = {one.check: one for one in examine(Server(backend, patience=300), "embedded")}
-    assert not [one for one in findings.values() if one.verdict == "wrong"], findings
-    for check in ("template", "raw prompts", "temperature 0", "end of a text", "length", "streams"):
+def test_the_doctor_blames_nothing_but_the_model(transformers_url, random_model):
+    """Random weights are no aligner, and this server shows no log-probabilities; all else is well."""
+    server = Server(CompletionsBackend(transformers_url, str(random_model)), patience=300)
+    findings = {one.check: one for one in examine(server)}
+    assert [name for name, one in findings.items() if one.verdict == "wrong"] == ["template"], findings
+    for check in ("raw prompts", "length", "temperature 0", "end of a text", "streams"):
         assert findings[check].verdict == "good", findings[check]
+    assert findings["log-probabilities"].verdict == findings["token ids"].verdict == "missing"
 
 
 def test_in_a_pipe_of_langchain(served):
