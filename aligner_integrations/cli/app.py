@@ -21,6 +21,7 @@ from aligner_integrations._version import __version__
 from aligner_integrations.cli import (
     bench,
     bootstrap,
+    cache,
     calibrate,
     cookbook,
     corpus,
@@ -124,6 +125,7 @@ app.command("preferences")(preferences.preferences)
 app.command("train")(train.train)
 app.command("bootstrap")(bootstrap.bootstrap)
 app.command("models")(models.models)
+app.command("cache")(cache.cache)
 app.command("cookbook")(cookbook.cookbook)
 
 

@@ -1,13 +1,28 @@
-"""The README's Python runs from top to bottom; `llm` and `index` are the reader's own, here a real small upstream."""
+"""Each block of the README is executed, as pasted and from top to bottom, with the real embedded aligner.
 
+What a Python block prints stands in the text block after it. Of a shell block, our own commands run where they need nothing but
+this package; of the others the options are checked. A broken block fails with file and line.
+"""
+
+import contextlib
+import glob
+import gzip
+import io
+import json
 import re
+import shlex
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from llama_index.core import Document, Settings, SummaryIndex
+import typer
+from sybil import Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser
+from typer.testing import CliRunner
 
+from aligner_integrations.cli.app import app
 from aligner_integrations.models import EMBEDDED
-from tests.integration.smollm import SmolChat, SmolLLM
 
 pytestmark = [
     pytest.mark.integration,
@@ -17,18 +32,111 @@ pytestmark = [
 ]
 
 README = Path(__file__).parents[2] / "README.md"
+# Of other programs, or hours long.
+NOT_RUN = ("aligner train", "aligner bootstrap", "aligner preferences", "aligner evaluate", "aligner corpus owner/", "accelerate")
 
 
-def test_the_readme_runs(monkeypatch):
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 4
-    monkeypatch.setattr(Settings, "_llm", SmolLLM())
-    names = {
-        "llm": SmolChat(),
-        "index": SummaryIndex.from_documents([Document(text="The printer stands in the hall.")]),
+def run_python(example):
+    printed = example.namespace["printed"] = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        PythonEvaluator()(example)
+
+
+def compare(example):
+    assert example.parsed.strip() == example.namespace["printed"].getvalue().strip()
+
+
+def run_shell(example):
+    for line in example.parsed.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        if words[:2] == ["pip", "install"]:
+            check_extras(words)
+        elif words[0] == "aligner" and not line.startswith(NOT_RUN):
+            arguments = [found for word in words[1:] for found in (sorted(glob.glob(word)) or [word])]  # noqa: PTH207 - a shell's
+            done = CliRunner().invoke(app, arguments)
+            assert done.exit_code == 0, f"{line}\n{done.output}"
+        elif words[0] == "aligner":
+            check_options(words)
+        else:
+            assert line.startswith(NOT_RUN), f"nobody checks: {line}"
+
+
+def check_extras(words):
+    known = set(metadata.metadata("aligner-integrations").get_all("Provides-Extra"))
+    for named in re.findall(r"\[([\w,-]+)\]", " ".join(words)):
+        assert set(named.split(",")) <= known, words
+
+
+def check_options(words):
+    command = typer.main.get_command(app)
+    while (inner := getattr(command, "commands", {}).get(words[1])) is not None:
+        command, words = inner, words[1:]
+        if len(words) < 2:
+            break
+    known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    assert {word for word in words if word.startswith("--")} <= known, words
+
+
+def leave(example):
+    """A block of other programs' commands."""
+
+
+PARSERS = [
+    CodeBlockParser("python", run_python),
+    CodeBlockParser("text", compare),
+    CodeBlockParser("bash", run_shell),
+    CodeBlockParser("console", leave),
+]
+DOCUMENT = Sybil(PARSERS).parse(README)
+BLOCKS = list(DOCUMENT.examples())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory):
+    """Where the blocks run, with the files that they name."""
+    folder = tmp_path_factory.mktemp("readme")
+    row = json.dumps({"question": "How was it?", "answer": "it was a load of crap"}) + "\n"
+    (folder / "answers").mkdir()
+    (folder / "answers" / "1.jsonl.gz").write_bytes(gzip.compress(row.encode()))
+    (folder / "answers.jsonl").write_text(row)
+    with contextlib.chdir(folder):
+        yield folder
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[f"README.md:{block.line}" for block in BLOCKS])
+def test_block(block):
+    try:
+        block.evaluate()
+    except BaseException as error:
+        raise AssertionError(f"{README.name}, line {block.line}: {type(error).__name__}: {error}") from error
+
+
+def test_every_block_is_executed():
+    text = README.read_text("utf-8")
+    assert len(BLOCKS) == text.count("\n```") / 2
+    kinds = re.findall(r"^```(\w*)$", text, re.MULTILINE)
+    assert {kind for kind in kinds if kind} == {"python", "text", "bash", "console"}
+    # Markdown's other code blocks, by four spaces, would go by unseen.
+    assert not re.findall(r"\n\n {4}\S", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def test_links_lead_somewhere_from_anywhere():
+    """On an index of packages a relative link is dead."""
+    links = re.findall(r"\]\(([^)]+)\)", README.read_text("utf-8"))
+    assert links and all(link.startswith("https://") for link in links)
+
+
+def test_every_extra_is_named():
+    named = set(re.findall(r"`([\w-]+)`", README.read_text("utf-8")))
+    extras = set(metadata.metadata("aligner-integrations").get_all("Provides-Extra"))
+    assert extras - {"dev"} <= named
+
+
+def test_every_variable_of_the_environment_is_named():
+    package = Path(EMBEDDED).parents[1]
+    used = {
+        name for path in package.rglob("*.py") for name in re.findall(r"\"(ALIGNER_[A-Z_]+)\"", path.read_text("utf-8"))
     }
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own README
-    assert names["correction"].outcome == "corrected"
-    assert names["message"].response_metadata["aligner"]["outcome"] in ("kept", "corrected")
-    assert names["response"].source_nodes
+    assert used and used <= set(re.findall(r"`(ALIGNER_[A-Z_]+)", README.read_text("utf-8")))

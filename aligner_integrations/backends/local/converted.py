@@ -1,9 +1,9 @@
-"""Converted weights, kept on disk in the form that loads fastest: a GGUF is converted and an adapter merged once.
+"""What was made of weights, kept on disk so that it is made once; of a GGUF file that is all but the weights themselves.
 
 One folder for each combination of files and library versions, in the user's cache. `ALIGNER_WEIGHTS_CACHE` names another
 place, or `off` for none. What is found there is trusted only when every file's checksum is right, and made again
 otherwise; it is written beside its place first and then renamed, so nobody ever sees half of it. That whatever happens
-here only costs time, never a correction, is the rule of this module. How weights are read and saved: `loading.py`.
+here only costs time, never a correction, is the rule of this module. What is made: `gguf.py`; what is on the disk: `aligner cache`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,26 @@ logger = logging.getLogger(__name__)
 
 VARIABLE = "ALIGNER_WEIGHTS_CACHE"
 _MANIFEST = "manifest.json"
-_FORMAT = "1"
+_FORMAT = "2"
 # Folders that stay: one for each of two environments with other library versions.
 _KEPT = 2
 # What a process that died left behind is taken away after a day.
 _ABANDONED = 24 * 3600
 
 
-def cache_folder() -> Path | None:
-    """Return the folder for converted weights, made if need be; None if there is to be none, or none that is safe."""
+def place() -> Path | None:
+    """Return the folder for converted weights, whether it is there or not; None if there is to be none."""
     chosen = os.environ.get(VARIABLE, "")
     if chosen.lower() == "off":
         return None
     # A folder of our own in any case: old weights are removed from it.
-    folder = Path(chosen or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aligner-integrations-weights"
+    return Path(chosen or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aligner-integrations-weights"
+
+
+def cache_folder() -> Path | None:
+    """Return the folder for converted weights, made if need be; None if there is to be none, or none that is safe."""
+    if (folder := place()) is None:
+        return None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
@@ -55,7 +61,7 @@ def cache_folder() -> Path | None:
 def key_of(*parts: Path | str) -> str:
     """Return a key for files, by their content, and strings, with the versions of the libraries that convert them."""
     digest = hashlib.sha256()
-    for name in ("format", "transformers", "peft", "gguf"):
+    for name in ("format", "transformers", "gguf"):
         digest.update(f"{name} {_FORMAT if name == 'format' else version(name)}\n".encode())
     for part in parts:
         digest.update(f"{_checksum(part) if isinstance(part, Path) else part}\n".encode())

@@ -1,7 +1,7 @@
 """Loading weights with transformers and PEFT: once per process for each (files, device, dtype, quantisation).
 
 safetensors (or the GGUF of an installed package) only, `trust_remote_code` never. What lives elsewhere: which files a name
-means (`models.py`), the disk cache of converted weights (`converted.py`), what makes a CPU fast (`cpu.py`).
+means (`models.py`), GGUF files (`gguf.py`), plain adapters (`adapter.py`), what makes a CPU fast (`cpu.py`).
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ with require(
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from aligner_integrations.backends.local import converted
+from aligner_integrations.backends.local import gguf
+from aligner_integrations.backends.local.adapter import merge
 from aligner_integrations.backends.local.cpu import pack, share_heads
 from aligner_integrations.backends.local.prefix_cache import Prefixes
 from aligner_integrations.backends.local.probe import GateProbe
+from aligner_integrations.backends.local.silence import silent
 from aligner_integrations.backends.local.speculative import DraftSupport, find_support
 
 logger = logging.getLogger(__name__)
 
 # Above this many bytes of weights a CPU holds them in bfloat16; below, float32 steps are faster and exact.
 _FLOAT32_LIMIT = 4 * 2**30
-# What of an adapter's folder decides the merged weights and their tokenizer.
-_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(slots=True)
@@ -103,7 +103,8 @@ def load_weights(
         if key not in _loaded:
             files = locate(name, revision)
             fingerprint_of(name, revision, files)
-            _loaded[key] = _load(files, device, dtype, quantization_config)
+            with silent():
+                _loaded[key] = _load(files, device, dtype, quantization_config)
         return _loaded[key]
 
 
@@ -122,8 +123,8 @@ def load_base(base: str = SMOLLM2, revision: str | None = None, *, dtype: Any = 
         dtype: A torch dtype; float32 by default.
     """
     folder, gguf_file = locate_base(SMOLLM2 if base == "embedded" else base, revision)
-    model = _read_model(folder, gguf_file, torch.float32 if gguf_file else dtype or torch.float32, {})
-    return model.to(dtype) if dtype is not None else model, _read_tokenizer(folder, gguf_file)
+    with silent():
+        return _read(ModelFiles(base, folder, gguf_file), dtype or torch.float32, {})
 
 
 def load_tokenizer(base: str = SMOLLM2, revision: str | None = None) -> Any:
@@ -157,7 +158,7 @@ def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config
         options["quantization_config"] = quantization_config
     if quantization_config is not None or device == "auto":
         options["device_map"] = device
-    model, tokenizer = _read(files, chosen, options) if files.gguf_file is None else _read_gguf(files, chosen, options)
+    model, tokenizer = _read(files, chosen, options)
     if "device_map" not in options:
         model = model.to(device)
     model.eval()
@@ -179,39 +180,34 @@ def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config
 
 def _read(files: ModelFiles, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     """Return the model, with its adapter merged if it can be, and the tokenizer."""
-    model = _read_model(files.base, files.gguf_file, dtype, options)
-    # The adapter's folder may hold the tokenizer it was trained with; the base's is the same otherwise.
-    own = files.adapter if files.adapter and (files.adapter / "tokenizer.json").exists() else None
-    tokenizer = _read_tokenizer(own or files.base, None if own else files.gguf_file)
+    if files.gguf_file is not None:
+        return _read_gguf(files, files.base / files.gguf_file, dtype, options)
+    model = _read_model(files.base, dtype, options)
     if files.adapter is not None:
         model = _add_adapter(model, files.adapter, merge="quantization_config" not in options)
-    return model, tokenizer
+    return model, _read_tokenizer(_own_tokenizer(files) or files.base)
 
 
-def _read_gguf(files: ModelFiles, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    """The same from a GGUF: converted and merged in float32, whatever the dtype, and kept for the next process."""
-    if "quantization_config" in options:
-        return _read(files, dtype, options)
-    parts = [files.base / str(files.gguf_file)]
-    if files.adapter is not None:
-        parts += [p for name in _ADAPTER_FILES if (p := files.adapter / name).exists()]
-    # Checking what is there and importing what will read it take half a second each, and neither waits for the other.
+def _read_gguf(files: ModelFiles, path: Path, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The same from a GGUF: unpacked and merged in float32, whatever the dtype."""
+    # Finding what was unpacked of it and importing what will read it take a second each, and neither waits for the other.
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(lambda: (key := converted.key_of(*parts), converted.find(key)))
-        importlib.import_module("transformers.modeling_utils")
-        key, folder = found.result()
-    if folder is None:
-        model, tokenizer = _read(files, torch.float32, {})
+        importing = pool.submit(importlib.import_module, "transformers.models.llama.modeling_llama")
+        with gguf.opened(path) as folder:
+            tensors = gguf.tensors_of(path, folder)
+            importing.result()
+            exact = "quantization_config" not in options
+            merged = files.adapter is not None and exact and merge(tensors, files.adapter)
+            model = _read_model(folder, torch.float32 if exact else dtype, options, tensors)
+            tokenizer = _read_tokenizer(_own_tokenizer(files) or folder)
+    if files.adapter is not None and not merged:
+        model = _add_adapter(model, files.adapter, merge=exact)
+    return model.to(dtype) if exact else model, tokenizer
 
-        def save(place: Path) -> None:
-            model.save_pretrained(place)
-            tokenizer.save_pretrained(place)
 
-        converted.store(key, save)
-        if (folder := converted.find(key)) is None:
-            return model.to(dtype), tokenizer
-    # Also by whoever has just made them: that a first run and a later one give the same is worth a second.
-    return _read_model(folder, None, dtype, options), _read_tokenizer(folder, None)
+def _own_tokenizer(files: ModelFiles) -> Path | None:
+    """Return the adapter's folder if it holds the tokenizer that it was trained with; the base's is the same otherwise."""
+    return files.adapter if files.adapter and (files.adapter / "tokenizer.json").exists() else None
 
 
 def _read_probe(files: ModelFiles, config: Any) -> GateProbe | None:
@@ -234,19 +230,25 @@ def _read_probe(files: ModelFiles, config: Any) -> GateProbe | None:
     return GateProbe.load(files.gate, layer, config.hidden_size, whole, kinds)
 
 
-def _read_model(folder: Path, gguf_file: str | None, dtype: Any, options: dict[str, Any]) -> Any:
-    source: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
+def _read_model(folder: Path, dtype: Any, options: dict[str, Any], tensors: dict[str, Any] | None = None) -> Any:
+    """Return the model in a folder, or the one whose configuration is there and whose weights are given."""
     model: Any
     found: dict[str, Any]
     try:
         loader: Any = AutoModelForCausalLM
+        source: dict[str, Any] = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
+        if tensors is not None:
+            from transformers import LlamaConfig, LlamaForCausalLM
+
+            loader = LlamaForCausalLM
+            config = LlamaConfig.from_pretrained(folder, local_files_only=True)
+            source = {"pretrained_model_name_or_path": None, "config": config, "state_dict": tensors}
         model, found = loader.from_pretrained(
-            folder,
+            **source,
             dtype=dtype,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            **source,
             **options,
         )
     except Exception as error:  # broken files fail in any way, also with a plain Exception
@@ -260,19 +262,13 @@ def _read_model(folder: Path, gguf_file: str | None, dtype: Any, options: dict[s
         raise ModelLoadError(
             f"The weights in {folder} are incomplete: {len(names)} tensors are missing, such as {names[0]}."
         )
-    if gguf_file:
-        # The tensors are plain numbers by now; the marks would forbid training and saving.
-        model.config.__dict__.pop("quantization_config", None)
-        for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
-            model.__dict__.pop(mark, None)
     return model
 
 
-def _read_tokenizer(folder: Path, gguf_file: str | None) -> Any:
-    source = {"gguf_file": gguf_file} if gguf_file else {}
+def _read_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, clean_up_tokenization_spaces=False, **source
+            folder, trust_remote_code=False, local_files_only=True, clean_up_tokenization_spaces=False
         )
     except Exception as error:  # as above
         raise ModelLoadError(

@@ -16,7 +16,7 @@ FILES = ["README.md", "CONTRIBUTING.md", "cookbook/learning_loop.md", "cookbook/
 def lines():
     for name in FILES:
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
-            if re.match(r"    (\.venv/bin/)?aligner \w", line):
+            if re.match(r"(    )?(\.venv/bin/)?aligner [a-z]+ ", line):
                 yield name, line.strip().removeprefix(".venv/bin/")
 
 
