@@ -33,7 +33,14 @@ pytestmark = [
 
 README = Path(__file__).parents[2] / "README.md"
 # Of other programs, or hours long.
-NOT_RUN = ("aligner train", "aligner bootstrap", "aligner preferences", "aligner evaluate", "aligner corpus owner/", "accelerate")
+NOT_RUN = (
+    "aligner train",
+    "aligner bootstrap",
+    "aligner preferences",
+    "aligner evaluate",
+    "aligner corpus owner/",
+    "accelerate",
+)
 
 
 def run_python(example):
