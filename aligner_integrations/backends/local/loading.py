@@ -129,7 +129,12 @@ def load_base(base: str = SMOLLM2, revision: str | None = None, *, dtype: Any = 
 
 def load_tokenizer(base: str = SMOLLM2, revision: str | None = None) -> Any:
     """Return the tokenizer that `load_base` returns with a model."""
-    return _read_tokenizer(*locate_base(SMOLLM2 if base == "embedded" else base, revision))
+    folder, gguf_file = locate_base(SMOLLM2 if base == "embedded" else base, revision)
+    with silent():
+        if gguf_file is None:
+            return _read_tokenizer(folder)
+        with gguf.opened(folder / gguf_file) as read:
+            return _read_tokenizer(read)
 
 
 def default_device() -> str:
