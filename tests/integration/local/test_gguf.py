@@ -182,7 +182,7 @@ def test_the_embedded_aligner_is_its_base_and_its_adapter():
     before, part = tensors[name].clone(), load_file(EMBEDDED / "adapter_model.safetensors")
     assert merging.merge(tensors, EMBEDDED)
     config = json.loads((EMBEDDED / "adapter_config.json").read_text())
-    a, b = (part[f"base_model.model.{name.replace('.weight', '')}.lora_{kind}.weight"] for kind in "AB")
+    a, b = (part[f"base_model.model.{name.replace('.weight', '')}.lora_{kind}.weight"].float() for kind in "AB")
     torch.testing.assert_close(
         tensors[name], before + b @ a * (config["lora_alpha"] / config["r"]), atol=1e-6, rtol=1e-5
     )
