@@ -321,7 +321,7 @@ def _kept(triples: Sequence[Triple], texts: Sequence[str]) -> dict[str, Share]:
 def _example(triple: Triple, result: corrected.Result, verdict: Verdict, gain: float) -> Example:
     failure = failure_of(result)
     text = getattr(result, "text", triple.answer)
-    facts = {"closer by": f"{gain:+.1f} chrF"} if verdict in ("won", "lost") else {}
+    facts = {("closer by" if gain > 0 else "farther by"): f"{abs(gain):.1f} chrF"} if verdict in ("won", "lost") else {}
     if failure is not None:
         facts["error"] = failure
     elif (reason := getattr(result, "reason", None)) is not None:
