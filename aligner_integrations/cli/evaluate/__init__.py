@@ -5,6 +5,7 @@ What all of them share, how a report is shown and written: `family.py`. Which al
 
 from aligner_integrations.cli import options
 from aligner_integrations.cli.evaluate.alpaca import alpaca
+from aligner_integrations.cli.evaluate.harmless import harmless
 from aligner_integrations.cli.evaluate.quality import quality
 from aligner_integrations.cli.evaluate.rows import rows
 from aligner_integrations.cli.evaluate.three_h import three_h
@@ -14,6 +15,7 @@ app = options.group("Measure an aligner.")
 # One line a measure.
 app.command("rows")(rows)
 app.command("quality")(quality)
+app.command("harmless")(harmless)
 app.command("win-rate")(win_rate)
 app.command("three-h")(three_h)
 app.command("alpaca")(alpaca)
