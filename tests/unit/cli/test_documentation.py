@@ -15,7 +15,8 @@ FILES = ["README.md", "CONTRIBUTING.md", "cookbook/learning_loop.md", "cookbook/
 
 def lines():
     for name in FILES:
-        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")  # a command may go on in the next line
+        for line in text.splitlines():
             if re.match(r"(    )?(\.venv/bin/)?aligner [a-z]+ ", line):
                 yield name, line.strip().removeprefix(".venv/bin/")
 
