@@ -35,7 +35,7 @@ FURTHER_STRENGTHS = (1.0, 1.125, 1.25)
 _ADAPTER, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def choose_strength(output: Path, rows: Sequence[Row], strengths: Sequence[float] = STRENGTHS) -> None:
+def choose_strength(output: Path, rows: Sequence[Row], strengths: Sequence[float] | None = None) -> None:
     """Set a trained adapter's alpha to the best of several; what was tried is in `strength.json`.
 
     The best has the highest chrF plus BLEU minus percentage of texts that stay profane, corrected without a gate: too weak
@@ -45,13 +45,13 @@ def choose_strength(output: Path, rows: Sequence[Row], strengths: Sequence[float
     Args:
         output: Folder of the adapter.
         rows: Rude rows of the tuning split.
-        strengths: What is tried: multiples of the alpha that the adapter was trained with.
+        strengths: What is tried: multiples of the alpha that the adapter was trained with; None: `STRENGTHS`.
     """
     made_of = {"weights": digest_of_files(output / _WEIGHTS), "data": digest(map(dataclasses.astuple, rows))}
     found = read_stage(output / STRENGTH_FILE, made_of)
     if found is None:
         trained = _alpha(output)
-        tried = [_try(output, trained * strength, rows) for strength in strengths]
+        tried = [_try(output, trained * strength, rows) for strength in strengths or STRENGTHS]
         best = max(tried, key=lambda one: one["chrf"] + one["bleu"] - one["profane_percent"])
         found = {"trained_alpha": trained, "alpha": best["alpha"], "rows": len(rows), "tried": tried}
         write_stage(output / STRENGTH_FILE, found, made_of)
