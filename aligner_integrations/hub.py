@@ -6,9 +6,17 @@ Which repository a name means, and what is done with its files: `models.py`.
 from __future__ import annotations
 
 import functools
+import importlib
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
+
+with warnings.catch_warnings(), suppress(ImportError):
+    # In a notebook its first import asks for ipywidgets, whoever imports it.
+    warnings.simplefilter("ignore")
+    importlib.import_module("tqdm.auto")
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (

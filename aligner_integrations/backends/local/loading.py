@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aligner_integrations import hub  # noqa: F401 - before transformers, because it keeps tqdm from warning
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.backends.semaphore import Semaphore
 from aligner_integrations.errors import ModelLoadError, first_line, require

@@ -18,8 +18,9 @@ def telling(sentence: str) -> Iterator[None]:
         sentence: What is done, how long that takes, and where it leaves something.
     """
     logger.info("%s", sentence)
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    if terminal or _in_notebook():
+    notebook = _in_notebook()  # which calls itself a terminal, too
+    terminal = sys.stderr is not None and sys.stderr.isatty() and not notebook
+    if terminal or notebook:
         sys.stderr.write(f"aligner-integrations: {sentence}\n")
         sys.stderr.flush()
     if not terminal:
@@ -28,7 +29,9 @@ def telling(sentence: str) -> Iterator[None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
-    with Progress(BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+    with Progress(
+        BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True, refresh_per_second=4
+    ) as bar:
         bar.add_task("", total=None)
         yield
 
