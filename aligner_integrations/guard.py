@@ -291,11 +291,16 @@ class Guard:
         if not held or not places:
             return [held for _ in places]
         answer, words = self._answer, [word for _, word in held]
+        # The first words of both begin a line, whatever is before them.
         rest = [
-            [in_line(answer.gap(number), answer.words[number]) for number in range(run.start, run.end)]
+            [
+                in_line(answer.gap(number) if number else "\n", answer.words[number])
+                for number in range(run.start, run.end)
+            ]
             for run in between(places, self._at, end)
         ]
-        if (cuts := apart([in_line(*word) for word in held], rest)) is not None:
+        ours = [in_line(gap if number or self._shown else "\n", word) for number, (gap, word) in enumerate(held)]
+        if (cuts := apart(ours, rest)) is not None:
             return [held[a:b] for a, b in cuts]
         low, high = max(self._at, places[0].start - _SHORT), min(end, places[-1].end + _SHORT)
         if high - low + len(held) > _COMPARED:

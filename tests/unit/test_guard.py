@@ -5,7 +5,7 @@ import re
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aligner_integrations import guard as guards
@@ -115,8 +115,10 @@ def rewritten(draw):
     return answer, "\n".join(kept)
 
 
-@settings(max_examples=600, deadline=None)
+# The same examples each time: it asks for more than the next test, that none of them is an error.
+@settings(max_examples=600, deadline=None, derandomize=True)
 @given(rewritten())
+@example(("A bad no -.\n- B bad the. C the. D the.", "\n\nC the.\nD the."))
 def test_guarding_twice_changes_nothing(case):
     answer, correction = case
     shown = guarded(answer, correction, "bad")
