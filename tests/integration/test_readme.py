@@ -36,6 +36,7 @@ README = Path(__file__).parents[2] / "README.md"
 NOT_RUN = (
     "aligner train",
     "aligner bootstrap",
+    "aligner calibrate",
     "aligner preferences",
     "aligner evaluate",
     "aligner corpus owner/",
