@@ -10,7 +10,7 @@ from aligner_integrations.errors import ConfigurationError
 Method = Literal["full", "lora"]
 
 LORA_LEARNING_RATE = 6e-4
-"""For an adapter: with the paper's 2e-5, which is for all weights, it comes out as a copy of its base."""
+"""For an adapter: that of the embedded recipe. The paper's 2e-5 is for all weights; what adapters of other sizes need is not measured."""
 
 
 @dataclass(frozen=True, slots=True)
