@@ -1,4 +1,7 @@
-"""Text of models and users as it may be shown: control characters in it, which terminals and pages obey, become escapes."""
+"""Text of models and users as it may be shown: control characters in it, which terminals and pages obey, become escapes.
+
+And whether it can be written at all.
+"""
 
 from __future__ import annotations
 
@@ -16,3 +19,12 @@ def visible(text: str) -> str:
 
 def _escape(code: int) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def is_encodable(text: str) -> bool:
+    """False with half of a surrogate pair in it, which JSON can carry and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

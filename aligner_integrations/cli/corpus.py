@@ -11,7 +11,15 @@ import typer
 
 from aligner_integrations.cli import options
 from aligner_integrations.cli.console import echo_json, note, progress_bars
-from aligner_integrations.cli.options import AlignerOptions, EditsOption, FieldOption, GateOption, JsonOption, OnError
+from aligner_integrations.cli.options import (
+    AlignerOptions,
+    EditsOption,
+    FieldOption,
+    GateOption,
+    JsonOption,
+    OnError,
+    RecordOption,
+)
 from aligner_integrations.corpus import Columns, LocalEngine, RayEngine, Summary, correct_corpus
 from aligner_integrations.corpus.engine import Engine
 from aligner_integrations.corpus.run import SHARD_ROWS
@@ -110,12 +118,7 @@ def corpus(
         OnError, typer.Option(help="What stands for a correction that fails; raise: its row is a dead letter.")
     ] = OnError.RAISE,
     cluster: ClusterOptions,
-    record: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also record each correction as it is made: a .jsonl file, a folder or an SQLite file.", metavar="PATH"
-        ),
-    ] = None,
+    record: RecordOption = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -134,10 +137,8 @@ def corpus(
     engine = cluster.make()
     _check(record, report, cluster)
     aligner = options.make_aligner(which, gate=gate, edits=edits, on_error=on_error, at_once=at_once)
-    if record is not None:
-        aligner = aligner.with_options(record=record)
     fields = options.fields_of(field)
-    with progress_bars() as on_progress:
+    with options.recording(aligner, record) as aligner, progress_bars() as on_progress:
         summary = correct_corpus(
             source,
             out,
@@ -163,7 +164,7 @@ def corpus(
         note(f"To look at: {report}")
 
 
-def _check(record: Path | None, report: Path | None, cluster: ClusterOptions) -> None:
+def _check(record: str | None, report: Path | None, cluster: ClusterOptions) -> None:
     """Refuse what could not be done, before hours of work."""
     if record is not None and cluster.engine is not Engines.LOCAL:
         raise typer.BadParameter(

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.visible import is_encodable
 
 DATABASES = (".db", ".sqlite", ".sqlite3")
 IN_FOLDER = "corrections.jsonl"
@@ -74,7 +75,7 @@ class Record:
         data = self.to_dict()
         text = json.dumps(data, ensure_ascii=False)
         # A failed correction may hold what is no text (lone surrogates); JSON can say it in ASCII.
-        return text if text.isascii() or _is_text(text) else json.dumps(data)
+        return text if text.isascii() or is_encodable(text) else json.dumps(data)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
@@ -94,14 +95,6 @@ class Record:
                 raise
             raise ConfigurationError(f"This is not a record: {error}") from error
         return cls(time=when, correction=correction, **own)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def read_records(

@@ -1,7 +1,7 @@
 """A chat model as a prompted aligner: no aligner's weights, but an instruction to correct.
 
-The model may be LangChain's, LlamaIndex's (`frameworks.py`), or behind an OpenAI-compatible chat endpoint
-(`chat_completions.py`). The instruction and the reading of replies are in `prompt.py`.
+How a model is asked is in `chat.py`: it may be LangChain's, LlamaIndex's (`frameworks.py`), or behind an OpenAI-compatible chat
+endpoint (`chat_completions.py`). The instruction and the reading of replies are in `prompt.py`.
 """
 
 from __future__ import annotations
@@ -9,26 +9,21 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from aligner_integrations.backends.base import Backend, Completion, Request, require_end
+from aligner_integrations.backends.base import Completion, Request, require_end
 from aligner_integrations.backends.deadline import Clock
-from aligner_integrations.backends.prompted.chat import endpoint_of, refuse_endpoint_options, talker_of
-from aligner_integrations.backends.prompted.frameworks import Said, Talker, ThreadTalker
+from aligner_integrations.backends.prompted.chat import ChatBackend
+from aligner_integrations.backends.prompted.frameworks import Said, Talker
 from aligner_integrations.backends.prompted.prompt import INSTRUCTION, PRINCIPLES, PROMPTED, Reply, system_message
-from aligner_integrations.backends.remote.keys import Secret, key_for
-from aligner_integrations.backends.remote.loop import acall, aread, bare, call, read
+from aligner_integrations.backends.remote.keys import Secret
+from aligner_integrations.backends.remote.loop import aread, bare, read
 from aligner_integrations.backends.remote.responses import is_cut, is_withheld
-from aligner_integrations.backends.side_by_side import aeach, each
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
 from aligner_integrations.templates import Template
 
-if TYPE_CHECKING:
-    from aligner_integrations.backends.prompted.chat_completions import ChatEndpoint
 
-
-class ChatModelBackend(Backend):
+class ChatModelBackend(ChatBackend):
     """Corrects with a chat model that is told how.
 
     Args:
@@ -66,46 +61,17 @@ class ChatModelBackend(Backend):
     ) -> None:
         if isinstance(principles, str):
             raise ConfigurationError("principles is a string; give a list of rules.")
-        self.llm = llm
         self.principles = tuple(principles)
         self.instruction = instruction
-        self.model = model
-        self.generation = dict(generation or {})
-        self.concurrency = concurrency
-        self.allow_http = allow_http
-        self.api_key: Secret | None = None
-        self._system = system_message(instruction, self.principles)
-        self._model: ThreadTalker
-        self._chat: ChatEndpoint | None = None
-        if isinstance(llm, str):
-            self.api_key = key_for(llm, api_key)
-            self._chat = endpoint_of(
-                llm,
-                model,
-                api_key=self.api_key,
-                generation=self.generation,
-                concurrency=concurrency,
-                allow_http=allow_http,
-            )
-        else:
-            refuse_endpoint_options(llm, model, api_key, generation)
-            self._model = talker_of(llm)
-
-    def __repr__(self) -> str:
-        """Name the model."""
-        return f"ChatModelBackend({self.llm if isinstance(self.llm, str) else type(self.llm).__name__!r})"
-
-    def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """Correct a batch, side by side; a framework's model is called in threads."""
-        if self._chat is not None:
-            return call(self._all, self._chat, requests)
-        return each(self._one, requests, self.concurrency)
-
-    async def acomplete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        """`complete` without blocking the event loop; cancelling it cancels the model's calls."""
-        if self._chat is not None:
-            return await acall(self._all, self._chat, requests)
-        return await self._all(self._model, requests)
+        super().__init__(
+            llm,
+            system=system_message(instruction, self.principles),
+            model=model,
+            api_key=api_key,
+            generation=generation,
+            concurrency=concurrency,
+            allow_http=allow_http,
+        )
 
     def stream(self, request: Request) -> Generator[str, None, None]:
         """Yield text as it comes; an answer that is to stay as it is comes whole."""
@@ -129,7 +95,7 @@ class ChatModelBackend(Backend):
         turn = _Turn(request)
         try:
             if request.timeouts.first_token is None:
-                text = turn.reply.feed(self._model.say(self._system, turn.request, turn.clock, turn.said))
+                text = turn.reply.feed(self._model.say(self.system, turn.request, turn.clock, turn.said))
             else:  # when a token comes shows in a stream only
                 text = "".join(self._shown(turn))
             return turn.completion(text)
@@ -137,21 +103,18 @@ class ChatModelBackend(Backend):
             return error
 
     def _shown(self, turn: _Turn) -> Generator[str, None, None]:
-        with closing(self._model.pieces(self._system, turn.request, turn.clock, turn.said)) as pieces:
+        with closing(self._model.pieces(self.system, turn.request, turn.clock, turn.said)) as pieces:
             for piece in pieces:
                 if shown := turn.feed(piece):
                     yield shown
 
     # On event loops -------------------------------------------------------------------------------------------------
 
-    async def _all(self, talker: Talker, requests: Sequence[Request]) -> list[Completion | AlignerError]:
-        return await aeach(partial(self._aone, talker), requests, self.concurrency)
-
     async def _aone(self, talker: Talker, request: Request) -> Completion | AlignerError:
         turn = _Turn(request)
         try:
             if request.timeouts.first_token is None:
-                text = turn.reply.feed(await talker.asay(self._system, turn.request, turn.clock, turn.said))
+                text = turn.reply.feed(await talker.asay(self.system, turn.request, turn.clock, turn.said))
             else:
                 async with aclosing(self._ashown(talker, turn)) as pieces:
                     text = "".join([piece async for piece in pieces])
@@ -168,7 +131,7 @@ class ChatModelBackend(Backend):
             yield piece
 
     async def _ashown(self, talker: Talker, turn: _Turn) -> AsyncGenerator[str, None]:
-        async with aclosing(talker.apieces(self._system, turn.request, turn.clock, turn.said)) as pieces:
+        async with aclosing(talker.apieces(self.system, turn.request, turn.clock, turn.said)) as pieces:
             async for piece in pieces:
                 if shown := turn.feed(piece):
                     yield shown
@@ -179,11 +142,6 @@ class ChatModelBackend(Backend):
         if not isinstance(self.llm, str) or self.model is None:
             return None
         return [self.llm, self.model, self.instruction, self.principles, sorted(self.generation.items())]
-
-    def close(self) -> None:
-        """Close the connections to a URL; a framework's model keeps its own."""
-        if self._chat is not None:
-            self._chat.endpoint.close()
 
 
 class _Turn:

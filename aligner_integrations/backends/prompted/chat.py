@@ -60,25 +60,30 @@ class ChatBackend(Backend):
     ) -> None:
         self.llm = llm
         self.system = system
+        self.model = model
+        self.generation = dict(generation or {})
         self.concurrency = concurrency
-        self._chat: ChatEndpoint | None = None
+        self.allow_http = allow_http
+        self.api_key: Secret | None = None
         self._model: ThreadTalker
+        self._chat: ChatEndpoint | None = None
         if isinstance(llm, str):
-            self._chat = endpoint_of(
+            self.api_key = key_for(llm, api_key)
+            self._chat = _endpoint_of(
                 llm,
                 model,
-                api_key=key_for(llm, api_key),
-                generation=generation or {},
+                api_key=self.api_key,
+                generation=self.generation,
                 concurrency=concurrency,
                 allow_http=allow_http,
             )
         else:
-            refuse_endpoint_options(llm, model, api_key, generation)
-            self._model = talker_of(llm)
+            _refuse_endpoint_options(llm, model, api_key, generation)
+            self._model = _talker_of(llm)
 
     def __repr__(self) -> str:
         """Name the model."""
-        return f"ChatBackend({self.llm if isinstance(self.llm, str) else type(self.llm).__name__!r})"
+        return f"{type(self).__name__}({self.llm if isinstance(self.llm, str) else type(self.llm).__name__!r})"
 
     def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         """Ask side by side; a framework's model is called in threads."""
@@ -115,7 +120,7 @@ class ChatBackend(Backend):
             return error if self._chat is None else bare(error)
 
 
-def talker_of(llm: Any) -> ThreadTalker:
+def _talker_of(llm: Any) -> ThreadTalker:
     """Return the way to ask a framework's model.
 
     Raises:
@@ -131,14 +136,14 @@ def talker_of(llm: Any) -> ThreadTalker:
     )
 
 
-def endpoint_of(url: str, model: str | None, **options: Any) -> ChatEndpoint:
+def _endpoint_of(url: str, model: str | None, **options: Any) -> ChatEndpoint:
     """Return the way to ask a chat endpoint; its client is imported here."""
     from aligner_integrations.backends.prompted.chat_completions import ChatEndpoint
 
     return ChatEndpoint(url, model, **options)
 
 
-def refuse_endpoint_options(llm: Any, model: Any, api_key: Any, generation: Any) -> None:
+def _refuse_endpoint_options(llm: Any, model: Any, api_key: Any, generation: Any) -> None:
     """Refuse what only a URL has.
 
     Raises:

@@ -24,6 +24,7 @@ from aligner_integrations.backends.wrappers.store import Store
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError, CorrectionError, InputError
 from aligner_integrations.fingerprint import serial
+from aligner_integrations.visible import is_encodable
 
 Kind = Literal["completion", "score"]
 
@@ -234,7 +235,7 @@ def _encode(result: Any) -> str | None:
     """What is kept of a result; None: nothing."""
     if isinstance(result, Completion):
         good = result.finish_reason == "stop" and result.text.strip() and not result.by_fallback
-        return result.text if good and _is_text(result.text) else None
+        return result.text if good and is_encodable(result.text) else None
     if isinstance(result, Score):
         # Where its words are, and not the words: the answer is not ours to keep.
         tokens = [[t.start, t.end, t.logprob, t.gap, t.mark] for t in result.tokens]
@@ -242,15 +243,6 @@ def _encode(result: Any) -> str | None:
             [tokens, result.total, result.mean, result.minimum, result.max_gap, result.gate, dict(result.objections)]
         )
     return None
-
-
-def _is_text(text: str) -> bool:
-    """False with half of a surrogate pair in it, which JSON can carry and UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _decode(kind: Kind, text: str, answer: str) -> Completion | Score | None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aligner_integrations.errors import require
-from aligner_integrations.training.preferences.filters import declines
+from aligner_integrations.refusals import is_refusal
 
 COPY = "Repeat this sentence word for word: {sentence}"
 
@@ -97,7 +97,7 @@ def measure(
         profane=_share(profane),
         corrected=None if corrected is None else _share(corrected),
         empty=_share([not text.strip() for text in answers]),
-        refused=_share([declines(text) for text in answers]),
+        refused=_share([is_refusal(text) for text in answers]),
         shortened=_share(short),
         characters=sum(len(text.strip()) for text in answers) / max(1, len(answers)),
         distinct_2=len(set(pairs)) / len(pairs) if pairs else 0.0,

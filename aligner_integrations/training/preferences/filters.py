@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.recording.records import Record
+from aligner_integrations.refusals import declines
 from aligner_integrations.training.preferences.near_duplicates import NearDuplicates
+from aligner_integrations.visible import is_encodable
 
 Judge = Callable[[Record], bool]
 """Whether a correction may be learnt from; False is its veto."""
-
-# How models decline: at the beginning, in few words.
-_DECLINES = re.compile(
-    r"\W*(?:(?:i\W?m|i am|we\W?re|we are) (?:very |so |really )?(?:sorry|afraid)\b|(?:sorry|i apologi[sz]e|my apologies)\b"
-    r"|(?:i|we) (?:can\W?t|cannot|can not|won\W?t|will not|am (?:not able|unable)|\W?m (?:not able|unable)|must decline|do not|don\W?t) "
-    r"(?:assist|help|provide|answer|engage|comply|fulfil|support|to|feel comfortable)"
-    r"|as an? (?:ai|artificial|language model|assistant)\b)",
-    re.IGNORECASE,
-)
-
-
-def declines(text: str) -> bool:
-    """Whether a text declines to answer, as far as its beginning tells."""
-    return _DECLINES.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +80,7 @@ def _unfit(record: Record, filters: Filters) -> str | None:
         return "veto"
     if not all(text.strip() for text in texts):
         return "empty"
-    if not all(map(_is_text, texts)):
+    if not all(map(is_encodable, texts)):
         return "no text"
     if correction.outcome == "kept" and not filters.kept:
         return "unchanged"
@@ -101,14 +88,6 @@ def _unfit(record: Record, filters: Filters) -> str | None:
         return "unchanged"  # redaction may have made them the same
     if sum(map(len, texts)) > filters.max_characters:
         return "too long"
-    if correction.changed and not filters.declined and declines(correction.text) and not declines(correction.answer):
+    if correction.changed and not filters.declined and declines(correction.answer, correction.text):
         return "declined"
     return None
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,7 +9,7 @@ from aligner_integrations.correction import Correction
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.recording.records import Record
 from aligner_integrations.training.preferences.export import export
-from aligner_integrations.training.preferences.filters import Filters, declines
+from aligner_integrations.training.preferences.filters import Filters
 from aligner_integrations.training.preferences.near_duplicates import NearDuplicates
 from aligner_integrations.triples import read_triples
 
@@ -131,24 +131,6 @@ def test_errors(tmp_path):
     for wrong in ({"resemblance": 0}, {"max_characters": 0}):
         with pytest.raises(ConfigurationError):
             Filters(**wrong)
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("I'm sorry, but I can't help with that.", True),
-        ("I cannot assist with this request.", True),
-        ("I apologize, but no.", True),
-        ("As an AI language model, I have no opinion.", True),
-        ("“I’m sorry, but I can’t do that”", True),
-        ("I can help: take the bus.", False),
-        ("Sorrel is a herb.", False),
-        ("It was cold. I'm sorry about that.", False),
-        ("I do not like it.", False),
-    ],
-)
-def test_declining(text, answer):
-    assert declines(text) is answer
 
 
 def test_near_duplicates():
