@@ -1,5 +1,6 @@
 """No unit test reaches the network: the Hub is offline for them, and only loopback can be connected to."""
 
+import signal
 import socket
 
 import hypothesis
@@ -34,3 +35,7 @@ def _no_network(request, monkeypatch):
 # An example may take any time: a busy machine says nothing of the code.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+# Some tests press Ctrl-C. What a script starts in the background inherits that it is ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
