@@ -89,7 +89,10 @@ def read_gate(path: Path) -> float | LearntGate:
             raise ValueError("a scale is 0")
         return LearntGate(threshold, centre, scale, weights, _finite(learnt["bias"]))
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read as a gate: {error.strerror or error}.") from error
+        raise ConfigurationError(
+            f"gate is {str(path)!r}, which cannot be read: {error.strerror or error}. Give a file that aligner calibrate wrote, a number, "
+            "a function, or False."
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, ConfigurationError):
             raise

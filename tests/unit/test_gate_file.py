@@ -95,5 +95,5 @@ def test_a_gate_of_another_version_and_one_that_is_not_there(tmp_path):
     path.write_text(json.dumps(broken(features=["length"])))
     with pytest.raises(ConfigurationError, match="this version does not have"):
         read_gate(path)
-    with pytest.raises(ConfigurationError, match="cannot be read as a gate: No such file"):
+    with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
         aligner_of(mend, gate=tmp_path / "none.json")
