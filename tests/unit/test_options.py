@@ -52,7 +52,7 @@ def test_the_types_name_what_is_taken():
 def test_a_type_checker_sees_what_does_not_fit(tmp_path):
     code = (
         "from aligner_integrations import Aligner\n"
-        "a = Aligner(rounds=2, cache='c.db', record=[].append)\n"
+        "a = Aligner(rounds=2, cache='c.db', record=print)\n"
         "b = a.with_options(gate=False, template='paper')\n"
         "Aligner.from_endpoint('u', timeout=2.0, window=8, on_error='keep')\n"
         "Aligner.from_chat_model('u', principles=['be kind'], edits='all')\n"
