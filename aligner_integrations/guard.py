@@ -90,10 +90,13 @@ class Guard:
         for match in WORD.finditer(self._tail):
             if match.end() == len(self._tail):
                 break
-            out.append(self._take(self._tail[end : match.start()], match[0]))
+            # Word by word, so that the text is the same however the pieces are cut.
+            out += [self._take(self._tail[end : match.start()], match[0]), self._ahead()]
             end = match.end()
+            if self.complete:
+                break
         self._tail = self._tail[end:]
-        self._out.append("".join([*out, self._ahead()]))
+        self._out.append("".join(out))
         return self._out[-1]
 
     @property

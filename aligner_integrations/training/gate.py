@@ -25,6 +25,7 @@ from aligner_integrations.templates import Template
 from aligner_integrations.training import objections
 from aligner_integrations.training.data import grouped
 from aligner_integrations.training.objections import MIXED, FittedObjection
+from aligner_integrations.training.regression import regress
 
 __all__ = ["MIXED", "FittedGate", "GateExample", "areas", "fit_gate", "forward_examples", "token_labels"]
 
@@ -230,20 +231,8 @@ def _token_features(judged: Judged, layer: int) -> torch.Tensor:
 def _fit(layer: int, features: torch.Tensor, labels: torch.Tensor) -> GateProbe:
     """Logistic regression with a small weight decay, by L-BFGS on normalised features."""
     mean, scale = features.mean(0), features.std(0) + 1e-6
-    normal = (features - mean) / scale
-    weight = torch.zeros(features.shape[1], requires_grad=True)
-    bias = torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=150)
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(normal @ weight + bias, labels)
-        loss = loss + _DECAY * (weight * weight).sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return GateProbe(layer, mean, scale, weight.detach(), bias.detach())
+    weight, bias = regress((features - mean) / scale, labels, decay=_DECAY, most_steps=150)
+    return GateProbe(layer, mean, scale, weight, bias)
 
 
 def _threshold(probe: GateProbe, scores: torch.Tensor, bad: torch.Tensor, keep: float) -> FittedGate:

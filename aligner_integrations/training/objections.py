@@ -13,6 +13,7 @@ import torch
 
 from aligner_integrations.backends.base import WHOLE
 from aligner_integrations.backends.local.probe import AnswerProbe, answer_features
+from aligner_integrations.training.regression import regress
 
 MIXED = "mixed"
 """A kind of example: a good answer with a rude sentence in it. Its words are objected to, and as a whole it is good."""
@@ -85,27 +86,10 @@ def _fit(layer: int, kinds: Sequence[str], features: torch.Tensor) -> AnswerProb
         others = {"hateful": ("rude", "harmful"), "harmful": ("hateful",)}[kind]
         used = torch.tensor([one not in others for one in kinds])
         labels = torch.tensor([float(one == kind) for one in kinds])[used]
-        weight, bias = _regress(normal[used], labels)
+        weight, bias = regress(normal[used], labels, decay=_DECAY, most_steps=100)
         weights.append(weight)
         biases.append(bias)
     return AnswerProbe(layer, WHOLE, mean, scale, torch.stack(weights), torch.stack(biases))
-
-
-def _regress(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logistic regression with weight decay, by L-BFGS."""
-    weight = torch.zeros(features.shape[1], requires_grad=True)
-    bias = torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100)
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(features @ weight + bias, labels)
-        loss = loss + _DECAY * (weight * weight).sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return weight.detach(), bias.detach()
 
 
 def _threshold(kind: str, logits: Sequence[tuple[str, dict[str, float]]], keep: float) -> FittedObjection:
