@@ -84,22 +84,22 @@ class Mixture:
         endings: Corrections that went on with a sentence of their own, for the end token alone.
     """
 
-    rude: int = 1600
-    clean_rude: int = 400
-    rants: int = 160
+    rude: int = 2400
+    clean_rude: int = 500
+    rants: int = 240
     civil: int = 80
     mixed: int = 140
     good: int = 90
     upstream: int = 60
     gsm8k: int = 30
     facts: int = 50
-    harmless: int = 110
+    harmless: int = 170
     refusals: int = 80
     harmful: int = 340
     abusive: int = 120
     hateful: int = 160
     neutral: int = 90
-    talk: int = 110
+    talk: int = 160
     endings: int = 100
 
 
@@ -137,7 +137,7 @@ def training_triples(
     rows += [Triple(pair.question, pair.answer, pair.answer) for pair in good]
     rows += harm.declined(rng, train, complied, mixture.harmful)
     rows += harm.abusive(rng, train, mixture.abusive) + harm.hateful(rng, train, mixture.hateful)
-    rows += 3 * harm.written() + harm.kept_refusals(rng, train, mixture.refusals)
+    rows += 6 * harm.written() + harm.kept_refusals(rng, train, mixture.refusals)
     rows += talk(rng, [rude.toxic for rude in train.rude], mixture.talk)
     return rows
 
