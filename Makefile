@@ -122,6 +122,11 @@ test-peers: .venv-peers/.all  ## LangChain's and LangGraph's own tests of agents
 	@.venv-peers/bin/python -m pytest tests/peers/providers.py $(ARGS)
 	@.venv-peers/bin/python tests/peers/run.py build/peers
 
+NOTEBOOKS ?=
+.PHONY: notebooks
+notebooks: $(VENV)/.all  ## execute the cookbook's notebooks in place and store what they show (NOTEBOOKS=cookbook/01_quickstart.ipynb: some of them)
+	@$(BIN)/python -m tests.notebooks $(NOTEBOOKS)
+
 .PHONY: lint
 lint: $(VENV)/.all  ## ruff and strict types
 	@$(BIN)/ruff check .
