@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.evaluation.calibration import Scored, calibrate, read_scored
@@ -97,6 +97,20 @@ def best_possible(score, worth, target):
     return wins[allowed].max(initial=0) / max(1, (worth > 0).sum())
 
 
+def test_threshold_of_most_lenient_rule():
+    assert (
+        most_lenient_threshold(np.arange(10.0), np.array([-1] * 10), 0.5) == 7.0
+    )  # of 10, at most 2 are lost in 5%, at most 3 in 17%
+
+
+def most_lenient_threshold(score, worth, target):
+    """The lowest threshold that any exact test of one threshold after the other can promise: as many steps as there are losses."""
+    allowed = int(binom.ppf(0.1, len(score), target))
+    allowed -= binom.cdf(allowed, len(score), target) > 0.1
+    losses = np.sort(score[worth < 0])[::-1]
+    return losses[allowed] if len(losses) > allowed else -np.inf
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "target"),
@@ -105,7 +119,7 @@ def best_possible(score, worth, target):
 def test_promises_are_kept_on_fresh_data(setting, target):
     rng = np.random.default_rng(len(setting) + int(100 * target))
     score, worth = population(rng, 20_000, *SETTINGS[setting])
-    broken, kept = 0, []
+    broken, kept, attainable = 0, [], []
     for _ in range(200):
         mine = rng.choice(len(score), 400, replace=False)
         found = calibrate([Scored(float(score[i]), int(worth[i])) for i in mine], target)
@@ -116,13 +130,16 @@ def test_promises_are_kept_on_fresh_data(setting, target):
         left = len(score) - len(mine)
         broken += (fresh & (worth < 0)).sum() / left > target
         kept.append((fresh & (worth > 0)).sum() / (worth > 0).sum())
+        lenient = score > most_lenient_threshold(score[mine], worth[mine], target)
+        attainable.append((lenient & (worth > 0)).sum() / (worth > 0).sum())
     possible = best_possible(score, worth, target)
     assert broken <= 20  # a tenth of 200, at delta = 0.1
     assert len(kept) == 200 or possible < 0.05
-    if possible >= 0.97:  # where the best threshold keeps nearly all wins, so does this one
-        assert np.mean(kept) >= 0.9
-    # Of what the best threshold keeps, which nobody knows: all but what the test's caution costs at 400 rows.
-    assert np.mean(kept) >= (0.8 if target == 0.05 else 0.86) * possible
+    # The best threshold, which nobody knows, keeps more than any test can promise from 400 rows: nine tenths of what it keeps are only
+    # possible where a few losses too many cost few wins. What a test can promise is kept in any case.
+    if possible >= 0.9:
+        assert np.mean(kept) >= 0.9 * possible
+    assert np.mean(kept) >= 0.95 * np.mean(attainable)
 
 
 def test_taking_what_looks_good_breaks_its_promise():
