@@ -13,12 +13,13 @@ from aligner_integrations.cli import options
 from aligner_integrations.cli.console import note, progress
 from aligner_integrations.cli.evaluate.family import ReportOptions
 from aligner_integrations.cli.options import AlignerOptions
-from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.errors import ConfigurationError, require
 from aligner_integrations.models import CONFIG_FILE, EMBEDDED, AlignerConfig
 
 if TYPE_CHECKING:
     from aligner_integrations.evaluation.calibration import Calibration, Scored
     from aligner_integrations.gate_file import LearntGate
+    from aligner_integrations.training.gate import FittedGate
 
 
 @options.takes_options
@@ -40,14 +41,17 @@ def calibrate(
         bool,
         typer.Option(
             "--learn",
-            help="Learn a gate from half of the rows first, for an aligner that brought none: from its probabilities, here or on a "
-            "server.",
+            help="Learn a gate from half of the rows first, for an aligner that brought none: with --folder from its hidden states, else "
+            "from its probabilities, here or on a server.",
         ),
     ] = False,
     which: AlignerOptions,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Write the threshold, with its promise, into this aligner's folder.", metavar="DIR"),
+        typer.Option(
+            help="Write the threshold, with its promise, into this aligner's folder; with --learn also the gate.",
+            metavar="DIR",
+        ),
     ] = None,
     gate: Annotated[
         Path | None,
@@ -63,15 +67,15 @@ def calibrate(
     from aligner_integrations.evaluation.calibration import calibrate as find
     from aligner_integrations.evaluation.calibration import read_scored
 
-    if folder is not None and learn:
-        raise typer.BadParameter(
-            "a gate that is learnt from scores is a file: --gate FILE.json.", param_hint="--folder"
-        )
+    if folder is not None and learn and gate is not None:
+        raise typer.BadParameter("a gate that is learnt goes into a folder or into a file.", param_hint="--gate")
     if folder is not None:
-        _check_folder(folder)
+        _check_folder(folder, learn=learn)
     scored = read_scored(rows, scores=not learn)[: shown.limit]
-    learnt = None
-    if learn:
+    learnt = inside = None
+    if learn and folder is not None:
+        inside, scored = _learnt_inside(scored, folder)
+    elif learn:
         learnt, scored = _learnt(scored, which)
     found = find(scored, loss_rate, confidence)
     shown.show(found)
@@ -81,6 +85,10 @@ def calibrate(
         _write_gate(gate, found, learnt, rows)
         note(f"Use it: Aligner(gate={str(gate)!r})")
     if folder is not None:
+        if inside is not None:
+            from aligner_integrations.training.run import store_gate
+
+            store_gate(folder, inside)
         _write_config(folder, found, rows)
         note(f"The gate of {folder} has the new threshold.")
 
@@ -90,21 +98,34 @@ def _learnt(scored: list[Scored], which: AlignerOptions) -> tuple[LearntGate, li
     from aligner_integrations.evaluation.score_gate import fit, halves, scores_of
 
     aligner = options.make_aligner(which)
+    learning, calibrating = halves(scored)
     with progress("judging answers", len(scored)) as done:
-        judged = scores_of(aligner, scored, on_progress=done)
-    learning, calibrating = halves(judged)
-    gate = fit(learning)
-    return gate, [dataclasses.replace(one, score=gate.value(score)) for one, score in calibrating]
+        gate = fit(scores_of(aligner, learning, on_progress=done))
+        judged = scores_of(aligner, calibrating, on_progress=lambda count: done(len(learning) + count))
+    return gate, [dataclasses.replace(one, score=gate.value(score)) for one, score in judged]
 
 
-def _check_folder(folder: Path) -> None:
+def _learnt_inside(scored: list[Scored], folder: Path) -> tuple[FittedGate, list[Scored]]:
+    """Learn from the hidden states of the aligner in a folder, and return the rows that it has not learnt from."""
+    with require("train", "Learning a gate from hidden states needs", "torch", "transformers", "accelerate", "peft"):
+        from aligner_integrations.training.learnt_gate import learn
+
+    with progress("reading answers", len(scored)) as done:
+        return learn(folder, scored, on_progress=lambda count, _: done(count))
+
+
+def _check_folder(folder: Path, *, learn: bool) -> None:
     if folder.resolve().is_relative_to(EMBEDDED.parent.resolve()):
         raise ConfigurationError(
             "The installed package is never written to. Write a gate of its own instead: --gate FILE.json."
         )
     if not (folder / CONFIG_FILE).is_file():
         raise ConfigurationError(f"{folder} is no aligner's folder: it has no {CONFIG_FILE}. Use --gate FILE.json.")
-    AlignerConfig.read(folder / CONFIG_FILE)  # so that a damaged one is found before anything is computed
+    config = AlignerConfig.read(folder / CONFIG_FILE)  # so that a damaged one is found before anything is computed
+    if learn and config.gate_layer is not None:
+        raise ConfigurationError(
+            f"The aligner in {folder} has a gate already; without --learn its threshold is calibrated."
+        )
 
 
 def _write_gate(path: Path, found: Calibration, learnt: LearntGate | None, rows: Path) -> None:

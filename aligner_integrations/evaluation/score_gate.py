@@ -2,7 +2,7 @@
 
 A logistic regression: is the correction of this answer better than the answer? It looks at how likely the aligner is to repeat the
 answer, and by how much it prefers other words (`gate_file.FEATURES`). One half of the questions teaches it; the promise comes from the
-other half (`calibration.py`). A gate that reads hidden states is learnt in training (`training/gate.py`).
+other half (`calibration.py`). A gate that reads hidden states: `training/learnt_gate.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from aligner_integrations.gate_file import LearntGate, features_of
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
 
-_FEWEST = 20
+FEWEST = 20
+"""Corrections that are better, and others, that a gate can be learnt from."""
+
 _SEED = 42
 
 Judged = tuple[Scored, Score]
@@ -56,14 +58,14 @@ def scores_of(
     return found
 
 
-def halves(judged: Sequence[Judged]) -> tuple[list[Judged], list[Judged]]:
+def halves(scored: Sequence[Scored]) -> tuple[list[Scored], list[Scored]]:
     """Split rows so that all of a question and answer are on one side: to learn from, and to calibrate on."""
-    texts = sorted({(one.question, one.answer) for one, _ in judged})
+    texts = sorted({(one.question, one.answer) for one in scored})
     random.Random(_SEED).shuffle(texts)
     first = set(texts[: len(texts) // 2])
     return (
-        [pair for pair in judged if (pair[0].question, pair[0].answer) in first],
-        [pair for pair in judged if (pair[0].question, pair[0].answer) not in first],
+        [one for one in scored if (one.question, one.answer) in first],
+        [one for one in scored if (one.question, one.answer) not in first],
     )
 
 
@@ -81,10 +83,10 @@ def fit(judged: Sequence[Judged]) -> LearntGate:
         import numpy as np
         from sklearn.linear_model import LogisticRegression
     better = np.array([one.worth > 0 for one, _ in judged])
-    if min(int(better.sum()), int((~better).sum())) < _FEWEST:
+    if min(int(better.sum()), int((~better).sum())) < FEWEST:
         raise ConfigurationError(
             f"Of the half to learn from, {int(better.sum())} corrections are better and {int((~better).sum())} are not; a gate needs "
-            f"{_FEWEST} of each."
+            f"{FEWEST} of each."
         )
     features = np.array([features_of(score) for _, score in judged])
     centre, scale = features.mean(0), features.std(0)

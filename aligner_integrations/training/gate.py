@@ -27,7 +27,7 @@ from aligner_integrations.training.data import grouped
 from aligner_integrations.training.objections import MIXED, FittedObjection
 from aligner_integrations.training.regression import regress
 
-__all__ = ["MIXED", "FittedGate", "GateExample", "areas", "fit_gate", "forward_examples", "token_labels"]
+__all__ = ["MIXED", "FittedGate", "GateExample", "areas", "fit_gate", "forward_examples", "marks_of", "token_labels"]
 
 _BATCH_TOKENS = 2048
 # Tokens of long answers nobody objects to are plenty; a share of them is enough to learn from.
@@ -181,6 +181,15 @@ def areas(
         if bad and good:
             result[kind] = objections.area(bad, good), len(bad), len(good)
     return result
+
+
+def marks_of(weights: Weights, template: Template, probe: GateProbe, examples: Sequence[GateExample]) -> list[float]:
+    """Return each answer's score by the probe on words: its largest token's logit, which a threshold is compared with."""
+    found = {
+        example: float(probe.marks(_token_features(judged, probe.layer)).max())
+        for example, judged in forward_examples(weights, template, examples, [probe.layer])
+    }
+    return [found[example] for example in examples]
 
 
 def _chunks(examples: Sequence[GateExample], weights: Weights, template: Template) -> list[list[GateExample]]:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from aligner_integrations.backends.local.loading import load_base, load_weights
+from aligner_integrations.backends.local.loading import Weights, load_base, load_weights
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.models import GATE_FILE, AlignerConfig
+from aligner_integrations.models import CONFIG_FILE, GATE_FILE, AlignerConfig
 from aligner_integrations.templates import Template
 from aligner_integrations.training import card
 from aligner_integrations.training.data import edits_of
@@ -168,34 +168,43 @@ def fit_own_gate(
     }
     if read_stage(output / GATE_REPORT, made_of) is not None:
         return
-    config = AlignerConfig.read(output / "aligner_config.json")
+    template = AlignerConfig.read(output / CONFIG_FILE).template
     weights = load_weights(str(output), None, None, None, None)
-    depth = weights.model.config.get_text_config().num_hidden_layers
-    layers = sorted({round(depth * share) for share in (0.5, 0.67, 0.87)})
     coarse = load_weights(str(output), None, None, learn_in, None) if learn_in else None
     fitted = fit_gate(
         weights,
-        config.template,
+        template,
         train_on,
         tune_on,
-        layers=layers,
+        layers=layers_for_gates(weights),
         keep=keep,
         seed=seed,
         progress=_log_progress,
         learn_with=coarse,
     )
+    store_gate(output, fitted)
+    held_out = areas(coarse or weights, template, fitted.probe, report_on) if report_on else {}
+    write_stage(output / GATE_REPORT, {**_gate_report(fitted, train_on, tune_on), "areas": held_out}, made_of)
+
+
+def layers_for_gates(weights: Weights) -> list[int]:
+    """The layers whose hidden states are tried: half-way up and above (paper, appendix B.6)."""
+    depth = weights.model.config.get_text_config().num_hidden_layers
+    return sorted({round(depth * share) for share in (0.5, 0.67, 0.87)})
+
+
+def store_gate(output: Path, fitted: FittedGate) -> None:
+    """Put a gate beside an aligner's weights, and its thresholds into the configuration."""
+    answers = fitted.probe.answers
     with written_beside(output) as folder:
         fitted.probe.save(folder / GATE_FILE)
-        answers = fitted.probe.answers
         dataclasses.replace(
-            config,
+            AlignerConfig.read(output / CONFIG_FILE),
             gate=fitted.threshold,
             gate_layer=fitted.probe.layer,
             objections={kind: one.threshold for kind, one in fitted.whole.items()},
             objections_layer=None if answers is None else answers.layer,
         ).save(folder)
-    held_out = areas(coarse or weights, config.template, fitted.probe, report_on) if report_on else {}
-    write_stage(output / GATE_REPORT, {**_gate_report(fitted, train_on, tune_on), "areas": held_out}, made_of)
 
 
 def digest_of_weights(output: Path) -> str:

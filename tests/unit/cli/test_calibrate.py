@@ -48,6 +48,12 @@ def test_an_aligners_folder(run, rows, tmp_path):
     assert [path.name for path in folder.iterdir()] == [CONFIG_FILE]
 
 
+def test_what_has_a_gate_learns_none(run, rows, tmp_path):
+    AlignerConfig(get_template("paper"), "some/base", gate=1.0, gate_layer=3).save(tmp_path)
+    result = run("calibrate", rows, "--learn", "--folder", tmp_path)
+    assert result.exit_code == 1 and "has a gate already" in result.stderr
+
+
 def test_the_installed_package_is_never_written_to(run, rows):
     before = (EMBEDDED / CONFIG_FILE).read_bytes()
     result = run("calibrate", rows, "--loss-rate", 0.01, "--folder", EMBEDDED)
@@ -79,7 +85,7 @@ def test_a_gate_is_learnt_where_there_was_none(run, fake, rows, tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (["--learn", "--folder", "."], "is a file: --gate"),
+        (["--learn", "--folder", ".", "--gate", "gate.json"], "into a folder or into a file"),
         (["--folder", "."], "is no aligner's folder"),
         (["--loss-rate", "2"], "between 0 and 1"),
     ],

@@ -34,11 +34,11 @@ def aligner(backend=None):
 
 def test_it_tells_what_it_was_not_shown():
     seen = []
-    judged = scores_of(aligner(), rows(), on_progress=seen.append)
-    assert seen[-1] == 200
-    learning, others = halves(judged)
-    assert len(learning) + len(others) == 200 and not {s.answer for s, _ in learning} & {s.answer for s, _ in others}
-    gate = fit(learning)
+    first, second = halves(rows())
+    assert len(first) + len(second) == 200 and not {one.answer for one in first} & {one.answer for one in second}
+    gate = fit(scores_of(aligner(), first, on_progress=seen.append))
+    assert seen[-1] == 100
+    others = scores_of(aligner(), second)
     values = {kind: [gate.value(score) for one, score in others if (one.worth > 0) == kind] for kind in (True, False)}
     above = sum(a > b for a in values[True] for b in values[False]) / (len(values[True]) * len(values[False]))
     assert above > 0.9
@@ -49,7 +49,7 @@ def test_its_promise_is_kept_on_fresh_rows():
     broken = 0
     fresh = scores_of(aligner(judging(99)), rows(4000, seed=98))
     for seed in range(200):
-        learning, calibrating = halves(scores_of(aligner(judging(seed)), rows(400, seed=seed)))
+        learning, calibrating = (scores_of(aligner(judging(seed)), part) for part in halves(rows(400, seed=seed)))
         gate = fit(learning)
         found = calibrate([Scored(gate.value(score), one.worth) for one, score in calibrating], 0.05)
         if found.chosen is not None:
