@@ -154,7 +154,8 @@ class Correction:
             and keeps nothing of it; None for a plain correction.
         rounds: How many corrections the aligner wrote (0 if the gate or a skip answered first).
         usage: Tokens read and written.
-        seconds: Wall-clock time of this correction; in a batch, of the whole batch.
+        seconds: Wall-clock time of this correction; in a batch, of the whole batch. The first one waits for the weights, unless they
+            are loaded before (`Aligner.load`).
         score: What the gate compares with its threshold, of the text that the last round began with; None where nothing was
             judged, or where it is infinite.
         objections: What the aligner's gate objects to in the answer: `"rude"` words, `"hateful"` (it insults, threatens or hates),

@@ -128,7 +128,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with require("train", "Reading Parquet needs", "pyarrow.parquet"):
+    with require("corpus", "Reading Parquet needs {missing}", "pyarrow.parquet"):
         import pyarrow
         import pyarrow.parquet
     number = 0
@@ -143,7 +143,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _hub_rows(name: str, split: str, config: str | None) -> Iterable[Mapping[str, Any]]:
-    with require("train", "Reading a data set from the Hub needs", "datasets"):
+    with require("corpus", "Reading a data set from the Hub needs {missing}", "datasets"):
         import datasets
     try:
         rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, config, split=split)

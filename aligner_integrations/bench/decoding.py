@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
 from aligner_integrations.backends.local.backend import LocalBackend
 from aligner_integrations.errors import ConfigurationError, require
+
+with require("local", "Measuring decoding needs {missing}", "torch"):
+    import torch
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
@@ -121,7 +122,7 @@ class SpeedReport:
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        with require("train", "A plot needs matplotlib", "matplotlib"):
+        with require("evaluate", "A plot needs {missing}", "matplotlib"):
             from matplotlib.figure import Figure
         ways = list(next(iter(self.kinds.values())))
         figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")

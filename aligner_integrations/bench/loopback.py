@@ -17,7 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
-from aiohttp import web
+from aligner_integrations.errors import require
+
+with require("remote", "A server for measuring needs {missing}", "aiohttp"):
+    from aiohttp import web
 
 MODEL = "loopback"
 TEMPLATE = "Q={question};A={answer};"

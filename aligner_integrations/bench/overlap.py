@@ -14,15 +14,17 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessageChunk
-from langchain_core.outputs import ChatGenerationChunk
-from llama_index.core.base.response.schema import StreamingResponse
-
 from aligner_integrations.bench.decoding import Case, take_turns
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.langchain import AlignerRunnable
 from aligner_integrations.llama_index import align_response
+
+# isort: split
+# After ours, which say what extra is missing.
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
+from llama_index.core.base.response.schema import StreamingResponse
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner

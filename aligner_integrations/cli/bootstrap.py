@@ -108,7 +108,7 @@ def bootstrap(
         raise ConfigurationError("Name what is asked, with --questions or with --data.")
     if data is not None and (good or neutral):
         raise ConfigurationError("--data brings its own good answers and neutral sentences; drop --good and --neutral.")
-    with require("train", "Bootstrapping needs", *_LIBRARIES):
+    with require("train", "Bootstrapping needs {missing}", *_LIBRARIES):
         from aligner_integrations.training.bootstrap import paradetox, report, run
         from aligner_integrations.training.bootstrap.questions import read_material
         from aligner_integrations.training.bootstrap.rounds import Model

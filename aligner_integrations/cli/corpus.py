@@ -156,6 +156,8 @@ def corpus(
     if as_json:
         echo_json(summary.to_dict())
     note(_told(summary, out, part))
+    if summary.finished and summary.dead:
+        note(f"Which rows those are, and why: {out}.dead.jsonl")
     if report is not None and summary.finished:
         from aligner_integrations.cli.corpus_page import page_of
         from aligner_integrations.evaluation.html import write
@@ -193,5 +195,5 @@ def _told(summary: Summary, out: Path, part: tuple[int, int]) -> str:
     if not summary.finished:
         return f"Part {part[0]} of {part[1]} is done ({words} by all so far). {out} is written when the other parts are done."
     if not summary.asked:
-        return f"{out} is finished ({words}); nothing was left to do."
+        return f"{out} is finished ({words}); the aligner was not asked."
     return f"{out}: {words}; {summary.asked:,} of them now, in {summary.seconds:.1f} s."

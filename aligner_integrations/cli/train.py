@@ -78,7 +78,7 @@ def train(
         from aligner_integrations.hub import create_repository
 
         create_repository(push, kind="model", public=public)
-    with require("train", "Training needs", *_LIBRARIES):
+    with require("train", "Training needs {missing}", *_LIBRARIES):
         from aligner_integrations.training import run
         from aligner_integrations.training.embedded import run as embedded_run
         from aligner_integrations.triples import read_triples

@@ -170,7 +170,7 @@ def length_controlled(
     Raises:
         ConfigurationError: There are more annotations than difficulties, or their lengths do not differ at all.
     """
-    with require("evaluate", "Length-controlled win rates need", "sklearn", "numpy"):
+    with require("evaluate", "Length-controlled win rates need {missing}", "sklearn", "numpy"):
         import numpy as np
     if len(annotations) > len(difficulty):
         raise ConfigurationError(

@@ -85,7 +85,7 @@ def read_gamed(path: Path) -> np.ndarray[Any, Any]:
     Raises:
         ConfigurationError: The file is none.
     """
-    with require("evaluate", "Length-controlled win rates need", "numpy"):
+    with require("evaluate", "Length-controlled win rates need {missing}", "numpy"):
         import numpy as np
     rows = _csv(path, "std_delta_len", "instruction_difficulty", "not_gamed_baseline", "preference")
     found = []

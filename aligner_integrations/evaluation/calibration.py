@@ -195,7 +195,7 @@ def calibrate(scored: Sequence[Scored], target: float, confidence: float = 0.9) 
         )
     if not scored:
         raise ConfigurationError("There are no rows to calibrate on.")
-    with require("evaluate", "Calibrating needs", "scipy.stats"):
+    with require("evaluate", "Calibrating needs {missing}", "scipy.stats"):
         from scipy.stats import beta, binom
     delta, total = 1 - confidence, len(scored)
     order = sorted(scored, key=lambda one: -one.score)

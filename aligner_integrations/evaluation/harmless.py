@@ -202,7 +202,7 @@ def evaluate_harmless(
         raise ConfigurationError(f"There is nothing to measure: {len(rows)} rows and {len(aligners)} aligners.")
     if other := sorted({row.kind for row in rows} - _ASKED.keys()):
         raise ConfigurationError(f"Rows of the kind {', '.join(other)} are measured by `evaluate`, not here.")
-    with require("evaluate", "Measuring harm needs", "better_profanity"):
+    with require("evaluate", "Measuring harm needs {missing}", "better_profanity"):
         from better_profanity.better_profanity import Profanity
     profanity = Profanity()  # a list of our own, as in quality.py
     settings: dict[str, HarmlessFigures] = {}

@@ -94,7 +94,7 @@ def win_rate(
         ConfigurationError: No correction has a verdict.
         MissingDependencyError: numpy is not installed.
     """
-    with require("evaluate", "Intervals need", "numpy"):
+    with require("evaluate", "Intervals need {missing}", "numpy"):
         import numpy as np
     equal = list(same) if same is not None else [False] * len(votes)
     decided = [one or any(vote is not None for vote in row) for row, one in zip(votes, equal, strict=True)]

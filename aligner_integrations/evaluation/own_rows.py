@@ -343,6 +343,6 @@ def _same(text: str | None, other: str) -> bool:
 
 
 def _sacrebleu() -> Any:
-    with require("evaluate", "Measuring on rows needs", "sacrebleu"):
+    with require("evaluate", "Measuring on rows needs {missing}", "sacrebleu"):
         import sacrebleu
     return sacrebleu

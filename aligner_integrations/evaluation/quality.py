@@ -98,7 +98,7 @@ class _Measure:
     """The measures over one set of rows. Whether a text is profane takes 10 ms to find out, so it is found out once."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        with require("evaluate", "Measuring quality needs", "better_profanity", "sacrebleu"):
+        with require("evaluate", "Measuring quality needs {missing}", "better_profanity", "sacrebleu"):
             import sacrebleu
             from better_profanity.better_profanity import Profanity
         self.rows = rows

@@ -79,7 +79,7 @@ def fit(judged: Sequence[Judged]) -> LearntGate:
         ConfigurationError: There are too few rows of one kind.
         MissingDependencyError: scikit-learn is not installed.
     """
-    with require("evaluate", "Learning a gate needs", "sklearn", "numpy"):
+    with require("evaluate", "Learning a gate needs {missing}", "sklearn", "numpy"):
         import numpy as np
         from sklearn.linear_model import LogisticRegression
     better = np.array([one.worth > 0 for one, _ in judged])

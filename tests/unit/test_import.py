@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,22 @@ else:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_each_sentence_about_a_missing_package_names_it():
+    calls = [
+        node
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require"
+    ]
+    sentences = [ast.unparse(call.args[1]) for call in calls if not isinstance(call.args[1], ast.Name)]
+    assert len(sentences) > 20
+    assert not [
+        said
+        for said in sentences
+        if not re.search(r"\{missing\}|needs langchain|needs llama-index-core|needs peft", said)
+    ]
+
+
 @pytest.mark.parametrize(
     ("missing", "use", "extra"),
     [
@@ -138,9 +155,17 @@ else:
         ("transformers", "from aligner_integrations import Aligner; Aligner('embedded').correct('q', 'a')", "local"),
         ("aiohttp", "from aligner_integrations import Aligner; Aligner.from_endpoint('http://h/v1')", "remote"),
         ("aiohttp", "from aligner_integrations import Aligner; Aligner.from_chat_model('http://h/v1')", "remote"),
+        # Before any weights are looked for, which may be gigabytes.
+        ("torch", "from aligner_integrations import Aligner; Aligner('none/such').backend.fingerprint", "local"),
+        ("pyarrow", "from aligner_integrations.triples import read_triples; read_triples('rows.parquet')", "corpus"),
+        ("torch", "import aligner_integrations.bench.decoding", "local"),
+        ("langchain_core", "import aligner_integrations.bench.overlap", "langchain"),
+        ("llama_index", "import aligner_integrations.bench.overlap", "llama-index"),
+        ("aiohttp", "import aligner_integrations.bench.corpora", "remote"),
     ],
 )
-def test_what_is_missing_is_named_with_the_one_extra_that_is_needed(missing, use, extra):
+def test_what_is_missing_is_named_with_the_one_extra_that_is_needed(missing, use, extra, tmp_path):
+    (tmp_path / "rows.parquet").touch()
     code = f"""
 import sys
 sys.modules[{missing!r}] = None
@@ -150,6 +175,6 @@ try:
 except MissingDependencyError as error:
     print(error)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert said.strip().endswith(f": pip install 'aligner-integrations[{extra}]'")
-    assert said.count("pip install") == 1
+    assert said.count("pip install") == 1 and missing.replace("_core", "") in said.replace("-", "_")

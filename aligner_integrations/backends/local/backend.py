@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aligner_integrations import threads
 from aligner_integrations.backends.base import Backend, Completion, Keep, Reader, Request, Score, completion_limit
 from aligner_integrations.backends.encoding import encodable, encode_completion, encode_prompt
+from aligner_integrations.backends.local import libraries
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.backends.local.prefill import LocalReader
 from aligner_integrations.backends.local.scheduling import Part, atogether, failure, in_groups, together
@@ -109,6 +110,7 @@ class LocalBackend(Backend):
     @property
     def fingerprint(self) -> list[Any]:
         """What decides its texts; see `Cache`. Finds the weights, and fetches them if they are not here."""
+        libraries.look()
         weights = fingerprint_of(self.name, self.revision)
         return [weights, self.device, self.dtype, repr(self.quantization_config), sorted(self.generation.items())]
 

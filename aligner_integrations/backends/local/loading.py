@@ -16,19 +16,14 @@ from typing import Any
 
 from aligner_integrations import hub  # noqa: F401 - before transformers, because it keeps tqdm from warning
 from aligner_integrations.backends.local.batching import Batcher
+from aligner_integrations.backends.local.libraries import required
 from aligner_integrations.backends.semaphore import Semaphore
 from aligner_integrations.errors import ModelLoadError, first_line, require
 from aligner_integrations.forking import Lock
 from aligner_integrations.models import SMOLLM2, ModelFiles, fingerprint_of, locate, locate_base
 from aligner_integrations.threads import OneByOne
 
-with require(
-    "local",
-    "Running an aligner on this machine needs torch, transformers and peft ({missing} is missing)",
-    "safetensors",
-    "torch",
-    "transformers",
-):
+with required():
     import torch
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig

@@ -98,7 +98,7 @@ def require_packages() -> None:
     Raises:
         MissingDependencyError: jinja2 or matplotlib is not installed.
     """
-    with require("evaluate", "A report in HTML needs", "jinja2", "matplotlib"):
+    with require("evaluate", "A report in HTML needs {missing}", "jinja2", "matplotlib"):
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
 
@@ -142,7 +142,7 @@ def write(path: Path, page: Page) -> None:
 
 @cache
 def _environment() -> Environment:
-    with require("evaluate", "A report in HTML needs", "jinja2"):
+    with require("evaluate", "A report in HTML needs {missing}", "jinja2"):
         import jinja2
         from markupsafe import Markup, escape
 

@@ -95,7 +95,7 @@ def lines(
 @contextmanager
 def _axes(title: str, width: float, height: float) -> Iterator[tuple[Axes, Callable[[], Chart]]]:
     """Give empty axes, and a function that returns the finished chart."""
-    with require("evaluate", "Plots need", "matplotlib", "markupsafe"):
+    with require("evaluate", "Plots need {missing}", "matplotlib", "markupsafe"):
         import matplotlib
         from markupsafe import Markup
         from matplotlib.figure import Figure

@@ -32,10 +32,27 @@ def test_rows_from_file_to_file(run, fake, source, tmp_path):
     result = run("corpus", source, out)
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.startswith(f"{out}: 3 rows: 1 corrected, 1 kept, 1 dead letter; 3 of them now, in ")
+    assert result.stderr.endswith(f"\nWhich rows those are, and why: {out}.dead.jsonl\n")
     one, two = rows_of(out)
     assert (one["id"], one["correction"], one["outcome"]) == (7, "this is bad", "corrected")
     assert (two["correction"], two["outcome"], two["reason"]) == ("fine\x1b", "kept", "unchanged")
     assert [letter["row"] for letter in rows_of(tmp_path / "out.jsonl.dead.jsonl")] == [2]
+
+
+def test_rows_that_nobody_could_correct_are_not_passed_over_in_silence(run, fake, tmp_path):
+    """Triples, for example, whose column would be written over."""
+    asked = []
+    fake(lambda prompt: asked.append(prompt) or "better")
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps({"question": "q", "answer": "a", "correction": "c"}) + "\n")
+    result = run("corpus", source, out)
+    assert (result.exit_code, asked) == (0, [])
+    assert result.stderr == (
+        f"{out} is finished (1 rows: 1 dead letter); the aligner was not asked.\n"
+        f"Which rows those are, and why: {out}.dead.jsonl\n"
+    )
+    (letter,) = rows_of(tmp_path / "out.jsonl.dead.jsonl")
+    assert "prefix" in letter["reason"]
 
 
 def test_options_reach_the_aligner_and_the_run(run, fake, tmp_path):

@@ -30,5 +30,5 @@ def test_a_missing_library_names_the_extra(tmp_path):
     program = "import sys; sys.modules['torch'] = None; from aligner_integrations.cli import main; main()"
     command = ["train", "--base", "some/base", "--data", "x", "--output", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True)
-    said = "error: Training needs: pip install 'aligner-integrations[train]'\n"
+    said = "error: Training needs torch: pip install 'aligner-integrations[train]'\n"
     assert (done.returncode, done.stderr) == (1, said)
