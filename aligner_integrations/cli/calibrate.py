@@ -107,7 +107,9 @@ def _learnt(scored: list[Scored], which: AlignerOptions) -> tuple[LearntGate, li
 
 def _learnt_inside(scored: list[Scored], folder: Path) -> tuple[FittedGate, list[Scored]]:
     """Learn from the hidden states of the aligner in a folder, and return the rows that it has not learnt from."""
-    with require("train", "Learning a gate from hidden states needs", "torch", "transformers", "accelerate", "peft"):
+    with require(
+        "train", "Learning a gate from hidden states needs {missing}", "torch", "transformers", "accelerate", "peft"
+    ):
         from aligner_integrations.training.learnt_gate import learn
 
     with progress("reading answers", len(scored)) as done:
