@@ -69,6 +69,10 @@ class Diff:
         """Shown by notebooks."""
         return f'<div style="white-space: pre-wrap">{self.to_html()}</div>'
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Shown by IPython in a terminal, and kept by notebooks beside the colours."""
+        printer.text(str(self))
+
     @property
     def changed_share(self) -> float:
         """Share of characters that went or came, from 0 (equal) to 1 (nothing in common)."""

@@ -5,6 +5,8 @@ What is kept is small and the same on every machine: no times, no widgets, and t
 
 import argparse
 import hashlib
+import os
+import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +32,18 @@ def fingerprint(notebook):
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
+def joined(outputs):
+    """The same with pieces of a stream that follow each other as one: how they come apart is chance."""
+    whole = []
+    for output in outputs:
+        before = whole[-1] if whole else {}
+        if output.output_type == "stream" and before.get("name") == output.name:
+            before.text += output.text
+        else:
+            whole.append(output)
+    return whole
+
+
 def execute(path):
     """The notebook at `path` with the outputs of a run from top to bottom, in an empty folder.
 
@@ -42,21 +56,24 @@ def execute(path):
         client = NotebookClient(
             notebook,
             timeout=LONGEST_CELL,
+            startup_timeout=LONGEST_CELL,
             kernel_name="python3",
             record_timing=False,
-            coalesce_streams=True,
             resources={"metadata": {"path": folder}},
             extra_arguments=["--log-level=ERROR"],  # it warns of eavesdroppers on loopback
             on_cell_start=lambda cell, cell_index: at.__setitem__(0, cell_index),
         )
         try:
-            client.execute()
+            client.execute(env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
         except (CellExecutionError, CellControlSignal, DeadKernelError) as error:
             source = notebook.cells[at[0]].source
             told = (
                 f"{path.name} breaks in cell {at[0]} (of {len(notebook.cells)}, counted from 0):\n\n{source}\n\n{error}"
             )
             raise BrokenNotebookError(told) from error
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.metadata[FINGERPRINT] = fingerprint(notebook)

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from aligner_integrations.backends.prompted.backend import ChatModelBackend
     from aligner_integrations.backends.remote.completions import CompletionsBackend
     from aligner_integrations.backends.remote.tgi import TextGenerationBackend
+    from aligner_integrations.backends.wrappers.breaker import Breaker
+    from aligner_integrations.backends.wrappers.budget import Budget
 
 __all__ = [
     "Backend",
+    "Breaker",
+    "Budget",
     "ChatModelBackend",
     "CompletionsBackend",
     "FakeBackend",
@@ -32,6 +36,8 @@ __getattr__ = lazy(
     __name__,
     {
         "Backend": "aligner_integrations.backends.base",
+        "Breaker": "aligner_integrations.backends.wrappers.breaker",
+        "Budget": "aligner_integrations.backends.wrappers.budget",
         "ChatModelBackend": "aligner_integrations.backends.prompted.backend",
         "CompletionsBackend": "aligner_integrations.backends.remote.completions",
         "FakeBackend": "aligner_integrations.backends.base",

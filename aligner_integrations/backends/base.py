@@ -7,6 +7,7 @@ accepted or blocked is decided in `policy.py`.
 from __future__ import annotations
 
 import asyncio
+import html
 import math
 import re
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from typing import Any, Literal, Protocol, TypeGuard, TypeVar
 
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import OUTAGE, AlignerError, AnswerTooLongError, BackendError, TruncatedCorrectionError
+from aligner_integrations.heat import heat
 from aligner_integrations.templates import Template
 
 _Item = TypeVar("_Item")
@@ -146,6 +148,32 @@ class Score:
     def marked(self, threshold: float) -> tuple[TokenScore, ...]:
         """Return the tokens the probe objects to, or without a probe those whose gap exceeds the threshold."""
         return tuple(t for t in self.tokens if (t.gap if t.mark is None else t.mark) > threshold)
+
+    def to_html(self) -> str:
+        """Render the answer as escaped HTML, each word the redder the more the aligner objects to it.
+
+        With a probe, as red as it is sure that the word wants correction; without, as the aligner is sure of another token.
+        """
+        return heat(
+            (t.start, t.text, 1 - math.exp(-t.gap) if t.mark is None else (1 + math.tanh(t.mark / 2)) / 2)
+            for t in self.tokens
+        )
+
+    def _repr_html_(self) -> str:
+        """Shown by notebooks: the numbers, and where the aligner objects."""
+        return (
+            f'<div style="opacity: 0.7; font-size: smaller">{html.escape(self._told())}</div>'
+            f'<div style="white-space: pre-wrap">{self.to_html()}</div>'
+        )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Shown by IPython in a terminal: the numbers."""
+        printer.text(self._told())
+
+    def _told(self) -> str:
+        return ", ".join(
+            f"{name} {number:.1f}" for name, number in {"score": self.judgement, **self.objections}.items()
+        )
 
     def objects(self, thresholds: Mapping[str, float]) -> tuple[str, ...]:
         """Return what the gate objects to in the answer as a whole, given a threshold for each of these kinds."""

@@ -37,10 +37,21 @@ def records(
     match: Annotated[str | None, typer.Option(help="Only with this in question, answer or correction.")] = None,
     last: Annotated[int, typer.Option(min=0, help="How many of them are shown, the newest.", metavar="N")] = 3,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write those into a new .jsonl file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page to look at: outcomes over time, and the newest of those.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show, filter and count recorded corrections."""
     from aligner_integrations.recording.records import read_records
+
+    page = None
+    if report is not None:
+        from aligner_integrations.cli.records_page import RecordsPage
+        from aligner_integrations.evaluation.html import require_packages, write
+
+        require_packages()
+        page = RecordsPage()
 
     if wrong := set(outcome or ()) - set(get_args(Outcome)):
         raise typer.BadParameter(f"{wrong.pop()!r} is none of {', '.join(get_args(Outcome))}.", param_hint="--outcome")
@@ -67,6 +78,8 @@ def records(
             if all(test(record) for test in tests):
                 counts.add(record)
                 newest.append(record)
+                if page is not None:
+                    page.add(record)
                 yield record
 
     if output is None:
@@ -74,6 +87,9 @@ def records(
             pass
     else:
         _write(output, matching())
+    if page is not None and report is not None:
+        write(report, page.page(source, counts.table(), counts.sentence(total)))
+        note(f"To look at: {report}")
     if as_json:
         shown = [r.to_dict() for r in newest]
         echo_json({"total": total, "damaged": len(damaged), **counts.to_dict(), "records": shown})
@@ -116,6 +132,20 @@ class _Counts:
             "aligners": dict(self.aligners.most_common()),
         }
 
+    def table(self) -> list[list[str]]:
+        rows = [
+            [outcome, reason, f"{count:,}", f"{count / self.matching:.1%}"]
+            for (outcome, reason), count in self.outcomes.most_common()
+        ]
+        return [["outcome", "reason", "records", "share"], *rows]
+
+    def sentence(self, total: int) -> str:
+        if not self.matching:
+            return f"None of {total:,} records match." if total else "There are no records yet."
+        moments = [moment.strftime("%Y-%m-%d %H:%M") for moment in (self.first, self.last) if moment]
+        of = f" of {total:,}" if total != self.matching else ""
+        return f"{self.matching:,}{of} records from {' to '.join(moments)} UTC, by {', '.join(self.aligners)}."
+
 
 def _show(counts: _Counts, newest: deque[Record], total: int) -> None:
     out = console()
@@ -129,16 +159,10 @@ def _show(counts: _Counts, newest: deque[Record], total: int) -> None:
         out.print(diff_text(correction.diff(), out))
         echo("")
     if not counts.matching:
-        echo(f"None of {total:,} records match." if total else "There are no records yet.")
+        echo(counts.sentence(total))
         return
-    rows = [
-        [outcome, reason, f"{count:,}", f"{count / counts.matching:.1%}"]
-        for (outcome, reason), count in counts.outcomes.most_common()
-    ]
-    print_table([["outcome", "reason", "records", "share"], *rows])
-    moments = [moment.strftime("%Y-%m-%d %H:%M") for moment in (counts.first, counts.last) if moment]
-    of = f" of {total:,}" if total != counts.matching else ""
-    note(f"{counts.matching:,}{of} records from {' to '.join(moments)} UTC, by {', '.join(counts.aligners)}.")
+    print_table(counts.table())
+    note(counts.sentence(total))
 
 
 def _write(output: Path, found: Iterator[Record]) -> None:

@@ -68,11 +68,16 @@ def test_a_broken_cell_is_named(tmp_path):
         execute(tmp_path / "broken.ipynb")
 
 
-def test_the_working_directory_is_empty_and_outputs_come_whole(tmp_path):
+def test_the_working_directory_is_empty_and_outputs_come_whole_and_in_order(tmp_path):
     notebook = nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_code_cell("import os\nprint(os.listdir(), flush=True)\nprint('second')")]
+    source = """import os, shutil
+print(os.listdir(), flush=True)
+print(bool(shutil.which('aligner')))
+display(1)
+print('after')"""
+    notebook.cells = [nbformat.v4.new_code_cell(source)]
     nbformat.write(notebook, tmp_path / "quiet.ipynb")
     executed = execute(tmp_path / "quiet.ipynb")
-    (output,) = executed.cells[0].outputs
-    assert output.text == "[]\nsecond\n"
+    before, shown, after = executed.cells[0].outputs
+    assert before.text == "[]\nTrue\n" and shown.data["text/plain"] == "1" and after.text == "after\n"
     assert "execution" not in executed.cells[0].metadata

@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from IPython.lib.pretty import pretty
 
 from aligner_integrations import Correction
 from aligner_integrations.correction import Usage, diff_words
@@ -89,6 +90,7 @@ def test_a_notebook_shows_what_happened_and_what_changed():
     assert "corrected, 0.5 s" in shown and "pre-wrap" in shown
     assert "&lt;" in shown and "<bad>" not in shown and ">good</ins>" in shown
     assert "kept (gate)" in Correction("q", "a", "a", "kept", "gate")._repr_html_()
+    assert pretty(Correction("q", "a bad day", "a good day", "corrected").diff()) == "a [-bad-]{+good+} day"
 
 
 RANDOM = random.Random(0)

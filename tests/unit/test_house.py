@@ -22,6 +22,7 @@ FLOORS = [
         "_lazy",
         "correction",
         "fingerprint",
+        "heat",
         "hub",
         "jsonl",
         "pairs",

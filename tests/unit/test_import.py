@@ -85,7 +85,7 @@ def test_dir_shows_what_is_public(module):
 PROMISED = {
     "aligner_integrations": """AlignedChatModel Aligner AlignerError AlignerMiddleware AlignerQueryEngine AlignerRunnable Cache
         Correction Resilience Template __version__""",
-    "aligner_integrations.backends": """Backend ChatModelBackend CompletionsBackend FakeBackend LocalBackend
+    "aligner_integrations.backends": """Backend Breaker Budget ChatModelBackend CompletionsBackend FakeBackend LocalBackend
         TextGenerationBackend""",
     "aligner_integrations.backends.base": "Completion FakeBackend Request Score TokenScore",
     "aligner_integrations.langchain": "AlignedChatModel AlignerMiddleware AlignerNode AlignerRunnable ThoughtAlignerMiddleware",

@@ -6,7 +6,8 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from aligner_integrations.errors import require
@@ -15,6 +16,7 @@ from aligner_integrations.visible import visible
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _INK = "#010203"  # stands for the page's colour until the picture is text
 _COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#a855f7", "#ef4444", "#64748b")
@@ -26,7 +28,16 @@ class Chart:
     """A plot and what it shows."""
 
     title: str
-    svg: Markup
+    svg: Markup = field(repr=False)
+    figure: Figure = field(repr=False, compare=False)
+
+    def _repr_png_(self) -> bytes:
+        """Shown by notebooks. Not as SVG: what a stored notebook shows of one depends on who shows it."""
+        out = io.BytesIO()
+        self.figure.patch.set_alpha(1)
+        self.figure.suptitle(self.title.replace("$", r"\$"), fontsize=10)
+        self.figure.savefig(out, format="png", dpi=100, metadata={"Software": None})
+        return out.getvalue()
 
 
 def bars(
@@ -92,6 +103,35 @@ def lines(
     return chart()
 
 
+def over_time(title: str, counts: Mapping[str, Mapping[float, int]], *, width: float, up: str = "") -> Chart:
+    """Return bars that stand on each other.
+
+    Args:
+        title: What they show.
+        counts: Name -> when a bar begins, in seconds since 1970 -> its height.
+        width: Of a bar, in seconds.
+        up: Written at the upright axis.
+    """
+    with _axes(title, 6.2, 2.6) as (axes, chart):
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+        places = sorted({place for of_one in counts.values() for place in of_one})
+        feet = [0] * len(places)
+        begins: Any = [datetime.fromtimestamp(place, UTC) for place in places]  # matplotlib's types know numbers alone
+        for color, (name, of_one) in zip(_COLORS * len(counts), counts.items(), strict=False):
+            heights = [of_one.get(place, 0) for place in places]
+            wide: Any = timedelta(seconds=width)
+            axes.bar(begins, heights, wide, feet, align="edge", color=color, label=_label(name))
+            feet = [foot + height for foot, height in zip(feet, heights, strict=True)]
+        locator = AutoDateLocator(tz=UTC, minticks=3)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))
+        axes.set_ylabel(up)
+        if counts:
+            axes.legend(frameon=False, labelcolor=_INK, loc="center left", bbox_to_anchor=(1, 0.5))
+    return chart()
+
+
 @contextmanager
 def _axes(title: str, width: float, height: float) -> Iterator[tuple[Axes, Callable[[], Chart]]]:
     """Give empty axes, and a function that returns the finished chart."""
@@ -115,7 +155,7 @@ def _axes(title: str, width: float, height: float) -> Iterator[tuple[Axes, Calla
         axes.patch.set_alpha(0)
         axes.spines[["top", "right"]].set_visible(False)
         done: list[str] = []
-        yield axes, lambda: Chart(visible(title), Markup(done[0]))  # noqa: S704 - matplotlib escapes its texts
+        yield axes, lambda: Chart(visible(title), Markup(done[0]), figure)  # noqa: S704 - matplotlib escapes its texts
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         picture = out.getvalue()

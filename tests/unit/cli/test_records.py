@@ -65,6 +65,21 @@ def test_what_is_no_record_is_passed_over_and_said(run, path):
     assert result.exit_code == 0 and "1 lines are no records" in result.stderr and "line 5" in result.stderr
 
 
+def test_the_page(run, path, tmp_path):
+    result = run("records", path, "--reason", "", "--outcome", "corrected", "--report", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    assert "To look at" in result.stderr and "Is it?" in result.stdout
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "Outcomes over time (UTC)" in page and "2 of 4 records from" in page and "run-7" in page
+    assert "\x1b" not in page and "And now?" not in page
+    assert page.rindex("[bold]c") < page.rindex("Is it?")  # the newest first
+
+
+def test_a_page_without_records(run, path, tmp_path):
+    assert run("records", path, "--match", "nowhere", "--report", tmp_path / "page.html").exit_code == 0
+    assert "None of 4 records match." in (tmp_path / "page.html").read_text("utf-8")
+
+
 def test_wrong_uses(run, path, tmp_path):
     assert run("records", tmp_path / "none.jsonl").exit_code == 1
     assert run("records", path, "--outcome", "good").exit_code == 2

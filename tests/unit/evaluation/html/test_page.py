@@ -149,6 +149,16 @@ def test_plots_of_nothing_and_of_one_value():
         assert "<svg" in charts.histogram("t", values).svg
     assert "<svg" in charts.bars("t", {}).svg
     assert "<svg" in charts.lines("t", {"a": [(0, 1), (1, 0)]}, marks={"here": 0.5}).svg
+    for counts in ({}, {"a": {}}, {"a": {0.0: 1}, "b": {0.0: 2, 60.0: 1}}):
+        assert "<svg" in charts.over_time("t", counts, width=60).svg
+
+
+def test_a_chart_in_a_notebook_is_a_picture_with_its_title():
+    with_title = charts.bars("Some $ title", {"a": 1.0})
+    assert with_title._repr_png_().startswith(b"\x89PNG")
+    assert with_title._repr_png_() == charts.bars("Some $ title", {"a": 1.0})._repr_png_()
+    assert with_title._repr_png_() != charts.bars("Another", {"a": 1.0})._repr_png_()
+    assert "title" not in with_title.svg  # the page has it above
 
 
 def test_written_for_its_owner_only_and_whole(tmp_path):
