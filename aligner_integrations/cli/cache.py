@@ -50,7 +50,7 @@ def _own() -> list[dict[str, Any]]:
     if folder is None or not folder.is_dir():
         return []
     found = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    return [_row("unpacked weights", path, _bytes(path), path.stat().st_mtime) for path in found]
+    return [_row("tokenizer of the base weights", path, _bytes(path), path.stat().st_mtime) for path in found]
 
 
 def _hub() -> list[dict[str, Any]]:

@@ -191,7 +191,8 @@ def _told(summary: Summary, out: Path, part: tuple[int, int]) -> str:
     counts = [f"{count:,} {outcome}" for outcome, count in summary.outcomes.items()]
     if summary.dead:
         counts.append(f"{summary.dead:,} dead letter{'s' if summary.dead > 1 else ''}")
-    words = f"{summary.rows + summary.dead:,} rows" + (f": {', '.join(counts)}" if counts else "")
+    rows = summary.rows + summary.dead
+    words = f"{rows:,} row{'' if rows == 1 else 's'}" + (f": {', '.join(counts)}" if counts else "")
     if not summary.finished:
         return f"Part {part[0]} of {part[1]} is done ({words} by all so far). {out} is written when the other parts are done."
     if not summary.asked:

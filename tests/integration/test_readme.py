@@ -148,3 +148,10 @@ def test_every_variable_of_the_environment_is_named():
         name for path in package.rglob("*.py") for name in re.findall(r"\"(ALIGNER_[A-Z_]+)\"", path.read_text("utf-8"))
     }
     assert used and used <= set(re.findall(r"`(ALIGNER_[A-Z_]+)", README.read_text("utf-8")))
+
+
+def test_every_metric_is_named():
+    package = Path(EMBEDDED).parents[1]
+    calls = r"(?:counter|histogram|count)\(\s*\"(aligner\.[a-z.]+)\""
+    made = {name for path in package.rglob("*.py") for name in re.findall(calls, path.read_text("utf-8"))}
+    assert len(made) == 8 and made <= set(re.findall(r"`(aligner\.[a-z.]+)`", README.read_text("utf-8")))

@@ -237,12 +237,11 @@ class Endpoint:
                     "and its like.",
                     retryable=may_pass(error.status),
                 ) from None
-            verb = (
-                "cannot be reached"
-                if isinstance(error, aiohttp.ClientConnectorError)
-                else "cut or broke the connection"
-            )
-            raise BackendError(f"{name} {verb}: {why}", retryable=True) from None
+            if isinstance(error, aiohttp.ClientConnectorError):
+                # The system's own words: aiohttp's say "ssl:default" where there is no TLS.
+                why = f"{type(error.os_error).__name__}: {shown(str(error.os_error), self._plain_key)}"
+                raise BackendError(f"{name} cannot be reached: {why}", retryable=True) from None
+            raise BackendError(f"{name} cut or broke the connection: {why}", retryable=True) from None
 
     @property
     def _plain_key(self) -> Secret | None:

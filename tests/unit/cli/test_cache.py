@@ -26,7 +26,7 @@ def place(monkeypatch, tmp_path):
 def test_shows_what_is_there(run, place):
     done = run("cache")
     assert done.exit_code == 0
-    assert "1.5 kB" in done.stdout and str(place) in done.stdout
+    assert "1.5 kB" in done.stdout and str(place) in done.stdout and "tokenizer" in done.stdout
     assert SMOLLM2 in done.stdout and "some/other" not in done.stdout
     assert "hf cache rm" in done.stderr
     told = json.loads(run("cache", "--json").stdout)

@@ -48,7 +48,7 @@ def test_rows_that_nobody_could_correct_are_not_passed_over_in_silence(run, fake
     result = run("corpus", source, out)
     assert (result.exit_code, asked) == (0, [])
     assert result.stderr == (
-        f"{out} is finished (1 rows: 1 dead letter); the aligner was not asked.\n"
+        f"{out} is finished (1 row: 1 dead letter); the aligner was not asked.\n"
         f"Which rows those are, and why: {out}.dead.jsonl\n"
     )
     (letter,) = rows_of(tmp_path / "out.jsonl.dead.jsonl")

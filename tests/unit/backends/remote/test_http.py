@@ -289,6 +289,7 @@ def test_a_server_that_is_not_there(mode):
     with pytest.raises(BackendError, match=f"127.0.0.1:{port} cannot be reached") as caught:
         ask(Endpoint(f"http://127.0.0.1:{port}/v1"), mode=mode)
     assert caught.value.retryable
+    assert "ConnectionRefusedError" in str(caught.value) and "ssl" not in str(caught.value)
 
 
 @modes
