@@ -83,31 +83,45 @@ class RemoteBackend(Backend):
             return [error] * len(requests)
         return await aeach(lambda request: settled(backend._one(request)), requests, backend.concurrency)
 
-    async def _one(self, request: Request) -> Completion:
-        async with aclosing(self._attempts(request, shown=False)) as parts:
-            (done,) = [part async for part in parts if isinstance(part, Completion)]
-        return done
-
     async def _stream(self, request: Request) -> AsyncGenerator[str, None]:
         backend = await self._ready(longest([request]))
-        async with aclosing(backend._attempts(request, shown=True)) as parts:
+        async with aclosing(backend._streamed(request, shown=True)) as parts:
             async for part in parts:
                 if isinstance(part, str):
                     yield part
 
-    async def _attempts(self, request: Request, *, shown: bool) -> AsyncGenerator[str | Completion, None]:
-        """Yield the pieces of a text, and at last the completion; what the server refuses is left out of the next attempt.
+    # What the server refuses is left out of the next attempt.
+
+    async def _one(self, request: Request) -> Completion:
+        if request.timeouts.first_token is not None:  # when a token comes shows in a stream only
+            async with aclosing(self._streamed(request, shown=False)) as parts:
+                (done,) = [part async for part in parts if isinstance(part, Completion)]
+            return done
+        meant = job = await self._fitted(request)
+        for _ in range(_ATTEMPTS):
+            path, body = self._asked(job, stream=False)
+            try:
+                answer = await self._server.ask(path, body, Clock(request.timeouts))
+            except StatusError as refusal:
+                job = self._adapted(job, refusal)
+                continue
+            written = self._written()
+            written.take(answer)
+            return self._done(written, meant, job)
+        raise self._never_pleased()
+
+    async def _streamed(self, request: Request, *, shown: bool) -> AsyncGenerator[str | Completion, None]:
+        """Yield the pieces of a text, and at last the completion.
 
         Args:
             request: The correction to run.
             shown: Whether somebody reads the pieces, who cannot be told afterwards that they were cut.
         """
-        stream = shown or request.timeouts.first_token is not None  # when a token comes shows in a stream only
         meant = job = await self._fitted(request)
         for _ in range(_ATTEMPTS):
             written = self._written()
             try:
-                async with aclosing(self._pieces(job, written, stream=stream)) as pieces:
+                async with aclosing(self._pieces(job, written)) as pieces:
                     async for piece in pieces:
                         yield piece
             except StatusError as refusal:
@@ -115,20 +129,16 @@ class RemoteBackend(Backend):
                     raise
                 job = self._adapted(job, refusal)
                 continue
-            self._worked(meant, job)
-            done = written.completion(job.broken.mend)
+            done = self._done(written, meant, job)
             if shown:
                 require_end(done, job.limit)
             yield done
             return
-        raise BackendError(f"{self._server.host} refuses the prompt each time for another reason.")
+        raise self._never_pleased()
 
-    async def _pieces(self, job: Fitted, written: Written, *, stream: bool) -> AsyncGenerator[str, None]:
+    async def _pieces(self, job: Fitted, written: Written) -> AsyncGenerator[str, None]:
         clock, mender = Clock(job.request.timeouts), job.broken.mender()
-        path, body = self._asked(job, stream=stream)
-        if not stream:
-            written.take(await self._server.ask(path, body, clock))
-            return
+        path, body = self._asked(job, stream=True)
         async with aclosing(self._server.events(path, body, clock)) as events:
             with _tail_matters_little(written):
                 async for event in events:
@@ -142,6 +152,13 @@ class RemoteBackend(Backend):
                         clock.hurry(_TAIL)
         if rest := mender.end():
             yield rest
+
+    def _done(self, written: Written, meant: Fitted, sent: Fitted) -> Completion:
+        self._worked(meant, sent)
+        return written.completion(sent.broken.mend)
+
+    def _never_pleased(self) -> BackendError:
+        return BackendError(f"{self._server.host} refuses the prompt each time for another reason.")
 
 
 @contextmanager

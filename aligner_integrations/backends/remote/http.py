@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import io
 import json
 import math
@@ -44,6 +45,8 @@ _KEEP_ALIVE = 4.0
 """Seconds for which an idle connection is kept: less than the 5 after which uvicorn, and so most servers, close it."""
 
 _LARGE = 2**20  # from here on aiohttp warns of a body in one piece
+
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 Json = dict[str, Any]
 
@@ -104,8 +107,13 @@ class Endpoint:
         Raises:
             BackendError: Anything else came, or nothing in time.
         """
-        async with self._reply(path, body, "application/json", clock) as reply:
-            return await self._whole(reply, clock)
+        here = self._on_this_loop()
+        async with self._in_time(clock), here.free:
+            reply = await self._send(here, path, body, "application/json", clock)
+            try:
+                return await self._whole(reply)
+            finally:  # what has not been read is dropped with its connection
+                reply.response.close()
 
     async def look_up(self, path: str, clock: Clock) -> Any:
         """Get JSON for which many may wait at once: they share one request, and each waits as long as it may itself.
@@ -130,7 +138,9 @@ class Endpoint:
         """
         async with self._reply(path, body, "text/event-stream", clock) as reply:
             if not reply.is_stream:
-                yield self._object(await self._whole(reply, clock))
+                async with self._in_time(clock):
+                    answer = await self._whole(reply)
+                yield self._object(answer)
                 return
             lines, chunk = EventData(), b"..."
             while chunk:
@@ -145,13 +155,12 @@ class Endpoint:
                     yield event
                 self._enough(lines.size, MAX_RESPONSE, reply.status)
 
-    async def _whole(self, reply: _Reply, clock: Clock) -> Any:
-        good, read = 200 <= reply.status < 300, bytearray()
-        async with self._in_time(clock):
-            while chunk := await reply.response.content.readany():
-                read += chunk
-                if self._enough(len(read), MAX_RESPONSE if good else _MAX_REFUSAL, reply.status):
-                    break
+    async def _whole(self, reply: _Reply) -> Any:
+        good, read, content = 200 <= reply.status < 300, bytearray(), reply.response.content
+        while not content.at_eof():
+            read += await content.readany()
+            if self._enough(len(read), MAX_RESPONSE if good else _MAX_REFUSAL, reply.status):
+                break
         if not good:
             raise refusal(self.host, reply.status, reply.response.headers, read, reply.key)
         if packed := reply.packed:
@@ -167,11 +176,14 @@ class Endpoint:
             async with self._in_time(clock):
                 here = self._on_this_loop()
                 await stack.enter_async_context(here.free)
-                connections = await self._connected(here)
-                key = await self._key()
-                response = await connections.send(self._url + path, _encode(body), accept, key, clock.connect)
-                stack.callback(response.close)
-            yield _Reply(response, key)
+                reply = await self._send(here, path, body, accept, clock)
+                stack.callback(reply.response.close)
+            yield reply
+
+    async def _send(self, here: _Here, path: str, body: Json | None, accept: str, clock: Clock) -> _Reply:
+        connections = here.connections or await self._connected(here)
+        key = await self._key()
+        return _Reply(await connections.send(self._url + path, _encode(body), accept, key, clock.connect), key)
 
     def _on_this_loop(self) -> _Here:
         """What is open in this process; a forked child has a loop of its own, and begins anew."""
@@ -180,13 +192,12 @@ class Endpoint:
         return self._here
 
     async def _connected(self, here: _Here) -> _Connections:
-        if (connections := here.connections) is None:
-            async with here.connecting:
-                if (connections := here.connections) is None:
-                    proxy = self._proxy()
-                    tls = self._scheme == "https" or (proxy is not None and proxy.url.startswith("https"))
-                    trusted = await loop.outside(certificates) if tls else None
-                    connections = here.connections = _Connections(proxy, trusted)
+        async with here.connecting:
+            if (connections := here.connections) is None:
+                proxy = self._proxy()
+                tls = self._scheme == "https" or (proxy is not None and proxy.url.startswith("https"))
+                trusted = await loop.outside(certificates) if tls else None
+                connections = here.connections = _Connections(proxy, trusted)
         return connections
 
     def _proxy(self) -> Proxy | None:
@@ -339,8 +350,13 @@ class _Connections:
             proxy=None if self._proxy is None else self._proxy.url,
             proxy_headers=None if self._proxy is None else self._proxy.headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf),
+            timeout=_connect_within(connect),
         )
+
+
+@functools.lru_cache(16)
+def _connect_within(seconds: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=seconds, ceil_threshold=math.inf)
 
 
 def _close(session: aiohttp.ClientSession, its_loop: asyncio.AbstractEventLoop) -> None:
@@ -353,6 +369,6 @@ def _encode(body: Json | None) -> bytes:
     if body is None:
         return b""
     try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        return _JSON.encode(body).encode()
     except UnicodeEncodeError as error:
         raise InvalidTextError(f"The prompt cannot be encoded as UTF-8: {error.reason}.") from None

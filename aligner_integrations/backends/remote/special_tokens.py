@@ -41,9 +41,12 @@ class Broken:
 
     def __init__(self, text: str, specials: Iterable[str] | None = None) -> None:
         found = _known(text) if specials is None else _listed(text, specials)
+        if not found:  # as nearly always
+            self._mended, self._pad, self._pads, self.text = frozenset[str](), "", list[int](), text
+            return
         strings = frozenset(text[start:end] for start, end in found)
         # A pad that makes no string which the text holds already, or putting back would change the writer's own words.
-        pads = [" " * length for length in range(1, _LONGEST_PAD + 1)] if found else []
+        pads = [" " * length for length in range(1, _LONGEST_PAD + 1)]
         pad = next((pad for pad in pads if Mender(strings, pad).mend(text) == text), None)
         self._mended = strings if pad is not None else frozenset()
         self._pad = pad or " " * _LONGEST_PAD
@@ -63,7 +66,7 @@ class Broken:
 
     def mend(self, text: str) -> str:
         """Return a completion with broken strings made whole again."""
-        return self.mender().mend(text)
+        return self.mender().mend(text) if self._mended else text
 
     def mender(self) -> Mender:
         """Return what does the same to a completion that comes in pieces."""

@@ -250,7 +250,8 @@ class ResilientBackend(Wrapper):
 
     def _try(self, call: Call[_Result], ask: _Ask[_Result]) -> None:
         while (pause := call.pause()) is not None:
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
             try:
                 with self.resilience.turn(call.deadline) as turn:
                     parts = call.parts()
@@ -263,7 +264,8 @@ class ResilientBackend(Wrapper):
 
     async def _atry(self, call: Call[_Result], ask: _AsyncAsk[_Result]) -> None:
         while (pause := call.pause()) is not None:
-            await asyncio.sleep(pause)
+            if pause:
+                await asyncio.sleep(pause)
             try:
                 async with self.resilience.aturn(call.deadline) as turn:
                     parts = call.parts()
@@ -299,7 +301,8 @@ class ResilientBackend(Wrapper):
     def _pieces(self, request: Request, ask: Callable[[Request], Iterator[Any]]) -> Iterator[str | Score]:
         call = Call[Completion | Score](self.resilience, [request])
         while (pause := call.pause()) is not None:
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
             attempt = Attempt()
             try:
                 with self.resilience.turn(call.deadline) as turn:
@@ -333,7 +336,8 @@ class ResilientBackend(Wrapper):
     ) -> AsyncIterator[str | Score]:
         call = Call[Completion | Score](self.resilience, [request])
         while (pause := call.pause()) is not None:
-            await asyncio.sleep(pause)
+            if pause:
+                await asyncio.sleep(pause)
             attempt = Attempt()
             try:
                 async with self.resilience.aturn(call.deadline) as turn:
