@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from aligner_integrations import options as options_of
-from aligner_integrations import telemetry, threads
+from aligner_integrations import telemetry, threads, turnstile
 from aligner_integrations._version import __version__
 from aligner_integrations.asking import ONE_CORRECTION, acompletions, ascores, completions, scores
 from aligner_integrations.backends.base import Backend, Reader, Request, Score, Timeouts, closing_at_end
@@ -292,7 +292,6 @@ class Aligner:
 
     # Many, as one batch ---------------------------------------------------------------------------------------------
 
-    @telemetry.correcting
     def correct_many(
         self, pairs: Iterable[Pair], *, return_exceptions: bool = False, **fields: str
     ) -> list[Correction]:
@@ -307,7 +306,19 @@ class Aligner:
         Raises:
             InvalidTextError: Something in the list is no such row; nothing is corrected then.
         """
-        asked = pairs_of(pairs)
+        with telemetry.span("aligner.correct"):
+            return _results(self._settled(pairs_of(pairs), fields), return_exceptions)
+
+    async def acorrect_many(
+        self, pairs: Iterable[Pair], *, return_exceptions: bool = False, **fields: str
+    ) -> list[Correction]:
+        """`correct_many` without blocking the event loop; cancelling it stops the aligner."""
+        timeouts = self._timeouts()
+        await turnstile.come_in()
+        with telemetry.span("aligner.correct"):
+            return _results(await self._asettled(pairs_of(pairs), fields, timeouts), return_exceptions)
+
+    def _settled(self, asked: list[tuple[Any, Any]], fields: dict[str, str]) -> list[Correction | AlignerError]:
         backend, timeouts, told = self.wrapped_backend, self._timeouts(), self.listener
         plan = self._plans.get(timeouts)
         jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in asked]
@@ -322,15 +333,12 @@ class Aligner:
             job.mend()
         for job in changed_jobs(jobs):
             job.check()
-        return _results([job.settled(told, i) for i, job in enumerate(jobs)], return_exceptions)
+        return [job.settled(told, i) for i, job in enumerate(jobs)]
 
-    @telemetry.acorrecting
-    async def acorrect_many(
-        self, pairs: Iterable[Pair], *, return_exceptions: bool = False, **fields: str
-    ) -> list[Correction]:
-        """`correct_many` without blocking the event loop; cancelling it stops the aligner."""
-        asked = pairs_of(pairs)
-        backend, timeouts, told = self.wrapped_backend, self._timeouts(), self.listener
+    async def _asettled(
+        self, asked: list[tuple[Any, Any]], fields: dict[str, str], timeouts: Timeouts
+    ) -> list[Correction | AlignerError]:
+        backend, told = self.wrapped_backend, self.listener
         plan = await self._plans.aget(timeouts)
         jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in asked]
         for _ in range(self.policy.rounds):
@@ -344,7 +352,7 @@ class Aligner:
             await job.amend()
         for job in changed_jobs(jobs):
             await job.acheck()
-        return _results([await job.asettled(told, i) for i, job in enumerate(jobs)], return_exceptions)
+        return [await job.asettled(told, i) for i, job in enumerate(jobs)]
 
     # As it is written -----------------------------------------------------------------------------------------------
 
@@ -396,7 +404,9 @@ class Aligner:
             yield correction.text
             yield correction
             return
-        backend, timeouts = self.wrapped_backend, self._timeouts()
+        timeouts = self._timeouts()
+        await turnstile.come_in()
+        backend = self.wrapped_backend
         job = Job(self.policy, backend, question, answer, fields, timeouts).begin(await self._plans.aget(timeouts))
         live = LiveText(job)
         if live.judges_first:
@@ -456,6 +466,7 @@ class Aligner:
     async def ascore(self, question: str, answer: str, **fields: str) -> Score:
         """`score` without blocking the event loop."""
         timeouts = self._timeouts()
+        await turnstile.come_in()
         request = self._scorable(question, answer, fields, timeouts, await self._plans.aget(timeouts))
         await threads.arun(self._require_score, Deadline(timeouts.deadline).left)
         return _unwrap((await self.wrapped_backend.ascore([request]))[0])

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import html
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 from aligner_integrations.errors import ConfigurationError
 
 Outcome = Literal["kept", "corrected", "rejected", "skipped", "failed"]
 """kept: the aligner leaves the answer alone. corrected: `text` is the correction. rejected: `accept` refused it.
 skipped: the answer must not be aligned. failed: an error, answered by `on_error` or `on_overflow`."""
+
+_Kind = Literal["equal", "delete", "insert"]
+_Words = list[str]
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 # The same with the white space after each word: every other item would be a space otherwise, each of which difflib
@@ -42,7 +44,7 @@ _HTML = {
 class Edit:
     """One piece of a diff: text that stayed (`"equal"`), went (`"delete"`) or came (`"insert"`)."""
 
-    kind: Literal["equal", "delete", "insert"]
+    kind: _Kind
     text: str
 
 
@@ -76,9 +78,13 @@ class Diff:
     @property
     def changed_share(self) -> float:
         """Share of characters that went or came, from 0 (equal) to 1 (nothing in common)."""
-        total = sum(len(e.text) * (2 if e.kind == "equal" else 1) for e in self.edits)
-        changed = sum(len(e.text) for e in self.edits if e.kind != "equal")
-        return changed / total if total else 0.0
+        stayed = changed = 0
+        for edit in self.edits:
+            if edit.kind == "equal":
+                stayed += len(edit.text)
+            else:
+                changed += len(edit.text)
+        return changed / (2 * stayed + changed) if self.edits else 0.0
 
 
 def diff_words(before: str, after: str) -> Diff:
@@ -86,51 +92,61 @@ def diff_words(before: str, after: str) -> Diff:
     if before == after:
         return Diff((Edit("equal", before),) if before else ())
     a, b = _SPACED_WORDS.findall(before), _SPACED_WORDS.findall(after)
-    head = 0
-    while head < min(len(a), len(b)) and a[head] == b[head]:
+    head, tail = _alike(a, b)
+    pieces = [("equal", a[:head]), *_compare(a[head : len(a) - tail], b[head : len(b) - tail])]
+    return Diff(tuple(_joined([*pieces, ("equal", a[len(a) - tail :])])))
+
+
+def _alike(a: list[str], b: list[str]) -> tuple[int, int]:
+    """Return how many words two lists have in common at their beginning, and how many of the others at their end."""
+    head, tail, shorter = 0, 0, min(len(a), len(b))
+    while head < shorter and a[head] == b[head]:
         head += 1
-    tail = 0
-    while tail < min(len(a), len(b)) - head and a[-1 - tail] == b[-1 - tail]:
+    while tail < shorter - head and a[-1 - tail] == b[-1 - tail]:
         tail += 1
-    middle_a, middle_b = a[head : len(a) - tail], b[head : len(b) - tail]
-    pieces = [_Piece("equal", a[:head]), *_compare(middle_a, middle_b), _Piece("equal", a[len(a) - tail :])]
-    return Diff(tuple(_joined(pieces)))
+    return head, tail
 
 
-class _Piece(NamedTuple):
-    kind: Literal["equal", "delete", "insert"]
-    words: list[str]
-
-
-def _compare(a: list[str], b: list[str]) -> Iterator[_Piece]:
+def _compare(a: _Words, b: _Words) -> Iterator[tuple[_Kind, _Words]]:
     """Compare by words with their white space, then each change by words and white space alone."""
     if len(a) + len(b) > _MAX_DIFF_WORDS:
-        yield from (_Piece("delete", a), _Piece("insert", b))
+        yield from (("delete", a), ("insert", b))
+        return
+    for same, gone, new in _changes(a, b):
+        yield "equal", same
+        if len(gone) + len(new) > _MAX_CHANGE_WORDS:
+            yield from (("delete", gone), ("insert", new))
+            continue
+        for within, less, more in _changes(_WORDS.findall("".join(gone)), _WORDS.findall("".join(new))):
+            yield from (("equal", within), ("delete", less), ("insert", more))
+
+
+def _changes(a: _Words, b: _Words) -> Iterator[tuple[_Words, _Words, _Words]]:
+    """Yield what is the same, and what is gone and new behind it."""
+    head, tail = _alike(a, b)
+    gone, new = a[head : len(a) - tail], b[head : len(b) - tail]
+    if set(gone).isdisjoint(b) and set(new).isdisjoint(a):  # difflib comes to the same, and takes ten times as long
+        yield from ((a[:head], gone, new), (a[len(a) - tail :], [], []))
         return
     counts = Counter(b)
-    for piece in _opcodes(a, b, autojunk=sum(counts[word] for word in a) > _MAX_PAIRS):
-        if isinstance(piece, _Piece):
-            yield piece
-        elif sum(map(len, piece)) > _MAX_CHANGE_WORDS:
-            yield from (_Piece("delete", piece[0]), _Piece("insert", piece[1]))
-        else:
-            gone, new = (_WORDS.findall("".join(words)) for words in piece)
-            for part in _opcodes(gone, new, autojunk=False):
-                yield from (
-                    (part,) if isinstance(part, _Piece) else (_Piece("delete", part[0]), _Piece("insert", part[1]))
-                )
-
-
-def _opcodes(a: list[str], b: list[str], *, autojunk: bool) -> Iterator[_Piece | tuple[list[str], list[str]]]:
-    """Yield equal pieces, and (gone, new) between them."""
+    autojunk = sum(counts[word] for word in a) > _MAX_PAIRS
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=autojunk).get_opcodes():
-        yield _Piece("equal", a[i1:i2]) if tag == "equal" else (a[i1:i2], b[j1:j2])
+        yield (a[i1:i2], [], []) if tag == "equal" else ([], a[i1:i2], b[j1:j2])
 
 
-def _joined(pieces: Iterable[_Piece]) -> Iterator[Edit]:
+def _joined(pieces: Iterable[tuple[_Kind, _Words]]) -> Iterator[Edit]:
     """Drop empty pieces and join neighbours of one kind."""
-    for kind, group in itertools.groupby((piece for piece in pieces if piece.words), key=lambda piece: piece.kind):
-        yield Edit(kind, "".join(word for piece in group for word in piece.words))
+    kind: _Kind = "equal"
+    joined: _Words = []
+    for its_kind, words in pieces:
+        if words and joined and its_kind != kind:
+            yield Edit(kind, "".join(joined))
+            joined = []
+        if words:
+            kind = its_kind
+            joined += words
+    if joined:
+        yield Edit(kind, "".join(joined))
 
 
 @dataclass(frozen=True, slots=True)

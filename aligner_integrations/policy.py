@@ -239,7 +239,7 @@ class Plans:
         if self.known is not None:
             return self.known
         try:
-            return await threads.await_result(self._finding.begin(), Deadline(timeouts.deadline).left)
+            return await threads.awaited(self._finding.begin(), Deadline(timeouts.deadline).left)
         except (TimeoutError, BackendError) as error:
             return _not_found(error)
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from aligner_integrations.errors import AlignerError
 from aligner_integrations.forking import Lock
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from aligner_integrations.correction import Correction
 
 logger = logging.getLogger(__name__)
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 _NAME = "aligner_integrations"
 _UNITS = {"aligner.correction.duration": "s", "aligner.backend.duration": "s", "aligner.tokens": "{token}"}
@@ -50,7 +47,10 @@ class Instruments:
     """
 
     def __init__(self, tracer: Tracer, meter: Meter) -> None:
+        from opentelemetry import trace
+
         self.tracer = tracer
+        self.current_span = trace.get_current_span
         self._meter = meter
         self._made: dict[str, Any] = {}
         self._guard = Lock()
@@ -95,11 +95,9 @@ def count(name: str, amount: int, attributes: Mapping[str, str | bool]) -> None:
 
 def trace_id() -> str | None:
     """Return the id of the trace in which this is done, if there is one."""
-    if instruments() is None:
+    if (to := instruments()) is None:
         return None
-    from opentelemetry import trace
-
-    context = trace.get_current_span().get_span_context()
+    context = to.current_span().get_span_context()
     return f"{context.trace_id:032x}" if context.is_valid else None
 
 
@@ -107,36 +105,20 @@ def corrected(correction: Correction, error: AlignerError | None) -> None:
     """Report a correction that is done, or has failed with this error."""
     kind = None if error is None else type(error).__name__
     reason = None if error is not None else correction.reason
-    logger.debug(
-        "%s (%s) after %.3f s and %d + %d tokens",
-        correction.outcome,
-        kind or reason or "changed",
-        correction.seconds,
-        correction.usage.prompt_tokens,
-        correction.usage.completion_tokens,
-    )
-    if shows_text():
-        logger.debug(
-            "question %r, answer %r, text %r%s",
-            correction.question,
-            correction.answer,
-            correction.text,
-            f", error {error}" if error else "",
-        )
-    elif error is not None and correction.outcome == "failed":
+    if logger.isEnabledFor(logging.DEBUG):
+        _tell(correction, kind or reason or "changed", error)
+    if error is not None and correction.outcome == "failed" and not shows_text():
         # The message may quote a server, which may quote the prompt.
         logger.info("A correction failed: %s.", kind)
     if (to := instruments()) is None:
         return
-    from opentelemetry import trace
-
     found = {"aligner.outcome": correction.outcome, "aligner.reason": reason, "error.type": kind}
     attributes = {name: value for name, value in found.items() if value is not None}
     to.counter("aligner.corrections").add(1, attributes)
     to.histogram("aligner.correction.duration").record(correction.seconds, {"aligner.outcome": correction.outcome})
     to.counter("aligner.tokens").add(correction.usage.prompt_tokens, {"aligner.direction": "read"})
     to.counter("aligner.tokens").add(correction.usage.completion_tokens, {"aligner.direction": "written"})
-    span = trace.get_current_span()
+    span = to.current_span()
     if span.is_recording():
         text = {
             "aligner.question": correction.question,
@@ -146,26 +128,24 @@ def corrected(correction: Correction, error: AlignerError | None) -> None:
         span.add_event("aligner.correction", attributes | (text if shows_text() else {}))
 
 
-def correcting(verb: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Put a span around a verb."""
-
-    @functools.wraps(verb)
-    def with_span(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with span("aligner.correct"):
-            return verb(*args, **kwargs)
-
-    return with_span
-
-
-def acorrecting(verb: Callable[_P, Awaitable[_R]]) -> Callable[_P, Awaitable[_R]]:
-    """The asynchronous twin of `correcting`."""
-
-    @functools.wraps(verb)
-    async def with_span(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with span("aligner.correct"):
-            return await verb(*args, **kwargs)
-
-    return with_span
+def _tell(correction: Correction, why: str, error: AlignerError | None) -> None:
+    usage = correction.usage
+    logger.debug(
+        "%s (%s) after %.3f s and %d + %d tokens",
+        correction.outcome,
+        why,
+        correction.seconds,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+    )
+    if shows_text():
+        logger.debug(
+            "question %r, answer %r, text %r%s",
+            correction.question,
+            correction.answer,
+            correction.text,
+            f", error {error}" if error else "",
+        )
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Template:
     @property
     def extra_fields(self) -> tuple[str, ...]:
         """Fields besides question and answer, in order of appearance."""
-        return _extra_fields(self.text)
+        return tuple(_extra_fields(self.text))
 
     def check(self, fields: Mapping[str, str]) -> None:
         """See that these are the template's extra fields.
@@ -58,11 +58,14 @@ class Template:
         Raises:
             ConfigurationError: A field is missing, unknown or not a string.
         """
-        if fields.keys() != set(self.extra_fields):
+        self._check_names(fields)
+        self._check_strings(fields)
+
+    def _check_names(self, fields: Mapping[str, str]) -> None:
+        if fields.keys() != _extra_fields(self.text).keys():
             raise ConfigurationError(
                 f"Template {self.name!r} takes the extra fields {list(self.extra_fields)}, got {sorted(fields)}."
             )
-        self._check_strings(fields)
 
     def _check_strings(self, values: Mapping[str, Any]) -> None:
         if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
@@ -79,8 +82,8 @@ class Template:
         Raises:
             ConfigurationError: A field is missing, unknown or not a string.
         """
-        self.check(fields)
         values = {"question": question, "answer": answer, **fields}
+        self._check_names(fields)
         self._check_strings(values)
         return _filled(self.text, values)
 
@@ -114,13 +117,21 @@ class Template:
 
 
 @functools.lru_cache
-def _extra_fields(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(field for field in _FIELD.findall(text) if field not in ("question", "answer")))
+def _extra_fields(text: str) -> dict[str, None]:
+    return dict.fromkeys(field for field in _FIELD.findall(text) if field not in ("question", "answer"))
+
+
+@functools.lru_cache
+def _parts(text: str) -> tuple[list[str], list[str]]:
+    """What stands before, between and behind the fields of a template, and their names."""
+    parts = _FIELD.split(text)
+    return parts[::2], parts[1::2]
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:
-    """Fill in the fields, in one pass over the template's own text: "{answer}" inside a question stays what it is."""
-    return _FIELD.sub(lambda match: values[match.group(1)], text)
+    """Fill in the fields of the template's own text: "{answer}" inside a question stays what it is."""
+    own, fields = _parts(text)
+    return "".join([part for pair in zip(own, [*map(values.__getitem__, fields), ""], strict=True) for part in pair])
 
 
 def _wrapped(text: str) -> str:

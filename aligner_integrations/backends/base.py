@@ -70,6 +70,10 @@ class Request:
     max_new_tokens: int | None = None
     timeouts: Timeouts = Timeouts()
 
+    def within(self, timeouts: Timeouts) -> Request:
+        """Return the same request under other limits."""
+        return Request(self.question, self.answer, self.prompt, self.completion_prefix, self.max_new_tokens, timeouts)
+
     def through(self, template: Template, max_new_tokens: int | None = None) -> Request:
         """Return the same request in the words of another template; its limit stays unless there is another one."""
         return replace(

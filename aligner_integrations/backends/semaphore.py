@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 
 from aligner_integrations.forking import survives_fork
-from aligner_integrations.threads import tell
+from aligner_integrations.threads import in_time, tell
 
 _Wake = Callable[[], object]
 
@@ -72,8 +72,7 @@ class Semaphore:
         if self._taken_or_queued(wake):
             return True
         try:
-            async with asyncio.timeout(timeout):
-                await turn
+            await in_time(turn, timeout)
         except TimeoutError:
             self._leave(wake)
             return False

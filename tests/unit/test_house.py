@@ -32,6 +32,7 @@ FLOORS = [
         "templates",
         "thought",
         "threads",
+        "turnstile",
         "untrusted",
         "visible",
     ],

@@ -234,7 +234,7 @@ def test_a_fork_waits_for_what_cannot_be_forgotten():
 async def test_cancelling_one_that_waits_leaves_the_others_waiting():
     go = threading.Event()
     shared = threads.Shared(lambda: go.wait(WAIT))
-    tasks = [asyncio.create_task(threads.await_result(shared.begin(), WAIT)) for _ in range(3)]
+    tasks = [asyncio.create_task(threads.awaited(shared.begin(), WAIT)) for _ in range(3)]
     await asyncio.sleep(0)
     tasks[0].cancel()
     go.set()

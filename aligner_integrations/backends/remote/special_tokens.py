@@ -126,6 +126,8 @@ class Mender:
 
 
 def _known(text: str) -> list[tuple[int, int]]:
+    if "<" not in text and "[" not in text:  # it is looked for at each letter, which takes its time
+        return []
     found, position = [], 0
     while (match := _KNOWN.search(text, position)) is not None:
         found.append(match.span())

@@ -122,7 +122,7 @@ class Call(Generic[_Result]):
             rules.first_token_timeout if own.first_token is None else own.first_token,
             None if end == math.inf else end,
         )
-        return replace(self._requests[i], timeouts=limits)
+        return self._requests[i].within(limits)
 
     def take(self, results: Sequence[_Result | AlignerError]) -> bool:
         """Take what an attempt gave; return whether the backend failed in it: a batch of which something was done has not."""

@@ -194,7 +194,7 @@ class Search(Generic[_Result]):
         """`wait` without blocking the event loop."""
         for i, flight in self.others.items():
             try:
-                self._settle(i, await threads.await_result(flight, self.left(i)))
+                self._settle(i, await threads.awaited(flight, self.left(i)))
             except TimeoutError:
                 self._settle(i, _late())
 
