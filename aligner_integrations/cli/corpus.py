@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -138,7 +141,7 @@ def corpus(
     _check(record, report, cluster)
     aligner = options.make_aligner(which, gate=gate, edits=edits, on_error=on_error, at_once=at_once)
     fields = options.fields_of(field)
-    with options.recording(aligner, record) as aligner, progress_bars() as on_progress:
+    with options.recording(aligner, record) as aligner, progress_bars() as on_progress, _seldom_collected():
         summary = correct_corpus(
             source,
             out,
@@ -164,6 +167,17 @@ def corpus(
 
         write(report, page_of(out, summary, columns))
         note(f"To look at: {report}")
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Have the garbage collector look more seldom: it takes one part in twenty of the work through a server, for next to no garbage."""
+    before = gc.get_threshold()
+    gc.set_threshold(10_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _check(record: str | None, report: Path | None, cluster: ClusterOptions) -> None:

@@ -1,24 +1,22 @@
 """Takes corrections and has them written by a thread, so that no answer waits for a disk.
 
 The queue is bounded: what does not fit is dropped, counted and said. Redaction comes before the disk, on that thread. What lives elsewhere:
-how records lie on the disk (`lines.py`, `database.py`).
+which kind of place a path names (`places.py`), how records lie there (`lines.py`, `database.py`), and what of them (`redaction.py`).
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import logging
 import random
 import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from uuid import uuid4
 from weakref import WeakSet
 
@@ -26,13 +24,12 @@ from aligner_integrations import telemetry, threads
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, ConfigurationError, RecordingError
 from aligner_integrations.forking import survives_fork
-from aligner_integrations.recording.records import DATABASES, IN_FOLDER, Record
+from aligner_integrations.recording.places import place_of
+from aligner_integrations.recording.records import DATABASES, Record
+from aligner_integrations.recording.redaction import Redact, redacted
 from aligner_integrations.recording.requests import request_of
 
 logger = logging.getLogger(__name__)
-
-Redact = Callable[[str], str]
-"""A text -> the text as it may be kept."""
 
 _LINGER = 0.02
 """Seconds to gather records before they are written together."""
@@ -41,14 +38,6 @@ _MOST_CHARACTERS = 2**26
 """What may wait in memory, in all texts together."""
 _SAID_EVERY = 60.0
 _AT_EXIT = 30.0
-
-
-class _Place(Protocol):
-    """Where records are put."""
-
-    def write(self, records: list[Record]) -> None: ...
-
-    def sync(self) -> None: ...
 
 
 class _Given(NamedTuple):
@@ -102,7 +91,7 @@ class Recorder:
         self.path = Path(path)
         self._named = str(path)
         self.sample, self.redact, self.max_bytes, self.daily, self.queue = sample, redact, max_bytes, daily, queue
-        self._place = _place(path, max_bytes=max_bytes, daily=daily)
+        self._place = place_of(path, max_bytes=max_bytes, daily=daily)
         self.begin_anew()
         survives_fork(self)
         _living.add(self)
@@ -221,7 +210,7 @@ class Recorder:
 
     def _record(self, given: _Given) -> Record | None:
         try:
-            correction = given.correction if self.redact is None else _redacted(given.correction, self.redact)
+            correction = given.correction if self.redact is None else redacted(given.correction, self.redact)
         except Exception as error:  # noqa: BLE001 - a text that could not be redacted must not be kept
             self._lose(1, f"redact raised {type(error).__name__}")
             return None
@@ -325,49 +314,6 @@ def recorder_of(record: object) -> Any:
         raise ConfigurationError("record is a list; give its append, which is called with each Correction.")
     raise ConfigurationError(
         f"record is {record!r}; it takes a file (.jsonl), a database ({', '.join(DATABASES)}), a folder, a Recorder or a function."
-    )
-
-
-def _place(path: str | Path, *, max_bytes: int, daily: bool) -> _Place:
-    """Open the kind of place that a path names."""
-    from aligner_integrations.recording.database import Database
-    from aligner_integrations.recording.lines import LinesFile
-
-    given, path = str(path), Path(path)
-    if not given.strip():
-        raise ConfigurationError("record is an empty name; give a file, a database or a folder.")
-    if path.suffix in DATABASES:
-        if daily:
-            raise ConfigurationError(f"{path} is a database, which stays one file; daily is for files and folders.")
-        return Database(path)
-    if path.is_dir() or not path.suffix or given.endswith("/"):
-        return LinesFile(path / IN_FOLDER, max_bytes=max_bytes, daily=daily)
-    if path.suffix == ".jsonl":
-        return LinesFile(path, max_bytes=max_bytes, daily=daily)
-    raise ConfigurationError(
-        f"{path} cannot be recorded to: records go into a .jsonl file, a database ({', '.join(DATABASES)}) or a folder."
-    )
-
-
-def _redacted(correction: Correction, redact: Redact) -> Correction:
-    known: dict[str, str] = {}
-
-    def clean(text: str) -> str:
-        if text not in known:
-            known[text] = redact(text)
-            if not isinstance(known[text], str):
-                raise TypeError("redact returned no text")
-        return known[text]
-
-    reason = correction.reason
-    # The message of an error may quote what it failed on.
-    reason = clean(reason) if reason and correction.outcome == "failed" else reason
-    return dataclasses.replace(
-        correction,
-        question=clean(correction.question),
-        answer=clean(correction.answer),
-        text=clean(correction.text),
-        reason=reason,
     )
 
 

@@ -40,6 +40,7 @@ FLOORS = [
     [
         "backends/deadline",
         "backends/encoding",
+        "backends/limit",
         "backends/prefill",
         "backends/semaphore",
         "backends/side_by_side",
@@ -51,7 +52,7 @@ FLOORS = [
     ["backends/local", "backends/remote", "backends/wrappers", "policy", "user_functions"],
     ["backends/prompted", "job"],
     ["asking", "options", "streaming"],
-    ["backends"],  # its front: what is exported
+    ["backends", "configured"],  # the front of the former: what is exported
     ["aligner"],
     ["corpus", "doctor", "evaluation", "langchain", "llama_index"],
     ["training"],

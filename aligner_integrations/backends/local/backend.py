@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from aligner_integrations import threads
-from aligner_integrations.backends.base import Backend, Completion, Keep, Reader, Request, Score, completion_limit
+from aligner_integrations.backends.base import Backend, Completion, Keep, Reader, Request, Score
 from aligner_integrations.backends.encoding import encodable, encode_completion, encode_prompt
+from aligner_integrations.backends.limit import completion_limit
 from aligner_integrations.backends.local import libraries
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.backends.local.prefill import LocalReader

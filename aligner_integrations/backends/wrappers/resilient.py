@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
@@ -140,9 +140,8 @@ class Resilience:
         deadline = None if self.deadline is None else started + self.deadline
         return Timeouts(self.connect_timeout, self.first_token_timeout, deadline)
 
-    @contextmanager
-    def turn(self, deadline: Deadline) -> Iterator[Watch]:
-        """Hold a slot and make one call under the breaker's eyes.
+    def wait(self, deadline: Deadline) -> None:
+        """Wait for a slot; `turn` has to follow at once.
 
         Raises:
             CircuitOpenError: The backend is left alone.
@@ -152,20 +151,21 @@ class Resilience:
             self.breaker.check()
         if self.slots is not None and not self.slots.acquire(deadline.left):
             raise self._no_slot()
-        try:
-            with self._watch() as watch:
-                yield watch
-        finally:
-            if self.slots is not None:
-                self.slots.release()
 
-    @asynccontextmanager
-    async def aturn(self, deadline: Deadline) -> AsyncIterator[Watch]:
-        """`turn` without blocking the event loop."""
+    async def await_turn(self, deadline: Deadline) -> None:
+        """`wait` without blocking the event loop."""
         if self.breaker is not None:
             self.breaker.check()
         if self.slots is not None and not await self.slots.aacquire(deadline.left):
             raise self._no_slot()
+
+    @contextmanager
+    def turn(self) -> Iterator[Watch]:
+        """Make one call under the breaker's eyes, and give the slot back that was waited for.
+
+        Raises:
+            CircuitOpenError: The backend is left alone by now.
+        """
         try:
             with self._watch() as watch:
                 yield watch
@@ -253,7 +253,8 @@ class ResilientBackend(Wrapper):
             if pause:
                 time.sleep(pause)
             try:
-                with self.resilience.turn(call.deadline) as turn:
+                self.resilience.wait(call.deadline)
+                with self.resilience.turn() as turn:
                     parts = call.parts()
                     try:
                         turn.failed = call.take(ask(parts))
@@ -267,7 +268,8 @@ class ResilientBackend(Wrapper):
             if pause:
                 await asyncio.sleep(pause)
             try:
-                async with self.resilience.aturn(call.deadline) as turn:
+                await self.resilience.await_turn(call.deadline)
+                with self.resilience.turn() as turn:
                     parts = call.parts()
                     try:
                         turn.failed = call.take(await _in_time(ask, parts))
@@ -305,7 +307,8 @@ class ResilientBackend(Wrapper):
                 time.sleep(pause)
             attempt = Attempt()
             try:
-                with self.resilience.turn(call.deadline) as turn:
+                self.resilience.wait(call.deadline)
+                with self.resilience.turn() as turn:
                     try:
                         for piece in ask(*call.parts()):
                             if shown := attempt.feed(piece):
@@ -340,7 +343,8 @@ class ResilientBackend(Wrapper):
                 await asyncio.sleep(pause)
             attempt = Attempt()
             try:
-                async with self.resilience.aturn(call.deadline) as turn:
+                await self.resilience.await_turn(call.deadline)
+                with self.resilience.turn() as turn:
                     try:
                         async with closing_at_end(ask(*call.parts())) as pieces:
                             async for piece in pieces:

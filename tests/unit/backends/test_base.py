@@ -6,15 +6,8 @@ import re
 import pytest
 from IPython.lib.pretty import pretty
 
-from aligner_integrations.backends.base import (
-    Backend,
-    Completion,
-    FakeBackend,
-    Request,
-    Score,
-    TokenScore,
-    completion_limit,
-)
+from aligner_integrations.backends.base import Backend, Completion, FakeBackend, Request, Score, TokenScore
+from aligner_integrations.backends.limit import completion_limit
 from aligner_integrations.errors import AnswerTooLongError, BackendError, EmptyCorrectionError
 from tests.unit.support import fixed, score_of
 
