@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from aligner_integrations import telemetry, threads, turnstile
 from aligner_integrations.asking import ONE_CORRECTION, acompletions, ascores, completions, scores
-from aligner_integrations.backends.base import Reader, Request, Score, Timeouts, closing_at_end
+from aligner_integrations.backends.base import Backend, Reader, Request, Score, Timeouts, closing_at_end
 from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.prefill import Prefill
 from aligner_integrations.configured import Configured
@@ -128,10 +128,19 @@ class Aligner(Configured):
         with telemetry.span("aligner.correct"):
             return _results(await self._asettled(pairs_of(pairs), fields, timeouts), return_exceptions)
 
+    def _begun(
+        self,
+        asked: list[tuple[Any, Any]],
+        backend: Backend,
+        fields: dict[str, str],
+        timeouts: Timeouts,
+        plan: Plan | BackendError,
+    ) -> list[Job]:
+        return [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in asked]
+
     def _settled(self, asked: list[tuple[Any, Any]], fields: dict[str, str]) -> list[Correction | AlignerError]:
         backend, timeouts, told = self.wrapped_backend, self._timeouts(), self.listener
-        plan = self._plans.get(timeouts)
-        jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in asked]
+        jobs = self._begun(asked, backend, fields, timeouts, self._plans.get(timeouts))
         for _ in range(self.policy.rounds):
             if waiting := open_jobs(jobs):
                 for job, score in zip(waiting, scores(waiting, backend), strict=True):
@@ -149,8 +158,7 @@ class Aligner(Configured):
         self, asked: list[tuple[Any, Any]], fields: dict[str, str], timeouts: Timeouts
     ) -> list[Correction | AlignerError]:
         backend, told = self.wrapped_backend, self.listener
-        plan = await self._plans.aget(timeouts)
-        jobs = [Job(self.policy, backend, *pair, fields, timeouts).begin(plan) for pair in asked]
+        jobs = self._begun(asked, backend, fields, timeouts, await self._plans.aget(timeouts))
         for _ in range(self.policy.rounds):
             if waiting := open_jobs(jobs):
                 for job, score in zip(waiting, await ascores(waiting, backend), strict=True):

@@ -73,7 +73,7 @@ class Job:
     text: Any = field(init=False)
     started: float = field(default_factory=time.monotonic)
     rounds: int = 0
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
     score: Score | None = None
     reason: str | None = None
     error: AlignerError | None = None

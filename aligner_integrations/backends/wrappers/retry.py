@@ -73,10 +73,10 @@ class Call(Generic[_Result]):
 
     def __init__(self, rules: Rules, requests: Sequence[Request]) -> None:
         self._rules = rules
-        self._requests = list(requests)
-        self._results: list[Any] = [None] * len(self._requests)
-        self._open = list(range(len(self._requests)))
-        self._lost: list[int] = []
+        self._requests = requests
+        self._results: list[Any] = [None] * len(requests)
+        self._open: Sequence[int] = range(len(requests))
+        self._lost: Sequence[int] = ()
         self._asked = ""
         self._attempts = 0
         self._retry_after = 0.0
@@ -152,7 +152,7 @@ class Call(Generic[_Result]):
         for i in self._open:
             if self._results[i] is None and isinstance(error, AlignerError):
                 self._results[i] = error
-        self._open = []
+        self._open = ()
 
     # Fallbacks ------------------------------------------------------------------------------------------------------
 

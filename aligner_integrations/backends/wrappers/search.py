@@ -87,7 +87,7 @@ class Search(Generic[_Result]):
         self._running = flights
         self._backend = backend
         self._kind = kind
-        self._requests = list(requests)
+        self._requests = requests
         self._keys: list[bytes] = []
         self._flights: dict[int, Flight] = {}  # those begun here
         self._results: list[Any] = [None] * len(self._requests)
