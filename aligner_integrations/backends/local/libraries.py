@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 
@@ -19,6 +20,7 @@ def required() -> AbstractContextManager[None]:
     )
 
 
+@functools.cache  # each look-up in a `Cache` comes by here
 def look() -> None:
     """Look whether they are installed, before weights are fetched for nothing; imports none of them.
 
