@@ -6,6 +6,7 @@ Text of models and users is data: control characters in it are shown as escapes,
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,9 @@ def console(*, stderr: bool = False) -> Console:
     """Return a console on the present standard output or error. Give it `Text`, never a string with foreign words in it."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    # `!aligner ...` in a notebook writes to a terminal of its kernel's, and what moves there is junk in the notebook.
+    moves = False if "JPY_PARENT_PID" in os.environ else None
+    return Console(stderr=stderr, force_terminal=moves, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def styled(*parts: tuple[str, str]) -> Text:

@@ -13,6 +13,7 @@ import typer
 from aligner_integrations.cli.console import echo, echo_json
 from aligner_integrations.cli.options import JsonOption
 from aligner_integrations.errors import ConfigurationError, require
+from aligner_integrations.models import EMBEDDED
 from aligner_integrations.templates import get_template
 from aligner_integrations.training.recipes import RECIPES
 
@@ -22,8 +23,12 @@ _LIBRARIES = ("accelerate", "better_profanity", "datasets", "peft", "safetensors
 def train(
     data: Annotated[str, typer.Option(help="JSONL or Parquet file, a folder of them, or a data set on the Hub.")],
     output: Annotated[Path, typer.Option(help="Folder of the result; a killed run goes on from its checkpoints.")],
-    recipe: Annotated[str, typer.Option(help='"paper" (its hyper-parameters) or "embedded".')] = "paper",
-    base: Annotated[str | None, typer.Option(help="Base model: Hub id or folder.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help='"paper" (its hyper-parameters), "small" (an adapter on a CPU), or "embedded".')
+    ] = "paper",
+    base: Annotated[
+        str | None, typer.Option(help='Base model: Hub id, folder, or "embedded" for SmolLM2-135M.')
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of the base on the Hub.")] = None,
     template: Annotated[str, typer.Option(help="Template to train with.")] = "aligner-7b",
     method: Annotated[str | None, typer.Option(help='"full" or "lora", instead of the recipe\'s.')] = None,
@@ -39,7 +44,10 @@ def train(
         float | None, typer.Option(help="Size of the identity warm-up as a share of the rows.")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Folder of a LoRA adapter to go on from, for a further feature.")
+        Path | None,
+        typer.Option(
+            help='Folder of a LoRA adapter to go on from, for a further feature; "embedded": the embedded one.'
+        ),
     ] = None,
     push: Annotated[
         str | None, typer.Option(help="Also put the result on the Hub, as a model.", metavar="OWNER/NAME")
@@ -96,7 +104,7 @@ def train(
                 recipe=changed,
                 output=output,
                 data=data,
-                start=start,
+                start=EMBEDDED if start == Path("embedded") else start,
             )
     if not run.is_main_process():
         return

@@ -89,3 +89,18 @@ def read_rows(path: Path) -> list[Row]:
     if not rows:
         raise ConfigurationError(f"{path} holds no rows.")
     return rows
+
+
+def kept_back(name: str) -> list[Row]:
+    """Read texts that come with this package to measure any aligner by; none of them is ever trained on.
+
+    Args:
+        name: `"talk"` (words about rude words, to be kept), `"rants"` or `"abuse"` (to be made civil).
+
+    Raises:
+        ConfigurationError: There are none of that name.
+    """
+    folder = Path(__file__).with_name("kept_back")
+    if name not in (names := sorted(path.stem for path in folder.glob("*.jsonl"))):
+        raise ConfigurationError(f"No texts called {name!r} come with this package; there are {', '.join(names)}.")
+    return read_rows(folder / f"{name}.jsonl")

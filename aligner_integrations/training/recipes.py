@@ -1,4 +1,4 @@
-"""How aligners are trained: the hyper-parameters, and the two sets of them that have a name."""
+"""How aligners are trained: the hyper-parameters, and the sets of them that have a name."""
 
 from __future__ import annotations
 
@@ -87,6 +87,19 @@ RECIPES: dict[str, Recipe] = {
         identity_share=0.0,
         gradient_checkpointing=False,
         save_steps=50,
+    ),
+    # Dozens to thousands of short rows on a laptop: an update every few rows, where the paper's would come every 32.
+    "small": Recipe(
+        method="lora",
+        epochs=1,
+        learning_rate=4e-4,
+        warmup_ratio=0.1,
+        max_length=1024,
+        batch_tokens=512,
+        gradient_accumulation=1,
+        identity_share=0.0,
+        gradient_checkpointing=False,
+        save_steps=25,
     ),
 }
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import logging
 import math
 import os
 import platform
 import random
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
     from aligner_integrations.templates import Template
 
+
+logger = logging.getLogger(__name__)
 
 # glibc's names of its settings.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -239,8 +243,10 @@ def train(
             save_total_limit=2,
             report_to=[],
             dataloader_pin_memory=not on_cpu,
+            disable_tqdm=not moving_bars(),
         ),
     )
+    tell_losses(trainer)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     log = [(int(e["step"]), e["loss"], e["learning_rate"]) for e in trainer.state.log_history if "loss" in e]
     report = TrainingReport(
@@ -266,6 +272,24 @@ def _read_adapter(model: PreTrainedModel, recipe: Recipe, start: Path) -> PeftMo
             "simply the base."
         )
     return PeftModel.from_pretrained(model, start, is_trainable=True, autocast_adapter_dtype=True)
+
+
+def moving_bars() -> bool:
+    """Whether a bar of progress can be seen: at a terminal that is none of a notebook's."""
+    return sys.stderr is not None and sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
+
+
+def tell_losses(trainer: Any) -> None:
+    """Log each loss in one line, where a trainer without a bar would print all that it knows."""
+    if not moving_bars():
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_Losses())
+
+
+class _Losses(TrainerCallback):
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        if logs is not None and "loss" in logs:
+            logger.info("step %d of %d: loss %.3f", state.global_step, state.max_steps, float(logs["loss"]))
 
 
 def _machine() -> str:

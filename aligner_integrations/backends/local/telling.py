@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,4 +38,5 @@ def telling(sentence: str) -> Iterator[None]:
 
 
 def _in_notebook() -> bool:
-    return type(sys.stderr).__module__.startswith("ipykernel")
+    """In a kernel, or in a command that one started: `!aligner ...`."""
+    return type(sys.stderr).__module__.startswith("ipykernel") or "JPY_PARENT_PID" in os.environ

@@ -16,7 +16,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from aligner_integrations.backends.local.loading import load_base
 from aligner_integrations.training.bootstrap.recipe import BootstrapRecipe
 from aligner_integrations.training.provenance import read_stage, write_stage, written_beside
-from aligner_integrations.training.sft import keep_freed_memory
+from aligner_integrations.training.sft import keep_freed_memory, moving_bars, tell_losses
 
 
 def tune(
@@ -75,7 +75,7 @@ def tune(
         "save_total_limit": 2,
         "report_to": [],
         "dataloader_pin_memory": not on_cpu,
-        "disable_tqdm": None,
+        "disable_tqdm": not moving_bars(),
     }
     data = Dataset.from_list(rows)
     trainer: Any
@@ -89,6 +89,7 @@ def tune(
             losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, recipe.sft_weight]}
         config = DPOConfig(**options, beta=recipe.beta, precompute_ref_log_probs=True, **losses)
         trainer = DPOTrainer(model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter)
+    tell_losses(trainer)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     result = trainer.accelerator.unwrap_model(trainer.model)

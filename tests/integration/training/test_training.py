@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from aligner_integrations import Aligner
+from aligner_integrations.cli.app import app
 from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.models import EMBEDDED
 from aligner_integrations.training import run, sft
 from aligner_integrations.training.recipes import RECIPES, Recipe
 from aligner_integrations.triples import Triple
@@ -253,11 +257,39 @@ def test_the_command_trains_from_preference_pairs(random_model, tmp_path):
         capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "{'" not in done.stderr and "it/s" not in done.stderr, "what trainers say to themselves"
     result = json.loads(done.stdout)
     assert result["training"]["rows"] == 54 and result["training"]["refused"] == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "full parameters, 1 pass(es), learning rate 2e-05" in card and "identity warm-up 20%" in card
     assert Aligner(str(tmp_path / "out")).template.name == "aligner-7b"
+
+
+def test_the_command_goes_on_from_the_embedded_aligner(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(run, "train_aligner", lambda rows, **options: seen.update(options, rows=rows))
+    monkeypatch.setattr(run, "read_report", lambda output: sft.TrainingReport(1, 0, 1, 1, 1.0, "here"))
+    (tmp_path / "rows.jsonl").write_text('{"question": "q", "answer": "a", "correction": "c"}')
+    command = [
+        "train",
+        "--data",
+        tmp_path / "rows.jsonl",
+        "--recipe",
+        "small",
+        "--base",
+        "embedded",
+        "--start",
+        "embedded",
+    ]
+    result = CliRunner().invoke(app, [str(word) for word in [*command, "--output", tmp_path / "out"]])
+    assert result.exit_code == 0, result.output
+    assert seen["start"] == EMBEDDED and seen["base"] == "embedded" and seen["recipe"] == RECIPES["small"]
+
+
+def test_losses_are_one_line_each(random_model, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="aligner_integrations"):
+        fitted(random_model, tmp_path, recipe=dataclasses.replace(RECIPE, save_steps=1))
+    assert [record for record in caplog.messages if re.fullmatch(r"step \d+ of \d+: loss \d+\.\d{3}", record)]
 
 
 def test_the_fsdp_configuration_loads():

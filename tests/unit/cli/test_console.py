@@ -39,6 +39,17 @@ def test_diff_has_marks_where_there_is_no_colour(monkeypatch, environment):
     assert text.plain == "a [-bad-]{+good+} day"
 
 
+def test_a_command_in_a_notebook_writes_no_controls(monkeypatch, capsys):
+    """Its kernel's terminal says of itself that it has colours and moves."""
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console.print_table([["name", "n"], ["a", "1"]])
+    with console.progress("measuring", 2) as done:
+        done(1)
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out and captured.err == ""
+
+
 def test_table_cells_are_neither_markup_nor_control(capsys):
     console.print_table([["name", "[red]n[/red]"], ["[bold]x[/bold]", "\x1b[31m"]])
     out = capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--recipe", "secret"], "no recipe 'secret'. Recipes: paper, embedded."),
+        (["--recipe", "secret"], "no recipe 'secret'. Recipes: paper, embedded, small."),
         ([], "Name the base model with --base"),
         (["--recipe", "embedded", "--epochs", "2", "--base", "x"], "fixed; drop epochs, base."),
         (["--recipe", "embedded"], "lacks paradetox.jsonl.gz"),

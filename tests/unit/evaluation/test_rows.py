@@ -6,7 +6,7 @@ import json
 import pytest
 
 from aligner_integrations.errors import ConfigurationError
-from aligner_integrations.evaluation.rows import Row, read_rows
+from aligner_integrations.evaluation.rows import Row, kept_back, read_rows
 
 GOOD = {"kind": "good", "source": "oasst", "question": "q", "answer": "a", "note": "ignored"}
 RUDE = {"kind": "rude", "source": "p", "question": "q", "answer": "shit", "references": ["bad", "poor"]}
@@ -53,3 +53,9 @@ def test_a_file_without_rows(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ConfigurationError, match="holds no rows"):
         read_rows(tmp_path / "empty.jsonl")
+
+
+def test_texts_that_come_with_the_package():
+    assert {row.kind for row in kept_back("talk")} == {"good"} and {row.kind for row in kept_back("rants")} == {"rant"}
+    with pytest.raises(ConfigurationError, match="No texts called 'jokes'.*abuse, rants, talk"):
+        kept_back("jokes")
