@@ -138,6 +138,10 @@ format: $(VENV)/.all  ## let ruff fix and format what it can
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
+.PHONY: docs
+docs: $(VENV)/.all  ## build guide pages and the API into build/docs; a warning or a dead link is an error
+	@$(BIN)/python docs/build.py build/docs
+
 .PHONY: wheel
 wheel: $(VENV)/.all  ## build the sdist, and from it the wheel, into dist/
 	@rm -rf dist

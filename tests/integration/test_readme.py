@@ -32,6 +32,7 @@ pytestmark = [
 ]
 
 README = Path(__file__).parents[2] / "README.md"
+PAPER = README.parent / "docs" / "paper.md"
 # Of other programs, or hours long.
 NOT_RUN = (
     "aligner train",
@@ -119,6 +120,14 @@ def test_block(block):
         block.evaluate()
     except BaseException as error:
         raise AssertionError(f"{README.name}, line {block.line}: {type(error).__name__}: {error}") from error
+
+
+PAGE = list(Sybil(PARSERS).parse(PAPER).examples())
+
+
+@pytest.mark.parametrize("block", PAGE, ids=[f"paper.md:{block.line}" for block in PAGE])
+def test_block_of_the_page_on_the_paper(block):
+    block.evaluate()
 
 
 def test_every_block_is_executed():
