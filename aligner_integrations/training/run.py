@@ -33,6 +33,7 @@ from aligner_integrations.training.provenance import (
 )
 from aligner_integrations.training.recipes import Recipe
 from aligner_integrations.training.sft import TrainingReport, keep_freed_memory, train
+from aligner_integrations.training.telling import quiet
 from aligner_integrations.triples import Triple
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ def is_main_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
+@quiet()
 def fit_weights(
     triples: Sequence[Triple],
     *,

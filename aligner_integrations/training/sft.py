@@ -9,12 +9,10 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
-import logging
 import math
 import os
 import platform
 import random
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
@@ -38,6 +36,7 @@ from aligner_integrations.training.data import (
 )
 from aligner_integrations.training.provenance import read_stage, write_stage
 from aligner_integrations.training.recipes import Recipe
+from aligner_integrations.training.telling import moving_bars, tell_losses
 from aligner_integrations.triples import Triple
 
 if TYPE_CHECKING:
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
 
     from aligner_integrations.templates import Template
 
-
-logger = logging.getLogger(__name__)
 
 # glibc's names of its settings.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -272,24 +269,6 @@ def _read_adapter(model: PreTrainedModel, recipe: Recipe, start: Path) -> PeftMo
             "simply the base."
         )
     return PeftModel.from_pretrained(model, start, is_trainable=True, autocast_adapter_dtype=True)
-
-
-def moving_bars() -> bool:
-    """Whether a bar of progress can be seen: at a terminal that is none of a notebook's."""
-    return sys.stderr is not None and sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
-
-
-def tell_losses(trainer: Any) -> None:
-    """Log each loss in one line, where a trainer without a bar would print all that it knows."""
-    if not moving_bars():
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_Losses())
-
-
-class _Losses(TrainerCallback):
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        if logs is not None and "loss" in logs:
-            logger.info("step %d of %d: loss %.3f", state.global_step, state.max_steps, float(logs["loss"]))
 
 
 def _machine() -> str:

@@ -16,9 +16,11 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from aligner_integrations.backends.local.loading import load_base
 from aligner_integrations.training.bootstrap.recipe import BootstrapRecipe
 from aligner_integrations.training.provenance import read_stage, write_stage, written_beside
-from aligner_integrations.training.sft import keep_freed_memory, moving_bars, tell_losses
+from aligner_integrations.training.sft import keep_freed_memory
+from aligner_integrations.training.telling import moving_bars, quiet, tell_losses
 
 
+@quiet()
 def tune(
     upstream: str,
     revision: str | None,
