@@ -39,12 +39,6 @@ class Chart:
         self.figure.savefig(out, format="png", dpi=100, metadata={"Software": None})
         return out.getvalue()
 
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows."""
-        with require("evaluate", "Plots need", "markupsafe"):
-            from markupsafe import escape
-        return f"<figure><figcaption>{escape(self.title)}</figcaption>{self.svg}</figure>"
-
 
 def bars(
     title: str,

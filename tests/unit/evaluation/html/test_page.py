@@ -175,10 +175,3 @@ def test_a_missing_package_is_named_at_once(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependencyError, match=r"aligner-integrations\[evaluate\]"):
         require_packages()
-
-
-def test_a_chart_shows_itself_in_a_notebook():
-    shown = charts.bars("<shares>", {"kept": 10.0})._repr_html_()
-    assert shown.startswith("<figure><figcaption>&lt;shares&gt;</figcaption><svg") and shown.endswith(
-        "</svg>\n</figure>"
-    )
