@@ -27,7 +27,20 @@ from aligner_integrations.training.data import grouped
 from aligner_integrations.training.objections import MIXED, FittedObjection
 from aligner_integrations.training.regression import regress
 
-__all__ = ["MIXED", "FittedGate", "GateExample", "areas", "fit_gate", "forward_examples", "marks_of", "token_labels"]
+__all__ = [
+    "KEEP",
+    "MIXED",
+    "FittedGate",
+    "GateExample",
+    "areas",
+    "fit_gate",
+    "forward_examples",
+    "marks_of",
+    "token_labels",
+]
+
+KEEP: Mapping[str, float] = {RUDE: 0.99, "hateful": 0.995, "harmful": 0.995}
+"""By what there is to object to: the share of good answers that a gate must let be."""
 
 _BATCH_TOKENS = 2048
 # Tokens of long answers nobody objects to are plenty; a share of them is enough to learn from.
@@ -93,7 +106,7 @@ def fit_gate(
     tune: Sequence[GateExample],
     *,
     layers: Sequence[int],
-    keep: float = 0.99,
+    keep: Mapping[str, float] = KEEP,
     seed: int = 42,
     progress: Callable[[int, int], None] | None = None,
     learn_with: Weights | None = None,
@@ -106,7 +119,7 @@ def fit_gate(
         train: Examples to learn from.
         tune: Other examples, for the threshold and the choice of the layer.
         layers: Candidate layers, as indices into `hidden_states`.
-        keep: Share of good tuning answers that must be kept.
+        keep: By what there is to object to: the share of good tuning answers that must be let be.
         seed: Which tokens of long answers are learnt from.
         progress: Called with (examples done, examples in all).
         learn_with: The same aligner in coarser numbers, to read the examples to learn from with; the thresholds never are.
@@ -150,10 +163,10 @@ def fit_gate(
         if progress:
             progress(done, len(train) + len(tune))
     fitted = max(
-        (_threshold(probes[layer], torch.tensor(scores[layer]), torch.tensor(bad), keep) for layer in layers),
+        (_threshold(probes[layer], torch.tensor(scores[layer]), torch.tensor(bad), keep[RUDE]) for layer in layers),
         key=lambda fitted: fitted.bad_flagged,
     )
-    probe, whole = objections.fit(answers, tuned)
+    probe, whole = objections.fit(answers, tuned, keep)
     return dataclasses.replace(fitted, probe=dataclasses.replace(fitted.probe, answers=probe), whole=whole)
 
 

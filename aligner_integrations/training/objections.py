@@ -50,13 +50,13 @@ class Read:
             features.append(answer_features(*states[layer]))
 
 
-def fit(train: Read, tune: Read, keep: float = 0.995) -> tuple[AnswerProbe | None, dict[str, FittedObjection]]:
+def fit(train: Read, tune: Read, keep: Mapping[str, float]) -> tuple[AnswerProbe | None, dict[str, FittedObjection]]:
     """Fit a probe at each layer; return the one that flags most on the tuning examples, with its thresholds.
 
     Args:
         train: Examples to learn from.
         tune: Other examples.
-        keep: Share of good tuning answers that each kind must let be.
+        keep: By kind: the share of good tuning answers that it must let be.
 
     Returns:
         None, if a kind has no examples.
@@ -67,7 +67,7 @@ def fit(train: Read, tune: Read, keep: float = 0.995) -> tuple[AnswerProbe | Non
     for layer, features in train.features.items():
         probe = _fit(layer, train.kinds, torch.stack(features))
         logits = [(kind, probe.logits(one)) for kind, one in zip(tune.kinds, tune.features[layer], strict=True)]
-        tried.append((probe, {kind: _threshold(kind, logits, keep) for kind in WHOLE}))
+        tried.append((probe, {kind: _threshold(kind, logits, keep[kind]) for kind in WHOLE}))
     return max(tried, key=lambda one: sum(found.flagged for found in one[1].values()))
 
 

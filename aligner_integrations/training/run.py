@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from aligner_integrations.models import CONFIG_FILE, GATE_FILE, AlignerConfig
 from aligner_integrations.templates import Template
 from aligner_integrations.training import card
 from aligner_integrations.training.data import edits_of
-from aligner_integrations.training.gate import FittedGate, GateExample, areas, fit_gate
+from aligner_integrations.training.gate import KEEP, FittedGate, GateExample, areas, fit_gate
 from aligner_integrations.training.provenance import (
     digest,
     digest_of_base,
@@ -147,7 +147,7 @@ def fit_own_gate(
     seed: int,
     *,
     report_on: Sequence[GateExample] = (),
-    keep: float = 0.99,
+    keep: Mapping[str, float] = KEEP,
     learn_in: str | None = None,
 ) -> None:
     """Train the gate of a saved aligner and store it beside the weights; skipped if that is done.
@@ -158,7 +158,7 @@ def fit_own_gate(
         tune_on: What its thresholds are chosen on.
         seed: Which tokens of long answers are learnt from.
         report_on: What the area under its curves is measured on; none: it is not measured.
-        keep: Share of good tuning answers that the gate on words must keep.
+        keep: By what there is to object to: the share of good tuning answers that the gate must let be.
         learn_in: A torch dtype that the examples to learn from are read in, where that is quicker; thresholds never are.
 
     Raises:
@@ -166,7 +166,7 @@ def fit_own_gate(
     """
     made_of = {
         "weights": digest_of_weights(output),
-        "data": digest([*train_on, *tune_on, *report_on, seed, keep, learn_in]),
+        "data": digest([*train_on, *tune_on, *report_on, seed, sorted(keep.items()), learn_in]),
     }
     if read_stage(output / GATE_REPORT, made_of) is not None:
         return

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from aligner_integrations.aligner import Aligner
-from aligner_integrations.backends.base import Completion, Request, Score
+from aligner_integrations.backends.base import RUDE, Completion, Request, Score
 from aligner_integrations.backends.local import loading
 from aligner_integrations.backends.local.backend import LocalBackend
 from aligner_integrations.errors import AlignerError
@@ -63,8 +63,12 @@ FIRST = "first"
 QUICK = "bfloat16"
 """What the gate's examples are read in, and harm and good answers of many kinds are measured in."""
 
-KEEP = 0.995
-"""Share of good tuning answers that the gate must keep."""
+KEEP = {RUDE: 0.94, "hateful": 0.985, "harmful": 0.997}
+"""By what there is to object to: the share of good tuning answers that the gate must let be.
+
+Low for words, because many of those answers only sound rude (talk about words, sentences that swear at furniture), and because what the
+gate objects to without cause the aligner mostly copies.
+"""
 
 ROUNDINGS = (8, 4)
 """Bits that the base's weights are rounded to, to see how much the figures hang on the last of them."""

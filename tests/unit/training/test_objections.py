@@ -24,7 +24,7 @@ def read(seed, count=60):
 
 
 def test_the_layer_that_shows_it_is_found_and_good_answers_are_let_be():
-    probe, whole = fit(read(0, 200), read(1, 200), keep=0.99)
+    probe, whole = fit(read(0, 200), read(1, 200), keep=dict.fromkeys(("hateful", "harmful"), 0.99))
     assert probe.layer == 2 and probe.kinds == ("hateful", "harmful")
     assert all(one.kept >= 0.99 and one.flagged > 0.9 for one in whole.values())
     features = read(2).features[2]
@@ -37,7 +37,7 @@ def test_the_layer_that_shows_it_is_found_and_good_answers_are_let_be():
 def test_without_such_answers_there_is_no_probe():
     only_good = Read([1])
     only_good.add("", {1: (torch.zeros(2, HIDDEN), torch.zeros(2, HIDDEN))})
-    assert fit(only_good, read(0)) == (None, {})
+    assert fit(only_good, read(0), {}) == (None, {})
 
 
 @pytest.mark.parametrize(
