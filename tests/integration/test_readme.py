@@ -21,7 +21,10 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 from typer.testing import CliRunner
 
+from aligner_integrations import Aligner
+from aligner_integrations.backends import FakeBackend
 from aligner_integrations.cli.app import app
+from aligner_integrations.errors import BackendError
 from aligner_integrations.models import EMBEDDED
 
 pytestmark = [
@@ -128,6 +131,35 @@ PAGE = list(Sybil(PARSERS).parse(PAPER).examples())
 @pytest.mark.parametrize("block", PAGE, ids=[f"paper.md:{block.line}" for block in PAGE])
 def test_block_of_the_page_on_the_paper(block):
     block.evaluate()
+
+
+class BreaksOff(FakeBackend):
+    """Says some pieces, and then that the server is gone."""
+
+    def __init__(self, pieces):
+        super().__init__(str)
+        self.pieces = pieces
+
+    async def astream(self, request):
+        for piece in self.pieces:
+            yield piece
+        raise BackendError("The server is gone.")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        ([], "This answer was withheld because it could not be corrected."),
+        (["The code ", "is not "], "The code is not [The rest of this answer is missing.]"),
+    ],
+)
+async def test_the_web_endpoint_ends_its_stream_whatever_happens(pieces, shown):
+    """The README's block on streams: before the first piece `on_error` answers, after it the function does."""
+    block = next(found.parsed for found in BLOCKS if "async def answer(question" in str(found.parsed))
+    names = {"aligner": Aligner(backend=BreaksOff(pieces), template="aligner-repo")}
+    exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own README
+    text = "".join([piece async for piece in names["answer"]("How is my code?", "The code is shit.")])
+    assert text == shown
 
 
 def test_every_block_is_executed():

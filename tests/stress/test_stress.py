@@ -6,6 +6,7 @@ task meets which is up to the machine.
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import socket
@@ -30,6 +31,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.integration]
 SCALE = int(os.environ.get("STRESS", "1"))
 GUARD = 300.0 * SCALE
 """Seconds after which a test that hangs fails."""
+
+
+@pytest.fixture(autouse=True)
+def what_is_loaded_stays():
+    """Keep what the test runner has loaded out of garbage collections, which would make the event loop stand still for it.
+
+    Servers do the same before they serve; what the thousands of tasks make is collected as ever.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def aligner_at(server, **options):
