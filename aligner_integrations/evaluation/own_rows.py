@@ -238,7 +238,7 @@ def _figures(triples: Sequence[Triple], texts: Sequence[str | None]) -> RowsFigu
         loss=None,
         exact=share([_same(text, triple.correction) for triple, text in pairs]),
         chrf=sacrebleu.corpus_chrf(hypotheses, [references]).score,
-        bleu=sacrebleu.corpus_bleu(hypotheses, [references]).score,
+        bleu=sacrebleu.corpus_bleu(hypotheses, [references], force=True).score,  # else it speaks of full stops
         unchanged=share(same),
         copied=sum(1 - diff_words(triple.answer, text or "").changed_share for triple, text in pairs) / len(pairs),
         kept=_kept(triples, hypotheses),

@@ -153,7 +153,7 @@ class _Measure:
                 for i in range(REFERENCES)
             ]
             chrf = self._sacrebleu.corpus_chrf(hypotheses, streams).score
-            bleu = self._sacrebleu.corpus_bleu(hypotheses, streams).score
+            bleu = self._sacrebleu.corpus_bleu(hypotheses, streams, force=True).score  # else it speaks of full stops
         return RudeFigures(
             profane=share(text is None or self._is_profane(text) for _, text in pairs),
             chrf=chrf,

@@ -69,6 +69,12 @@ def test_chrf_and_bleu_are_those_of_sacrebleu():
     assert own.bleu == sacrebleu.corpus_bleu(texts, references).score
 
 
+def test_texts_with_a_full_stop_of_its_own_are_nobodys_warning(caplog):
+    rows = [Triple("q", f"it is {i} .", f"it was {i} .") for i in range(120)]
+    evaluate(aligner(), rows)
+    assert not caplog.records
+
+
 def test_copying_neither_wins_nor_loses():
     copying = evaluate(aligner(), TRIPLES).settings[COPYING]
     assert copying.unchanged == Share(2, 2)
