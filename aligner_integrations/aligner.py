@@ -2,8 +2,9 @@
 
     skip what must not be aligned -> gate: leave it alone? -> render, complete -> accept? -> Correction
 
-What lives elsewhere: what an aligner is made of, and the ways to make one (`configured.py`), the policy (`policy.py`), how text is generated (`backends/`), prompts (`templates.py`), which weights a name means
-(`models.py`), and finding the answer and question in a framework's values (`langchain/`, `llama_index/`).
+What lives elsewhere: what an aligner is made of, and the ways to make one (`configured.py`), the policy (`policy.py`), how text is
+generated (`backends/`), prompts (`templates.py`), which weights a name means (`models.py`), and finding the answer and question in a
+framework's values (`langchain/`, `llama_index/`).
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def calibrate(
         if inside is not None:
             from aligner_integrations.training.run import store_gate
 
-            store_gate(folder, inside)
+            store_gate(folder, dataclasses.replace(inside, threshold=_threshold(found)))
         _write_config(folder, found, rows)
         note(f"The gate of {folder} has the new threshold.")
 

@@ -72,35 +72,26 @@ class Recipe:
             )
 
 
+# Two CPU cores: an adapter, batches by tokens, one layout in which the mixture itself holds the identity pairs.
+_ADAPTER = Recipe(
+    method="lora",
+    epochs=1,
+    learning_rate=6e-4,
+    warmup_ratio=0.06,
+    max_length=1024,
+    batch_tokens=2048,
+    gradient_accumulation=1,
+    identity_share=0.0,
+    gradient_checkpointing=False,
+    save_steps=50,
+)
+
 RECIPES: dict[str, Recipe] = {
     # Paper, table 22: 8 GPUs x 4 rows x 8 accumulation steps, full parameters, three epochs, AdamW, cosine, bf16.
     "paper": Recipe(),
-    # Two CPU cores: an adapter, batches by tokens, one layout in which the mixture itself holds the identity pairs.
-    "embedded": Recipe(
-        method="lora",
-        epochs=1,
-        learning_rate=6e-4,
-        warmup_ratio=0.06,
-        max_length=1024,
-        batch_tokens=2048,
-        gradient_accumulation=1,
-        identity_share=0.0,
-        gradient_checkpointing=False,
-        save_steps=50,
-    ),
+    "embedded": _ADAPTER,
     # Dozens to thousands of short rows on a laptop: an update every few rows, where the paper's would come every 32.
-    "small": Recipe(
-        method="lora",
-        epochs=1,
-        learning_rate=4e-4,
-        warmup_ratio=0.1,
-        max_length=1024,
-        batch_tokens=512,
-        gradient_accumulation=1,
-        identity_share=0.0,
-        gradient_checkpointing=False,
-        save_steps=25,
-    ),
+    "small": replace(_ADAPTER, learning_rate=4e-4, warmup_ratio=0.1, batch_tokens=512, save_steps=25),
 }
 
 EMBEDDED_SECOND_PASS = replace(RECIPES["embedded"], learning_rate=4e-4, save_steps=25)
