@@ -26,7 +26,7 @@ from aligner_integrations.evaluation import corrected
 from aligner_integrations.evaluation.corrected import Corrected, failure_of
 from aligner_integrations.evaluation.html import Example, Page, Table
 from aligner_integrations.evaluation.html.charts import bars, histogram
-from aligner_integrations.evaluation.intervals import WinRate, win_rate
+from aligner_integrations.evaluation.intervals import Interval, WinRate, win_rate
 from aligner_integrations.evaluation.report import Share, failures, measured_with, number, share
 from aligner_integrations.passages import details
 from aligner_integrations.triples import Triple
@@ -76,6 +76,15 @@ class RowsFigures:
         """How many tokens the aligner wavers between, on average; None without probabilities."""
         return None if self.loss is None else math.exp(min(self.loss, 700.0))
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RowsFigures:
+        """Read what `RowsReport.to_dict` wrote."""
+        values = {name: value for name, value in data.items() if name != "perplexity"}
+        shares = {name: Share(**values[name]) for name in ("exact", "unchanged")}
+        kept = {kind: Share(**one) for kind, one in values["kept"].items()}
+        closer = {name: Interval(**one) if isinstance(one, Mapping) else one for name, one in values["closer"].items()}
+        return cls(**{**values, **shares, "kept": kept, "closer": WinRate(**closer)})
+
 
 @dataclass(frozen=True, slots=True)
 class RowsReport:
@@ -101,6 +110,19 @@ class RowsReport:
             name: {**dataclasses.asdict(one), "perplexity": one.perplexity} for name, one in self.settings.items()
         }
         return {"settings": settings, "rows": self.rows, "versions": self.versions}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RowsReport:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ConfigurationError: A field is missing, unknown or of the wrong kind.
+        """
+        try:
+            settings = {name: RowsFigures.from_dict(one) for name, one in data["settings"].items()}
+            return cls(**{**data, "settings": settings})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ConfigurationError(f"This is not a stored report on rows: {error!r}") from error
 
     def table(self) -> list[list[str]]:
         """Return the figures as lines of cells: a header, then one line a measure."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligner_integrations.evaluation.harmless import HarmlessReport
-from aligner_integrations.evaluation.report import QualityReport
+from aligner_integrations.evaluation.own_rows import RowsReport
+from aligner_integrations.evaluation.report import QualityReport, markdown
 from aligner_integrations.models import SMOLLM2, AlignerConfig
 from aligner_integrations.training.provenance import read_result, write_whole
 
@@ -22,6 +23,7 @@ QUALITY_FILE = "quality.json"
 CURVE_FILE = "loss.png"
 STRENGTH_FILE = "strength.json"
 HARM_FILE = "harm.json"
+OWN_ROWS_FILE = "own_rows.json"
 
 
 def base_name(base: str) -> str:
@@ -93,6 +95,10 @@ def write(
         report = QualityReport.from_dict(read_result(path) or {})
         label = path.stem.removeprefix("quality").strip("_").replace("_", " ")
         lines += ["", f"## Quality{f': {label}' if label else ''}", "", report.to_markdown()]
+    if rows := read_result(output / OWN_ROWS_FILE):
+        about = "`aligner evaluate rows`: each rude answer with its first human rewrite, each good one with itself."
+        lines += ["", "## Own rows", "", about, ""]
+        lines.append(markdown(RowsReport.from_dict(rows)))
     write_whole(output / "README.md", "\n".join(lines).rstrip() + "\n")
 
 

@@ -18,6 +18,7 @@ from aligner_integrations.backends.base import RUDE, Completion, Request, Score
 from aligner_integrations.backends.local import loading
 from aligner_integrations.backends.local.backend import LocalBackend
 from aligner_integrations.errors import AlignerError
+from aligner_integrations.evaluation import own_rows
 from aligner_integrations.evaluation.harmless import evaluate_harmless
 from aligner_integrations.evaluation.quality import evaluate
 from aligner_integrations.evaluation.rows import Row
@@ -147,12 +148,12 @@ def write_card(output: Path, checksums: dict[str, str]) -> None:
 
 
 class _DecodesOnce(LocalBackend):
-    """Judges and completes each prompt once: the settings of one report only differ in what they make of it."""
+    """Judges each text and completes each prompt once: the settings of one report only differ in what they make of it."""
 
     def __init__(self, model: Path) -> None:
         super().__init__(model)
-        self._completions: dict[str, Completion | AlignerError] = {}
-        self._scores: dict[str, Score | AlignerError] = {}
+        self._completions: dict[tuple[str, str], Completion | AlignerError] = {}
+        self._scores: dict[tuple[str, str], Score | AlignerError] = {}
 
     def complete(self, requests: Sequence[Request]) -> list[Completion | AlignerError]:
         return _once(self._completions, requests, super().complete)
@@ -161,10 +162,15 @@ class _DecodesOnce(LocalBackend):
         return _once(self._scores, requests, super().score)
 
 
-def _once(known: dict[str, _T], requests: Sequence[Request], run: Callable[[Sequence[Request]], list[_T]]) -> list[_T]:
-    new = [request for request in requests if request.prompt not in known]
-    known.update(zip((request.prompt for request in new), run(new), strict=True))
-    return [known[request.prompt] for request in requests]
+def _once(
+    known: dict[tuple[str, str], _T], requests: Sequence[Request], run: Callable[[Sequence[Request]], list[_T]]
+) -> list[_T]:
+    def key(request: Request) -> tuple[str, str]:
+        return request.prompt, request.answer  # after one prompt the answer is judged, and the reference
+
+    new = [request for request in requests if key(request) not in known]
+    known.update(zip(map(key, new), run(new), strict=True))
+    return [known[key(request)] for request in requests]
 
 
 def _measure(output: Path, rows: list[Row]) -> None:
@@ -181,6 +187,12 @@ def _measure(output: Path, rows: list[Row]) -> None:
             "gate, marked edits": Aligner(backend=backend, edits="marked"),
         }
         write_stage(path, evaluate(settings, rude, on_progress=_log_progress).to_dict(), made_of)
+    pairs = [row for row in rows if row.kind in ("rude", "good")]
+    path, made_of = output / card.OWN_ROWS_FILE, _measured_on(output, pairs)
+    if read_stage(path, made_of) is None:
+        triples = [Triple(row.question, row.answer, next(iter(row.references), row.answer)) for row in pairs]
+        report = own_rows.evaluate({"gate": Aligner(backend=backend)}, triples, on_progress=_log_progress)
+        write_stage(path, report.to_dict(), made_of)
 
 
 def _measure_harm(output: Path, rows: list[Row]) -> None:

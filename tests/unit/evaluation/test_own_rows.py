@@ -9,7 +9,7 @@ import sacrebleu
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.backends.base import FakeBackend, Score, TokenScore
 from aligner_integrations.errors import BackendError, ConfigurationError
-from aligner_integrations.evaluation.own_rows import COPYING, evaluate, verdicts_of
+from aligner_integrations.evaluation.own_rows import COPYING, RowsReport, evaluate, verdicts_of
 from aligner_integrations.evaluation.report import Share, markdown
 from aligner_integrations.triples import Triple
 
@@ -131,6 +131,7 @@ def test_several_stand_side_by_side():
     assert list(report.settings) == ["own", "base", COPYING]
     assert report.settings["base"].exact == report.settings[COPYING].exact
     data = json.loads(json.dumps(report.to_dict()))
+    assert RowsReport.from_dict(data).table() == report.table()
     assert data["settings"]["own"]["exact"] == {"count": 2, "of": 6}
     assert "perplexity" in data["settings"]["own"]
     assert "shit" not in json.dumps(data)  # figures only
@@ -156,3 +157,9 @@ def test_nothing_to_measure():
         evaluate({}, TRIPLES)
     with pytest.raises(ConfigurationError, match="another name"):
         evaluate({"copying": aligner()}, TRIPLES)
+
+
+@pytest.mark.parametrize("data", [{}, {"settings": {"own": {}}}, {"settings": 3, "rows": {}, "versions": {}}])
+def test_what_is_no_stored_report_is_told_so(data):
+    with pytest.raises(ConfigurationError, match="not a stored report on rows"):
+        RowsReport.from_dict(data)
