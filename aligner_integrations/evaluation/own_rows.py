@@ -82,7 +82,9 @@ class RowsFigures:
         values = {name: value for name, value in data.items() if name != "perplexity"}
         shares = {name: Share(**values[name]) for name in ("exact", "unchanged")}
         kept = {kind: Share(**one) for kind, one in values["kept"].items()}
-        closer = {name: Interval(**one) if isinstance(one, Mapping) else one for name, one in values["closer"].items()}
+        closer: dict[str, Any] = {
+            name: Interval(**one) if isinstance(one, Mapping) else one for name, one in values["closer"].items()
+        }
         return cls(**{**values, **shares, "kept": kept, "closer": WinRate(**closer)})
 
 
