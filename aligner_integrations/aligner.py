@@ -14,9 +14,11 @@ from typing import Any, cast
 
 from aligner_integrations import telemetry, threads, turnstile
 from aligner_integrations.asking import ONE_CORRECTION, acompletions, ascores, completions, scores
-from aligner_integrations.backends.base import Backend, Reader, Request, Score, Timeouts, closing_at_end
+from aligner_integrations.backends.base import Backend, Reader, closing_at_end
 from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.prefill import Prefill
+from aligner_integrations.backends.request import Request, Timeouts
+from aligner_integrations.backends.score import Score
 from aligner_integrations.configured import Configured
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError

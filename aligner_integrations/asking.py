@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aligner_integrations.backends.base import Backend, Completion, Score
+from aligner_integrations.backends.base import Backend
+from aligner_integrations.backends.request import Completion
+from aligner_integrations.backends.score import Score
 from aligner_integrations.errors import AlignerError, CorrectionError, InputError
 from aligner_integrations.job import Job
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from aligner_integrations import options as options_of
 from aligner_integrations import telemetry
 from aligner_integrations._version import __version__
-from aligner_integrations.backends.base import Backend, Request, Timeouts
+from aligner_integrations.backends.base import Backend
+from aligner_integrations.backends.request import Request, Timeouts
 from aligner_integrations.backends.wrappers.traced import traced
 from aligner_integrations.errors import ConfigurationError, MisplacedError, UnknownTemplateError
 from aligner_integrations.fingerprint import fingerprint, made_with

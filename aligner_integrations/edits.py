@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aligner_integrations.backends.base import Score
+    from aligner_integrations.backends.score import Score
 
 _WORDS = re.compile(r"\s+|[^\s]+")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligner_integrations.backends.base import Score
+from aligner_integrations.backends.score import Score
 from aligner_integrations.errors import BackendError, ConfigurationError
 
 FEATURES = ("max_gap", "mean", "minimum", "total", "log_tokens", "gaps_above_1", "mean_gap")

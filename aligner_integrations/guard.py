@@ -4,28 +4,25 @@ One walk for whole corrections and for streams. The correction is read word by w
 it is shown. Where they part, the correction is held back until it is back among words that stay, or ends; then what it wrote is
 given to the sentences that are asked for, the others come from the answer, and neither is touched again.
 
-What lives elsewhere: words, sentences and what no edit may touch (`passages.py`), the older guard that looks at each edit
-(`edits.py`), who is guarded and by what (`policy.py`).
+What lives elsewhere: which sentences are asked for (`editable.py`), words, sentences and what no edit may touch (`passages.py`),
+the older guard that looks at each edit (`edits.py`), who is guarded and by what (`policy.py`).
 """
 
 from __future__ import annotations
 
 import bisect
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 
-from aligner_integrations.backends.base import Score
+from aligner_integrations.backends.score import Score
+from aligner_integrations.editable import FEW, SHORT, Editable
 from aligner_integrations.errors import LostTextError
 from aligner_integrations.passages import WORD, Passage, Span, apart, between, in_line, runs
 from aligner_integrations.refusals import declines
 
 # So many words in a row are the same place, not chance; and a sentence is shown once so many of its words are the answer's.
 _SAME = 4
-# A dozen: more words than that go only where the gate asks for it.
-_FEW = 12
-# A sentence of two dozen words is the aligner's as a whole; of a longer one, a dozen words around those that are marked.
-_SHORT = 2 * _FEW
 # difflib's time grows with the square of this many words, or faster.
 _COMPARED = 160
 # An answer that has lost more than this share of its words has lost a large part.
@@ -38,7 +35,7 @@ _Word = tuple[str, str]
 def is_guarded(answer: str) -> bool:
     """Whether there is something around the sentence that is corrected: one of two dozen words is left to the aligner."""
     passage = Passage(answer.strip())
-    return len(passage) > _SHORT or len(passage.sentences) > 1
+    return len(passage) > SHORT or len(passage.sentences) > 1
 
 
 class Guard:
@@ -64,13 +61,9 @@ class Guard:
         score: Callable[[], Score | None],
         objects: Callable[[Score], bool] = lambda score: False,
     ) -> None:
-        self._given = answer
-        self._answer = Passage(answer.strip())
-        self._lead = len(answer) - len(answer.lstrip())
-        self._threshold = threshold
-        self._score = score
-        self._objects = objects
-        self._whole = False
+        self._anew = partial(Guard, answer, threshold, score, objects)
+        self._where = Editable(answer, threshold, score, objects)
+        self._answer = self._where.answer
         self._at = 0  # how many of the answer's words are behind
         self._shown = 0  # how many of them are out: all, or fewer in the first words of a sentence
         self._gone: int | None = None  # the first of the words that went last, if nothing came in their place
@@ -79,7 +72,6 @@ class Guard:
         self._held: list[_Word] = []
         self._lost = 0
         self._out: list[str] = []
-        self._found: list[Span] | None = None
 
     def feed(self, piece: str) -> str:
         """Take a piece of the correction; return what can be shown."""
@@ -102,7 +94,7 @@ class Guard:
     @property
     def complete(self) -> bool:
         """Whether all is out: nothing that the correction may still say would be shown."""
-        if (places := self._places) is None or self._shown < len(self._answer):
+        if (places := self._where.places) is None or self._shown < len(self._answer):
             return False
         return not places or places[-1].end < len(self._answer)  # else the correction may go on in the last one
 
@@ -137,7 +129,7 @@ class Guard:
 
     def _stays(self, shown: str) -> bool:
         """Whether what is shown would be shown again, were it the correction."""
-        again = Guard(self._given, self._threshold, self._score, self._objects)
+        again = self._anew()
         again.feed(shown)
         again._rest()
         return "".join(again._out).strip() == shown
@@ -155,7 +147,7 @@ class Guard:
             return self._own(self._at) if at_end or begun else ""
         self._hold()
         self._held.append((gap, word))
-        if self._places is None:
+        if self._where.places is None:
             return self._pass_on()
         met = self._find([word for _, word in self._held[-_SAME:]], self._at)
         if met is None:
@@ -173,9 +165,9 @@ class Guard:
 
     def _slides(self, met: int) -> bool:
         """Whether a sentence went of which the words that are out are those of the next one, too; then they stand for these."""
-        places, words, at = self._places or [], self._answer.words, self._at
+        places, words, at = self._where.places or [], self._answer.words, self._at
         number = bisect.bisect_left(places, at, key=lambda place: place.end)
-        if self._threshold is None or number == len(places):
+        if not self._where.judged or number == len(places):
             return False
         start, end = places[number].start, places[number].end
         same = met - end
@@ -187,7 +179,8 @@ class Guard:
     def _ahead(self) -> str:
         """The answer's words up to the next place that the gate objects to: they stay, whatever the correction says."""
         begun = self._at or self._held  # what nothing was written for is an error, not the answer
-        if self._threshold is None or not begun or (places := self._places) is None or self._may_decline:
+        where = self._where
+        if not where.judged or not begun or (places := where.places) is None or where.all_over:
             return ""
         number = bisect.bisect_left(places, self._at, key=lambda place: place.end)
         return self._own(places[number].start if number < len(places) else len(self._answer))
@@ -198,7 +191,7 @@ class Guard:
         number = bisect.bisect_left(found, start)
         if number == len(found):
             return None
-        places = [] if self._threshold is None else self._places or []
+        places = (self._where.places or []) if self._where.judged else []
         near = bisect.bisect_right(places, found[number], key=lambda place: place.end)
         return found[number] if near == len(places) or found[number] + _SAME <= places[near].start else None
 
@@ -210,80 +203,25 @@ class Guard:
             index.setdefault(run, []).append(number)
         return index
 
-    # Where edits are asked for --------------------------------------------------------------------------------------
-
-    @property
-    def _places(self) -> list[Span] | None:
-        """Where the correction may differ: the sentences with a marked word, as far as they are near it; None: not known."""
-        if self._found is None:
-            if self._threshold is None:
-                self._found = self._joined(self._answer.sentences)
-            elif (score := self._score()) is not None:
-                self._whole = self._objects(score)
-                near = self._answer.sentences if self._whole else self._near(score, self._threshold)
-                self._found = self._joined(near)
-        return self._found
-
-    def _near(self, score: Score, threshold: float) -> Iterator[Span]:
-        """The sentences of marked words, or what is around these."""
-        tokens = [token for token in score.marked(threshold) if token.text]
-        spans = self._answer.covering((token.start - self._lead, token.end - self._lead) for token in tokens)
-        for span in spans:
-            number = bisect.bisect_right(self._answer.sentences, span.start, key=lambda sentence: sentence.start) - 1
-            sentence = self._answer.sentences[number]
-            reach = _SHORT if sentence.end - sentence.start <= _SHORT else _FEW
-            yield Span(max(sentence.start, span.start - reach), min(sentence.end, span.end + reach))
-
-    def _joined(self, near: Iterable[Span]) -> list[Span]:
-        places: list[Span] = []
-        for place in map(self._without_markup, near):
-            if places and place.start <= places[-1].end:
-                places[-1] = Span(places[-1].start, max(places[-1].end, place.end))
-            elif place.start < place.end:
-                places.append(place)
-        return places
-
-    @cached_property
-    def _may_decline(self) -> bool:
-        """Whether the gate objects to the answer all over, so that another text may take its place, as a refusal does."""
-        if self._threshold is None or not self._places:
-            return False
-        if self._whole:
-            return True
-        rest = between(self._places, 0, len(self._answer))
-        return all(number in self._protected for run in rest for number in range(run.start, run.end))
-
     def _declines(self) -> bool:
         """Whether the correction is a text of its own."""
-        if self._shown or not self._may_decline:
+        if self._shown or not self._where.all_over:
             return False
         ours, theirs = self._answer.words, [word for _, word in self._held]
         if set(runs(ours, _SAME)).isdisjoint(runs(theirs, _SAME)):
             return True
         # A refusal may name what it refuses, in the words of the question and of the answer's beginning.
-        return self._whole and declines(self._answer.text, "".join(gap + word for gap, word in self._held))
-
-    @cached_property
-    def _protected(self) -> set[int]:
-        return {number for span in self._answer.protected for number in range(span.start, span.end)}
-
-    def _without_markup(self, place: Span) -> Span:
-        start, end = place.start, place.end
-        while start < end and start in self._protected:
-            start += 1
-        while start < end and end - 1 in self._protected:
-            end -= 1
-        return Span(start, end)
+        return self._where.whole and declines(self._answer.text, "".join(gap + word for gap, word in self._held))
 
     # What becomes of a difference -----------------------------------------------------------------------------------
 
     def _settle(self, end: int, held: list[_Word]) -> str:
         """Decide on the words up to `end`, in whose place the correction has what is held."""
-        if self._places is None:
+        if (places := self._where.places) is None:
             return self._pass_on()
-        first = bisect.bisect_left(self._places, self._at, key=lambda place: place.end)
-        last = bisect.bisect_left(self._places, end, key=lambda place: place.start)
-        places = [Span(max(p.start, self._at), min(p.end, end)) for p in self._places[first:last]]
+        first = bisect.bisect_left(places, self._at, key=lambda place: place.end)
+        last = bisect.bisect_left(places, end, key=lambda place: place.start)
+        places = [Span(max(p.start, self._at), min(p.end, end)) for p in places[first:last]]
         out = []
         for place, share in zip(places, self._shares(places, end, held), strict=True):
             out += [self._own(place.start), self._written(place, share)]
@@ -305,7 +243,7 @@ class Guard:
         ours = [in_line(gap if number or self._shown else "\n", word) for number, (gap, word) in enumerate(held)]
         if (cuts := apart(ours, rest)) is not None:
             return [held[a:b] for a, b in cuts]
-        low, high = max(self._at, places[0].start - _SHORT), min(end, places[-1].end + _SHORT)
+        low, high = max(self._at, places[0].start - SHORT), min(end, places[-1].end + SHORT)
         if high - low + len(held) > _COMPARED:
             return [None for _ in places]
         shares: list[list[_Word]] = [[] for _ in places]
@@ -336,9 +274,9 @@ class Guard:
         # Where words went in the middle of a sentence and others follow that begin alike, nobody can say which of them went.
         alike = not share and start < end < len(answer) and answer.words[start] == answer.words[end]
         unsure = alike and answer.begins[start] < start
-        if unsure or self._breaks(start, end, share) or (self._threshold is None and gone > _FEW):
+        if unsure or self._breaks(start, end, share) or (not self._where.judged and gone > FEW):
             return self._own(place.end)
-        if self._threshold is None:
+        if not self._where.judged:
             self._lost += max(0, gone)
         out = self._own(start)
         self._last = answer.words[start - 1] if start else ""

@@ -19,8 +19,10 @@ from functools import partial
 from typing import Any
 
 from aligner_integrations import telemetry, threads, user_functions
-from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, Timeouts
+from aligner_integrations.backends.base import Backend
 from aligner_integrations.backends.deadline import Deadline
+from aligner_integrations.backends.request import Completion, Request, Timeouts
+from aligner_integrations.backends.score import Keep, Score
 from aligner_integrations.correction import Correction, Outcome, Usage
 from aligner_integrations.edits import keep_unmarked
 from aligner_integrations.errors import (

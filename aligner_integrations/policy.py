@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
 from aligner_integrations import threads
-from aligner_integrations.backends.base import RUDE, WHOLE, Backend, Score, Timeouts
+from aligner_integrations.backends.base import Backend
 from aligner_integrations.backends.deadline import Deadline
+from aligner_integrations.backends.request import Timeouts
+from aligner_integrations.backends.score import RUDE, WHOLE, Score
 from aligner_integrations.errors import (
     BackendError,
     ConfigurationError,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
-from aligner_integrations.backends.base import Score
+from aligner_integrations.backends.score import Score
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, LostTextError, TruncatedCorrectionError
 from aligner_integrations.job import Job

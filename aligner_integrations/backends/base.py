@@ -1,187 +1,43 @@
-"""The seam between `Aligner` and whatever runs an aligner: its values, the base class of backends, and the public fake.
+"""The seam between `Aligner` and whatever runs an aligner: the base class of backends, and the public fake.
 
 A backend turns a rendered prompt into a completion. It knows no framework and no policy: what is skipped, kept,
-accepted or blocked is decided in `policy.py`.
+accepted or blocked is decided in `policy.py`. The values that go through the seam are in `request.py` and `score.py`, and can be
+had from here, too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import html
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, TypeGuard, TypeVar
+from typing import Any, Protocol, TypeGuard, TypeVar
 
-from aligner_integrations.correction import Usage
-from aligner_integrations.errors import OUTAGE, AlignerError, BackendError, TruncatedCorrectionError
-from aligner_integrations.heat import heat
+from aligner_integrations.backends.request import Completion, Request, Timeouts, require_end
+from aligner_integrations.backends.score import Keep, Score, TokenScore
+from aligner_integrations.errors import OUTAGE, AlignerError, BackendError
 from aligner_integrations.templates import Template
+
+__all__ = [
+    "INTERNAL_TAG",
+    "Backend",
+    "Completion",
+    "FakeBackend",
+    "Keep",
+    "Reader",
+    "Request",
+    "Score",
+    "Timeouts",
+    "TokenScore",
+    "closing_at_end",
+]
 
 _Item = TypeVar("_Item")
 
 INTERNAL_TAG = "aligner:internal"
 """On a run, where a framework has runs, that belongs to an aligner's own work: nothing in it is the user's upstream."""
-
-
-RUDE = "rude"
-"""What a gate by words objects to: each token has a mark, and where it stands is known."""
-
-WHOLE = ("hateful", "harmful")
-"""What a gate can object to in an answer as a whole: that it insults, threatens or hates, with whatever words; that it helps with harm."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long a request may take; None: as long as it takes. A backend that runs into one raises a retryable BackendError.
-
-    Attributes:
-        connect: Seconds to reach a server.
-        first_token: Seconds to the first token of the completion.
-        deadline: Point of `time.monotonic()` at which the request is given up, whatever it is doing.
-    """
-
-    connect: float | None = None
-    first_token: float | None = None
-    deadline: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One correction to run.
-
-    Attributes:
-        question: The user's words.
-        answer: The answer to correct; also the draft that decoding may start from.
-        prompt: The rendered template.
-        completion_prefix: White space between prompt and completion (`Template.completion_prefix`).
-        max_new_tokens: Longest completion in tokens; None lets the backend choose by `completion_limit`.
-        timeouts: How long it may take.
-    """
-
-    question: str
-    answer: str
-    prompt: str
-    completion_prefix: str = ""
-    max_new_tokens: int | None = None
-    timeouts: Timeouts = Timeouts()
-
-    def within(self, timeouts: Timeouts) -> Request:
-        """Return the same request under other limits."""
-        return Request(self.question, self.answer, self.prompt, self.completion_prefix, self.max_new_tokens, timeouts)
-
-    def through(self, template: Template, max_new_tokens: int | None = None) -> Request:
-        """Return the same request in the words of another template; its limit stays unless there is another one."""
-        return replace(
-            self,
-            prompt=template.render(self.question, self.answer),
-            completion_prefix=template.completion_prefix,
-            max_new_tokens=max_new_tokens or self.max_new_tokens,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What the aligner wrote: its text with outer white space as it came, and whether it ended by itself.
-
-    Attributes:
-        text: The text.
-        finish_reason: `"stop"` if the aligner ended it, `"length"` if it ran into its limit.
-        usage: Tokens it took.
-        by_fallback: Whether another aligner wrote it, because the backend could not (`Resilience(fallbacks=...)`).
-    """
-
-    text: str
-    finish_reason: Literal["stop", "length"]
-    usage: Usage = Usage()
-    by_fallback: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TokenScore:
-    """How the aligner judges one token of an answer, were it to repeat the answer to the letter.
-
-    Attributes:
-        text: The token's text.
-        start: Its first character in the answer.
-        end: One past its last character in the answer.
-        logprob: Log-probability of the token in nats.
-        gap: By how much the aligner prefers another token, in nats; 0 if this one is its first choice.
-        mark: The gate probe's logit that this token wants correction; None without a probe.
-    """
-
-    text: str
-    start: int
-    end: int
-    logprob: float
-    gap: float
-    mark: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How the aligner judges a whole answer, in one forward pass.
-
-    Attributes:
-        tokens: Each token of the answer; the last one is the end token, with empty text.
-        total: Sum of the log-probabilities in nats.
-        mean: Mean log-probability in nats a token.
-        minimum: Smallest log-probability in nats.
-        max_gap: Largest gap in nats; 0 means the aligner would repeat the answer to the letter.
-        gate: The probe's score of the answer, its largest mark (a logit); None without a probe.
-        objections: Of `WHOLE`, what the gate knows -> its logit for the answer, question included; of a whole answer only.
-    """
-
-    tokens: tuple[TokenScore, ...]
-    total: float
-    mean: float
-    minimum: float
-    max_gap: float
-    gate: float | None = None
-    objections: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def judgement(self) -> float:
-        """What a gate compares with its threshold: the probe's score, or without a probe the largest gap."""
-        return self.max_gap if self.gate is None else self.gate
-
-    def marked(self, threshold: float) -> tuple[TokenScore, ...]:
-        """Return the tokens the probe objects to, or without a probe those whose gap exceeds the threshold."""
-        return tuple(t for t in self.tokens if (t.gap if t.mark is None else t.mark) > threshold)
-
-    def to_html(self) -> str:
-        """Render the answer as escaped HTML, each word the redder the more the aligner objects to it.
-
-        With a probe, as red as it is sure that the word wants correction; without, as the aligner is sure of another token.
-        """
-        return heat(
-            (t.start, t.text, 1 - math.exp(-t.gap) if t.mark is None else (1 + math.tanh(t.mark / 2)) / 2)
-            for t in self.tokens
-        )
-
-    def _repr_html_(self) -> str:
-        """Shown by notebooks: the numbers, and where the aligner objects."""
-        return (
-            f'<div style="opacity: 0.7; font-size: smaller">{html.escape(self._told())}</div>'
-            f'<div style="white-space: pre-wrap">{self.to_html()}</div>'
-        )
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Shown by IPython in a terminal: the numbers."""
-        printer.text(self._told())
-
-    def _told(self) -> str:
-        return ", ".join(
-            f"{name} {number:.1f}" for name, number in {"score": self.judgement, **self.objections}.items()
-        )
-
-    def objects(self, thresholds: Mapping[str, float]) -> tuple[str, ...]:
-        """Return what the gate objects to in the answer as a whole, given a threshold for each of these kinds."""
-        return tuple(kind for kind, most in thresholds.items() if self.objections.get(kind, -math.inf) > most)
 
 
 class Reader(Protocol):
@@ -192,11 +48,6 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Stop, and free what was read."""
-
-
-Keep = Callable[[Score, bool], bool | None]
-"""(score of the answer's tokens read so far, whether that is all of them) -> whether the answer is kept; None: not known yet,
-which is no reply to a whole score."""
 
 
 class Backend(ABC):
@@ -357,17 +208,6 @@ def _whole(results: list[Completion | AlignerError], request: Request) -> str:
 def closing_at_end(pieces: AsyncIterator[_Item]) -> AbstractAsyncContextManager[AsyncIterator[_Item]]:
     """Close an asynchronous iterator when the block ends, if it can be: generators are otherwise closed some time later."""
     return aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext(pieces)
-
-
-def require_end(completion: Completion, limit: int | None) -> None:
-    """Refuse a completion that ran into the token limit.
-
-    Raises:
-        TruncatedCorrectionError: It did.
-    """
-    if completion.finish_reason == "length":
-        of = "its token limit" if limit is None else f"its limit of {limit} tokens"
-        raise TruncatedCorrectionError(f"The correction ran into {of} and is incomplete. Raise max_new_tokens.")
 
 
 class FakeBackend(Backend):

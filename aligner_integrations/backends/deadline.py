@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol, TypeVar, cast
 
-from aligner_integrations.backends.base import Timeouts
+from aligner_integrations.backends.request import Timeouts
 
 _T = TypeVar("_T")
 _END = object()

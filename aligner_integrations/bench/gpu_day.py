@@ -28,9 +28,10 @@ import torch
 
 from aligner_integrations._version import __version__
 from aligner_integrations.aligner import Aligner
-from aligner_integrations.backends.base import Request, Score
 from aligner_integrations.backends.local import loading
 from aligner_integrations.backends.local.backend import LocalBackend
+from aligner_integrations.backends.request import Request
+from aligner_integrations.backends.score import Score
 from aligner_integrations.bench.decoding import Case, bench, gap_where_they_part
 from aligner_integrations.bench.random_model import ALIGNER_7B, MINIATURE, Shape, answers, write_model
 from aligner_integrations.bench.scripted import Script, ScriptedBackend, hard_cases

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aligner_integrations.aligner import Aligner
-from aligner_integrations.backends.base import FakeBackend, Request, Score
+from aligner_integrations.backends.base import FakeBackend
+from aligner_integrations.backends.request import Request
+from aligner_integrations.backends.score import Score
 from aligner_integrations.backends.wrappers.cached import Cache
 from aligner_integrations.errors import AlignerError
 

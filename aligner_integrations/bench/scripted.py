@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from aligner_integrations.backends.base import Completion, Request
 from aligner_integrations.backends.encoding import encode_prompt
 from aligner_integrations.backends.local.backend import LocalBackend
 from aligner_integrations.backends.local.kv_cache import cache_argument
+from aligner_integrations.backends.request import Completion, Request
 from aligner_integrations.bench.decoding import Case
 from aligner_integrations.errors import AlignerError
 

@@ -18,7 +18,7 @@ from aligner_integrations.triples import read_records
 
 if TYPE_CHECKING:
     from aligner_integrations.aligner import Aligner
-    from aligner_integrations.backends.base import Score
+    from aligner_integrations.backends.score import Score
 
 
 @options.takes_options

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from aligner_integrations.backends.base import Timeouts
 from aligner_integrations.backends.deadline import Clock
 from aligner_integrations.backends.remote.completions import CompletionsBackend
 from aligner_integrations.backends.remote.http import Json
 from aligner_integrations.backends.remote.loop import call
 from aligner_integrations.backends.remote.responses import StatusError, Written
+from aligner_integrations.backends.request import Timeouts
 from aligner_integrations.errors import BackendError
 
 _PATH = "/completions"

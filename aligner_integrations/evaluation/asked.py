@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from aligner_integrations.backends.base import Backend, Completion, Request
+from aligner_integrations.backends.base import Backend
+from aligner_integrations.backends.request import Completion, Request
 from aligner_integrations.backends.side_by_side import each
 from aligner_integrations.backends.wrappers.resilient import Resilience
 from aligner_integrations.correction import Usage

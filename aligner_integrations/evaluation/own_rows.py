@@ -19,7 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aligner_integrations.backends.base import Request, Score
+from aligner_integrations.backends.request import Request
+from aligner_integrations.backends.score import Score
 from aligner_integrations.correction import diff_words
 from aligner_integrations.errors import ConfigurationError, require
 from aligner_integrations.evaluation import corrected

@@ -11,7 +11,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from aligner_integrations.backends.base import Request, Score
+from aligner_integrations.backends.request import Request
+from aligner_integrations.backends.score import Score
 from aligner_integrations.errors import ConfigurationError, require
 from aligner_integrations.evaluation.calibration import Scored
 from aligner_integrations.evaluation.corrected import SCORED_AT_ONCE

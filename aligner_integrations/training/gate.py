@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import torch
 
-from aligner_integrations.backends.base import RUDE, WHOLE
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
 from aligner_integrations.backends.local.loading import Weights
 from aligner_integrations.backends.local.probe import GateProbe, answer_features, token_features
 from aligner_integrations.backends.local.scoring import Judged, forward_answers
+from aligner_integrations.backends.score import RUDE, WHOLE
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.templates import Template
 from aligner_integrations.training import objections

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from aligner_integrations.backends.base import WHOLE
 from aligner_integrations.backends.local.probe import AnswerProbe, answer_features
+from aligner_integrations.backends.score import WHOLE
 from aligner_integrations.training.regression import regress
 
 MIXED = "mixed"

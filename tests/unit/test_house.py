@@ -36,7 +36,8 @@ FLOORS = [
         "untrusted",
         "visible",
     ],
-    ["backends/base", "models", "telemetry", "triples"],
+    ["backends/request", "backends/score", "models", "telemetry", "triples"],
+    ["backends/base", "editable"],
     [
         "backends/deadline",
         "backends/encoding",

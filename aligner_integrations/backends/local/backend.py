@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from aligner_integrations import threads
-from aligner_integrations.backends.base import Backend, Completion, Keep, Reader, Request, Score
+from aligner_integrations.backends.base import Backend, Reader
 from aligner_integrations.backends.encoding import encodable, encode_completion, encode_prompt
 from aligner_integrations.backends.limit import completion_limit
 from aligner_integrations.backends.local import libraries
 from aligner_integrations.backends.local.batching import Batcher
 from aligner_integrations.backends.local.prefill import LocalReader
 from aligner_integrations.backends.local.scheduling import Part, atogether, failure, in_groups, together
+from aligner_integrations.backends.request import Completion, Request
+from aligner_integrations.backends.score import Keep, Score
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError
 from aligner_integrations.models import AlignerConfig, check_name, config_of, fingerprint_of, template_of

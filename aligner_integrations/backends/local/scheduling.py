@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from aligner_integrations.backends.base import Request
 from aligner_integrations.backends.deadline import CallerStop, Deadline
 from aligner_integrations.backends.local.batching import Batcher
+from aligner_integrations.backends.request import Request
 from aligner_integrations.errors import AlignerError, BackendError, OverloadedError, first_line
 
 if TYPE_CHECKING:

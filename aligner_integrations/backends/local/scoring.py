@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from aligner_integrations.backends.base import Keep, Request, Score, TokenScore
 from aligner_integrations.backends.deadline import Stop
 from aligner_integrations.backends.encoding import encode_completion
 from aligner_integrations.backends.local.kv_cache import Rows
@@ -19,6 +18,8 @@ from aligner_integrations.backends.local.loading import Weights
 from aligner_integrations.backends.local.prefix_cache import Prefix
 from aligner_integrations.backends.local.probe import answer_features, token_features
 from aligner_integrations.backends.local.speculative import DraftSupport, share_beginning
+from aligner_integrations.backends.request import Request
+from aligner_integrations.backends.score import Keep, Score, TokenScore
 
 # Most tokens in one step: bounds the memory of the logits.
 _MOST_TOKENS = 256

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aligner_integrations.backends.base import Keep, Score
 from aligner_integrations.backends.local.generation import decode
 from aligner_integrations.backends.local.prefix_cache import Prefixes
 from aligner_integrations.backends.local.scheduling import Part
 from aligner_integrations.backends.local.scoring import judge_in_steps, score_batch
+from aligner_integrations.backends.score import Keep, Score
 from aligner_integrations.errors import TruncatedCorrectionError
 
 

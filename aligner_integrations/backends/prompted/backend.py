@@ -11,7 +11,6 @@ from contextlib import aclosing, closing
 from dataclasses import replace
 from typing import Any
 
-from aligner_integrations.backends.base import Completion, Request, require_end
 from aligner_integrations.backends.deadline import Clock
 from aligner_integrations.backends.prompted.chat import ChatBackend
 from aligner_integrations.backends.prompted.frameworks import Said, Talker
@@ -19,6 +18,7 @@ from aligner_integrations.backends.prompted.prompt import INSTRUCTION, PRINCIPLE
 from aligner_integrations.backends.remote.keys import Secret
 from aligner_integrations.backends.remote.loop import aread, bare, read
 from aligner_integrations.backends.remote.responses import is_cut, is_withheld
+from aligner_integrations.backends.request import Completion, Request, require_end
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
 from aligner_integrations.templates import Template
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aligner_integrations.backends.base import Backend, Completion, Request
+from aligner_integrations.backends.base import Backend
 from aligner_integrations.backends.deadline import Clock
 from aligner_integrations.backends.prompted.frameworks import (
     LangChainTalker,
@@ -21,6 +21,7 @@ from aligner_integrations.backends.prompted.frameworks import (
 from aligner_integrations.backends.remote.keys import Secret, key_for
 from aligner_integrations.backends.remote.loop import acall, bare, call
 from aligner_integrations.backends.remote.responses import is_cut, is_withheld
+from aligner_integrations.backends.request import Completion, Request
 from aligner_integrations.backends.side_by_side import aeach, each
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError
 

@@ -9,13 +9,13 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from aligner_integrations.backends.base import Request
 from aligner_integrations.backends.deadline import Clock
 from aligner_integrations.backends.prompted.frameworks import Said
 from aligner_integrations.backends.remote.http import Endpoint, Json
 from aligner_integrations.backends.remote.keys import Secret
 from aligner_integrations.backends.remote.responses import StatusError, Written, only_model
 from aligner_integrations.backends.remote.window import says_too_long, too_long
+from aligner_integrations.backends.request import Request
 
 _PATH = "/chat/completions"
 

@@ -13,11 +13,12 @@ from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from aligner_integrations.backends.base import INTERNAL_TAG, Request
+from aligner_integrations.backends.base import INTERNAL_TAG
 from aligner_integrations.backends.deadline import Clock, in_time, pulled
 from aligner_integrations.backends.remote.keys import redact
 from aligner_integrations.backends.remote.responses import may_pass, seconds_of
 from aligner_integrations.backends.remote.window import says_too_long, too_long
+from aligner_integrations.backends.request import Request
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError
 

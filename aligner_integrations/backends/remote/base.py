@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator, Awaitable, Generator, Iterator, Mapp
 from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
-from aligner_integrations.backends.base import Backend, Completion, Request, Timeouts, require_end
+from aligner_integrations.backends.base import Backend
 from aligner_integrations.backends.deadline import Clock, Deadline
 from aligner_integrations.backends.remote.http import Endpoint, Json
 from aligner_integrations.backends.remote.loop import acall, aread, bare, call, read
 from aligner_integrations.backends.remote.responses import StatusError, Written
 from aligner_integrations.backends.remote.window import Fitted, fit, refit
+from aligner_integrations.backends.request import Completion, Request, Timeouts, require_end
 from aligner_integrations.backends.side_by_side import aeach
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import AlignerError, BackendError, ConfigurationError

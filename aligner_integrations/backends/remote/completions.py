@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aligner_integrations.backends.base import Request, Score
 from aligner_integrations.backends.deadline import Clock, brief
 from aligner_integrations.backends.encoding import load_tokenizer
 from aligner_integrations.backends.remote import prompt_logprobs
@@ -27,6 +26,8 @@ from aligner_integrations.backends.remote.keys import Secret, key_for
 from aligner_integrations.backends.remote.loop import acall, call, outside
 from aligner_integrations.backends.remote.responses import StatusError, Written, only_model
 from aligner_integrations.backends.remote.window import Fitted, fit
+from aligner_integrations.backends.request import Request
+from aligner_integrations.backends.score import Score
 from aligner_integrations.backends.side_by_side import aeach
 from aligner_integrations.errors import AlignerError, BackendError, ModelError
 from aligner_integrations.models import config_of, template_of

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from aligner_integrations.backends.base import Request, Score, TokenScore
 from aligner_integrations.backends.remote.special_tokens import Broken
+from aligner_integrations.backends.request import Request
+from aligner_integrations.backends.score import Score, TokenScore
 from aligner_integrations.errors import BackendError
 
 _PROBE_TOKENS = 4

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from aligner_integrations.backends.base import Completion
 from aligner_integrations.backends.remote.keys import Secret, redact
+from aligner_integrations.backends.request import Completion
 from aligner_integrations.correction import Usage
 from aligner_integrations.errors import BackendError, ConfigurationError
 

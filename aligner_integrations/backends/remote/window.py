@@ -10,11 +10,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aligner_integrations.backends.base import Request
 from aligner_integrations.backends.encoding import encodable, encode_completion, encode_prompt
 from aligner_integrations.backends.limit import completion_limit
 from aligner_integrations.backends.remote.responses import StatusError
 from aligner_integrations.backends.remote.special_tokens import Broken
+from aligner_integrations.backends.request import Request
 from aligner_integrations.errors import AnswerTooLongError
 
 _TOO_LONG = re.compile(

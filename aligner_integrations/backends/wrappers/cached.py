@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from aligner_integrations import threads
-from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, closing_at_end
+from aligner_integrations.backends.base import Backend, closing_at_end
 from aligner_integrations.backends.deadline import Deadline
+from aligner_integrations.backends.request import Completion, Request
+from aligner_integrations.backends.score import Keep, Score
 from aligner_integrations.backends.wrappers.base import Wrapper
 from aligner_integrations.backends.wrappers.search import Flights, Kind, Search, keys
 from aligner_integrations.backends.wrappers.store import Store

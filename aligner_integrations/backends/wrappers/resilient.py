@@ -16,8 +16,10 @@ from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 from aligner_integrations import threads
-from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, Timeouts, closing_at_end
+from aligner_integrations.backends.base import Backend, closing_at_end
 from aligner_integrations.backends.deadline import Deadline
+from aligner_integrations.backends.request import Completion, Request, Timeouts
+from aligner_integrations.backends.score import Keep, Score
 from aligner_integrations.backends.semaphore import Semaphore
 from aligner_integrations.backends.wrappers.base import Wrapper
 from aligner_integrations.backends.wrappers.breaker import Breaker, Watch

@@ -14,8 +14,10 @@ from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from aligner_integrations import telemetry
-from aligner_integrations.backends.base import Backend, Completion, Request, Score, Timeouts
+from aligner_integrations.backends.base import Backend
 from aligner_integrations.backends.deadline import Deadline
+from aligner_integrations.backends.request import Completion, Request, Timeouts
+from aligner_integrations.backends.score import Score
 from aligner_integrations.backends.wrappers.budget import Budget
 from aligner_integrations.errors import OUTAGE, AlignerError, BackendError, ConfigurationError, ModelError
 

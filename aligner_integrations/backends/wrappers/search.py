@@ -17,8 +17,10 @@ from typing import Any, Generic, Literal, TypeVar
 
 from aligner_integrations import telemetry, threads
 from aligner_integrations._version import __version__
-from aligner_integrations.backends.base import Backend, Completion, Request, Score, TokenScore
+from aligner_integrations.backends.base import Backend
 from aligner_integrations.backends.deadline import Deadline
+from aligner_integrations.backends.request import Completion, Request
+from aligner_integrations.backends.score import Score, TokenScore
 from aligner_integrations.backends.wrappers.base import Wrapper
 from aligner_integrations.backends.wrappers.store import Store
 from aligner_integrations.correction import Usage

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from aligner_integrations import telemetry
-from aligner_integrations.backends.base import Backend, Completion, Keep, Request, Score, closing_at_end
+from aligner_integrations.backends.base import Backend, closing_at_end
+from aligner_integrations.backends.request import Completion, Request
+from aligner_integrations.backends.score import Keep, Score
 from aligner_integrations.backends.wrappers.base import Wrapper
 from aligner_integrations.errors import AlignerError
 

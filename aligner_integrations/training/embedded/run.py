@@ -14,9 +14,10 @@ from typing import TypeVar
 import torch
 
 from aligner_integrations.aligner import Aligner
-from aligner_integrations.backends.base import RUDE, Completion, Request, Score
 from aligner_integrations.backends.local import loading
 from aligner_integrations.backends.local.backend import LocalBackend
+from aligner_integrations.backends.request import Completion, Request
+from aligner_integrations.backends.score import RUDE, Score
 from aligner_integrations.errors import AlignerError
 from aligner_integrations.evaluation import own_rows
 from aligner_integrations.evaluation.harmless import evaluate_harmless
