@@ -70,6 +70,7 @@ def page_of(out: Path, summary: Summary, columns: Columns) -> Page:
     if numbers["score"]:
         charts.append(histogram("Score of the gate", {"rows": numbers["score"]}))
     total = summary.rows + summary.dead
+    which = "Rows" if len(drawn) == summary.rows else f"{len(drawn)} of {summary.rows:,} rows, drawn at random"
     return Page(
         f"Corpus {out.name}",
         [f"Corrected by {', '.join(sorted(models)) or 'nobody'}."],
@@ -81,7 +82,7 @@ def page_of(out: Path, summary: Summary, columns: Columns) -> Page:
         tables,
         charts,
         examples,
-        f"{len(examples)} rows drawn at random, those that changed most first",
+        f"{which}: those that changed most first",
         [f"Made with aligner-integrations {__version__}."],
     )
 

@@ -77,6 +77,7 @@ def histogram(title: str, values: Mapping[str, Sequence[float]], *, unit: str = 
             axes.hist(many, bins=bins, range=spread, histtype="stepfilled", color=color, alpha=0.55, label=_label(name))
         axes.set_xlabel(unit)
         axes.set_ylabel("rows")
+        axes.locator_params(axis="y", integer=True)  # there are no half rows
         if len(values) > 1:
             axes.legend(frameon=False, labelcolor=_INK)
     return chart()
