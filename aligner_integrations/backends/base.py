@@ -84,6 +84,11 @@ class Backend(ABC):
     """Most requests on the way at once, of all callers together, on a server; None: it runs here, and likes batches."""
 
     @property
+    def cpu_threads(self) -> int | None:
+        """Threads of this process's CPU that sum up its numbers, which shows in their last digits; None: no such threads."""
+        return None
+
+    @property
     def judges_streams(self) -> bool:
         """Whether `stream_unless` judges while it streams, instead of before."""
         return False

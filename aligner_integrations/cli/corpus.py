@@ -64,7 +64,13 @@ class ClusterOptions:
     workers: Annotated[
         str, typer.Option(help="With ray: how many, or how many at least and at most.", metavar="N or N-M")
     ] = "1-2"
-    worker_cpus: Annotated[float, typer.Option(min=0, help="With ray: CPUs of a worker.")] = 1.0
+    worker_cpus: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="With ray: CPUs of a worker. Default: one; for weights on CPUs as many as this process would use, for the same scores.",
+        ),
+    ] = None
     worker_gpus: Annotated[float, typer.Option(min=0, help="With ray: GPUs of a worker.")] = 0.0
 
     def make(self) -> Engine:

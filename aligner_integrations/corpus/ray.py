@@ -34,7 +34,8 @@ class RayEngine:
         address: Of the cluster, such as "10.0.0.1:6379"; "local" starts one here. None: what `RAY_ADDRESS` names, else one that
             runs here, else a new one here.
         workers: How many at least and at most; another one is started while shards wait. A number: just so many.
-        cpus: CPUs of a worker.
+        cpus: CPUs of a worker. None: one; or, where weights are computed on CPUs, as many as this process would use threads. How
+            many threads sum up a score shows in its last digits, and the output is to be, to the byte, that of one process.
         gpus: GPUs of a worker.
         tries: How many workers may die over one shard before the run ends.
         patience: Seconds to wait for a first worker, where nodes may have to be started.
@@ -49,7 +50,7 @@ class RayEngine:
         address: str | None = None,
         *,
         workers: int | tuple[int, int] = (1, 2),
-        cpus: float = 1.0,
+        cpus: float | None = None,
         gpus: float = 0.0,
         tries: int = 3,
         patience: float = 900.0,
@@ -59,7 +60,7 @@ class RayEngine:
             raise ConfigurationError(
                 f"workers is {workers}; it takes a number from 1, or two of which the second is not less."
             )
-        if cpus < 0 or gpus < 0 or tries < 1 or patience <= 0:
+        if (cpus is not None and cpus < 0) or gpus < 0 or tries < 1 or patience <= 0:
             raise ConfigurationError("cpus and gpus must be 0 or more, tries 1 or more, and patience above 0.")
         with require("ray", "Correcting on a cluster needs {missing}", "ray"):
             import ray
@@ -132,7 +133,12 @@ class _Pool:
         self._engine, self._ray, self._shards = engine, ray, shards
         self._aligner = ray.put(aligner)
         self._fields = dict(fields)
-        self._kind = ray.remote(Worker).options(num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=0)
+        threads = aligner.backend.cpu_threads if engine.cpus is None and not engine.gpus else None
+        self._cpus = threads or (1.0 if engine.cpus is None else engine.cpus)
+        environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}} if threads else None
+        self._kind = ray.remote(Worker).options(
+            num_cpus=self._cpus, num_gpus=engine.gpus, max_restarts=0, runtime_env=environment
+        )
         self._returned: deque[_Task] = deque()
         self._next: _Task | None = None
         self._idle: list[Any] = []
@@ -223,13 +229,13 @@ class _Pool:
         return task.shard, results
 
     def _nobody_comes(self) -> str:
-        needs = f"{self._engine.cpus:g} CPUs" + (f" and {self._engine.gpus:g} GPUs" if self._engine.gpus else "")
+        needs = f"{self._cpus:g} CPUs" + (f" and {self._engine.gpus:g} GPUs" if self._engine.gpus else "")
         has = ", ".join(
             f"{amount:g} {name}s" for name, amount in self._ray.available_resources().items() if name in ("CPU", "GPU")
         )
         return (
             f"No worker could be started within {self._engine.patience:.0f} seconds: each needs {needs}, and the cluster has "
-            f"{has or 'nothing'} free."
+            f"{has or 'nothing'} free. How many CPUs a worker takes can be said: cpus=, or --worker-cpus."
         )
 
 

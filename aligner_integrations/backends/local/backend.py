@@ -136,6 +136,16 @@ class LocalBackend(Backend):
         return config is not None and config.edits == "minimal"
 
     @property
+    def cpu_threads(self) -> int | None:
+        """torch's, where it computes on a CPU."""
+        libraries.look()
+        import torch
+
+        from aligner_integrations.backends.local.loading import default_device
+
+        return torch.get_num_threads() if (self.device or default_device()) == "cpu" else None
+
+    @property
     def weights(self) -> Weights:
         """The loaded weights; loads them at the first call."""
         from aligner_integrations.backends.local.loading import load_weights

@@ -49,6 +49,11 @@ class Wrapper(Backend):
         return self.inner.can_score
 
     @property
+    def cpu_threads(self) -> int | None:
+        """Those of the inner backend."""
+        return self.inner.cpu_threads
+
+    @property
     def judges_streams(self) -> bool:
         """Whether the inner backend judges while it streams."""
         return self.inner.judges_streams

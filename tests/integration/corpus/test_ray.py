@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from aligner_integrations import Aligner
 from aligner_integrations.corpus import RayEngine, correct_corpus
 from aligner_integrations.errors import BackendError, ConfigurationError, ModelNotFoundError
-from tests.integration.corpus.workers import telling_aligner
+from tests.integration.corpus.workers import ThreadsBackend, telling_aligner
 from tests.unit.corpus.test_run import answers, rows_of, write
+from tests.unit.support import TEMPLATE
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'aligner-integrations[ray]'")
 
@@ -108,6 +110,14 @@ def test_a_worker_that_nobody_can_place(cluster, source, tmp_path):
     engine = RayEngine(workers=1, gpus=1, patience=1)
     with pytest.raises(BackendError, match="each needs 1 CPUs and 1 GPUs, and the cluster has 2 CPUs free"):
         correct_corpus(source, tmp_path / "out.jsonl", telling_aligner(tmp_path / "asked"), engine=engine)
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(None, 2), (1, 1)])
+def test_workers_sum_up_with_as_many_threads_as_this_process(cluster, source, tmp_path, cpus, threads):
+    """Unless they are told to take another number of CPUs."""
+    out, aligner = tmp_path / "out.jsonl", Aligner(backend=ThreadsBackend(), template=TEMPLATE)
+    correct_corpus(source, out, aligner, engine=RayEngine(workers=1, cpus=cpus))
+    assert {row["correction"] for row in rows_of(out)} == {f"{threads} threads"}
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"workers": (3, 2)}, {"cpus": -1}, {"tries": 0}])

@@ -40,3 +40,13 @@ class TellingBackend(FakeBackend):
 
 def telling_aligner(folder, seconds=0.0, *, missing=False, ends_at="", together=1):
     return Aligner(backend=TellingBackend(folder, seconds, missing, ends_at, together), template=TEMPLATE)
+
+
+class ThreadsBackend(FakeBackend):
+    """Computes with two threads where it is asked for, and says with how many it does where it corrects."""
+
+    fingerprint = ("threads",)
+    cpu_threads = 2
+
+    def __init__(self):
+        super().__init__(lambda prompt: f"{os.environ['OMP_NUM_THREADS']} threads")
