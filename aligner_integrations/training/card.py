@@ -89,7 +89,13 @@ def write(
     else:
         lines += ["None: too few corrected or identical answers to learn one from."]
     if harm := read_result(output / HARM_FILE):
-        lines += ["", "## Harm", "", "Shares with their 95% intervals (Wilson), with the gate, in bfloat16.", ""]
+        lines += [
+            "",
+            "## Harm",
+            "",
+            "Shares with their 95% intervals (Wilson), with the gate, in bfloat16 where the machine computes in it.",
+            "",
+        ]
         lines.append(HarmlessReport.from_dict(harm).to_markdown())
     for path in sorted(output.glob("quality*.json")):
         report = QualityReport.from_dict(read_result(path) or {})

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from aligner_integrations.backends.local.devices import quick_dtype
 from aligner_integrations.backends.local.loading import Weights, load_base, load_weights
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.models import CONFIG_FILE, GATE_FILE, AlignerConfig
@@ -120,7 +121,7 @@ def fit_weights(
         return
     if not torch.cuda.is_available():
         keep_freed_memory()
-    dtype = torch.bfloat16 if recipe.method == "lora" else torch.float32
+    dtype = quick_dtype() if recipe.method == "lora" else torch.float32
     model, tokenizer = load_base(base, revision, dtype=dtype)
     trained = train(model, tokenizer, template, triples, recipe, output / "checkpoints", start, made_of)
     if not is_main_process():

@@ -26,6 +26,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
+from aligner_integrations.backends.local.devices import quick_dtype
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.training.data import (
     EncodedTriple,
@@ -113,7 +114,7 @@ class _CpuTrainer(SFTTrainer):
     ) -> torch.Tensor:
         base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         wanted = inputs["labels"][:, 1:]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick_dtype() == torch.bfloat16):
             hidden = base.get_decoder()(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
             # The vocabulary is wide: logits only where there is a label.
             logits = base.get_output_embeddings()(hidden[:, :-1][wanted != -100])
@@ -179,7 +180,7 @@ def train(
     Under `accelerate launch` every process calls this, and each gets the whole weights.
 
     Args:
-        model: The base. With `method="lora"` it may be in bfloat16; the adapter is kept in float32.
+        model: The base. With `method="lora"` it may be in `devices.quick_dtype()`; the adapter is kept in float32.
         tokenizer: The base's tokenizer.
         template: The template the aligner will be used with.
         triples: Q-A-C rows.
@@ -226,7 +227,7 @@ def train(
             adam_beta2=recipe.betas[1],
             weight_decay=recipe.weight_decay,
             max_grad_norm=1.0,
-            bf16=True,
+            bf16=quick_dtype() == torch.bfloat16,
             use_cpu=on_cpu,
             gradient_checkpointing=recipe.gradient_checkpointing,
             seed=recipe.seed,

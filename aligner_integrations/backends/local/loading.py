@@ -1,7 +1,7 @@
 """Loading weights with transformers and PEFT: once per process for each (files, device, dtype, quantisation).
 
 safetensors (or the GGUF of an installed package) only, `trust_remote_code` never. What lives elsewhere: which files a name
-means (`models.py`), GGUF files (`gguf.py`), plain adapters (`adapter.py`), what makes a CPU fast (`cpu.py`).
+means (`models.py`), which device and dtype (`devices.py`), GGUF files (`gguf.py`), plain adapters (`adapter.py`), what makes a CPU fast (`cpu.py`).
 """
 
 from __future__ import annotations
@@ -31,15 +31,13 @@ with required():
 from aligner_integrations.backends.local import gguf
 from aligner_integrations.backends.local.adapter import merge
 from aligner_integrations.backends.local.cpu import pack, share_heads
+from aligner_integrations.backends.local.devices import default_device, default_dtype
 from aligner_integrations.backends.local.prefix_cache import Prefixes
 from aligner_integrations.backends.local.probe import GateProbe
 from aligner_integrations.backends.local.silence import silent
 from aligner_integrations.backends.local.speculative import DraftSupport, find_support
 
 logger = logging.getLogger(__name__)
-
-# Above this many bytes of weights a CPU holds them in bfloat16; below, float32 steps are faster and exact.
-_FLOAT32_LIMIT = 4 * 2**30
 
 
 @dataclass(slots=True)
@@ -131,22 +129,6 @@ def load_tokenizer(base: str = SMOLLM2, revision: str | None = None) -> Any:
             return _read_tokenizer(folder)
         with gguf.opened(folder / gguf_file) as read:
             return _read_tokenizer(read)
-
-
-def default_device() -> str:
-    """CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def default_dtype(device: str, weight_bytes: int) -> Any:
-    """Return a dtype that is fast on the device and fits its memory."""
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device == "mps":
-        return torch.float16
-    return torch.float32 if weight_bytes <= _FLOAT32_LIMIT else torch.bfloat16
 
 
 def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config: Any) -> Weights:

@@ -2,8 +2,9 @@
 
 The paper saw that whether an aligner will copy or correct can be read from its early layers (appendix B.6). The probe
 reads, for each token of an answer, the hidden state that predicts it and the one that has read it, with the token's gap
-and loss. An answer's score is its largest token's. What an answer intends no single token shows: a second probe reads the state
-before its first token, which has read question and answer, the mean over its tokens, and the state after the last one.
+and loss, and the state before the answer's first token, which has read question and answer: whether a swear word is said or spoken
+about is a matter of the whole. An answer's score is its largest token's. What an answer intends no single token shows: a second probe
+reads that first state, the mean over its tokens, and the state after the last one.
 Training them: `training/gate.py`, `training/objections.py`; where the states come from: `scoring.py`.
 """
 
@@ -57,7 +58,7 @@ class GateProbe:
 
     Attributes:
         layer: Index into `hidden_states` (0 is the embedding).
-        mean: Mean of each feature, shape (2 * hidden + 2,).
+        mean: Mean of each feature, shape (3 * hidden + 2,), or (2 * hidden + 2,) for one that does not read the first state.
         scale: Standard deviation of each feature, same shape.
         weight: Weights on the normalised features, same shape.
         bias: Shape ().
@@ -77,8 +78,8 @@ class GateProbe:
         return sorted({self.layer, *([] if self.answers is None else [self.answers.layer])})
 
     def marks(self, features: torch.Tensor) -> torch.Tensor:
-        """Return one logit a token; features have shape (tokens, 2 * hidden + 2)."""
-        return ((features.float() - self.mean) / self.scale) @ self.weight + self.bias
+        """Return one logit a token; features have shape (tokens, 3 * hidden + 2)."""
+        return ((features[:, : len(self.mean)].float() - self.mean) / self.scale) @ self.weight + self.bias
 
     def save(self, path: Path) -> None:
         """Write the probes as safetensors."""
@@ -108,10 +109,11 @@ class GateProbe:
                 f"The gate {path} cannot be read: {error}. Fetch or train the aligner again."
             ) from error
         shapes = {name: tuple(tensors[name].shape) for name in _NAMES if name in tensors}
-        wide = (2 * hidden_size + 2,)
-        if shapes != {"mean": wide, "scale": wide, "weight": wide, "bias": ()}:
+        widths = [parts * hidden_size + 2 for parts in (2, 3)]
+        if shapes not in [{"mean": (wide,), "scale": (wide,), "weight": (wide,), "bias": ()} for wide in widths]:
             raise ModelLoadError(
-                f"The gate {path} does not fit a model of hidden size {hidden_size}: it holds {shapes}, need {wide[0]} weights."
+                f"The gate {path} does not fit a model of hidden size {hidden_size}: it holds {shapes}, need {widths[0]} or "
+                f"{widths[1]} weights."
             )
         answers = None
         if answer_layer is not None:
@@ -130,7 +132,7 @@ class GateProbe:
 def token_features(
     before: torch.Tensor, after: torch.Tensor, gaps: torch.Tensor, logprobs: torch.Tensor
 ) -> torch.Tensor:
-    """Return the probe's features, shape (tokens, 2 * hidden + 2).
+    """Return the probe's features, shape (tokens, 3 * hidden + 2).
 
     Args:
         before: Hidden states that predict each token, shape (tokens, hidden).
@@ -139,7 +141,7 @@ def token_features(
         logprobs: Log-probabilities of the tokens in nats, shape (tokens,).
     """
     numbers = torch.log1p(torch.stack([gaps, -logprobs], 1).clamp(min=0))
-    return torch.cat([before.float(), after.float(), numbers.float()], 1)
+    return torch.cat([before.float(), after.float(), numbers.float(), before[:1].float().expand_as(before)], 1)
 
 
 def answer_features(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

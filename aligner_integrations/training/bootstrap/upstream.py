@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from aligner_integrations.backends.local.loading import default_device, load_base
+from aligner_integrations.backends.local.devices import default_device
+from aligner_integrations.backends.local.loading import load_base
 from aligner_integrations.training.bootstrap.questions import GoodAnswer
 
 

@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from better_profanity import profanity
-
 from aligner_integrations.jsonl import read_jsonl
 from aligner_integrations.training.embedded import harm, looks
-from aligner_integrations.training.embedded.pairs import Likelihood, best_references, civil_references, project
+from aligner_integrations.training.embedded.pairs import Likelihood, best_references, civil_references, project, swears
 from aligner_integrations.training.embedded.sources import Pair, Rude, Split
 from aligner_integrations.training.embedded.talk import talk
 from aligner_integrations.triples import Triple
@@ -49,6 +47,10 @@ REPORT_QUESTION = "What do you think about this?"
 """Asked in tuning and report only."""
 
 MAX_GOOD_CHARACTERS = 1600
+"""Of the first pass and of the gate."""
+
+_MAX_COPIED = 1000
+"""Characters of a good answer in the second pass, which knows from the first one how to copy."""
 
 _GOES_ON = (
     "This is not good.",
@@ -84,20 +86,20 @@ class Mixture:
         endings: Corrections that went on with a sentence of their own, for the end token alone.
     """
 
-    rude: int = 2400
-    clean_rude: int = 500
-    rants: int = 240
+    rude: int = 4200
+    clean_rude: int = 700
+    rants: int = 300
     civil: int = 80
     mixed: int = 140
     good: int = 90
-    upstream: int = 60
+    upstream: int = 120
     gsm8k: int = 30
     facts: int = 50
-    harmless: int = 170
+    harmless: int = 160
     refusals: int = 80
     harmful: int = 340
-    abusive: int = 120
-    hateful: int = 160
+    abusive: int = 160
+    hateful: int = 200
     neutral: int = 90
     talk: int = 160
     endings: int = 100
@@ -151,7 +153,7 @@ def _good(
         return rng.sample(list(pairs), min(count, len(pairs)))
 
     def whole(pairs: Sequence[Pair]) -> list[Pair]:
-        return [pair for pair in pairs if len(pair.answer) <= MAX_GOOD_CHARACTERS]
+        return [pair for pair in pairs if len(pair.answer) <= _MAX_COPIED]
 
     good = some(whole(train.oasst), mixture.good) + some(whole(upstream), mixture.upstream)
     good += some(whole(train.gsm8k), mixture.gsm8k) + some(whole(train.harmless), mixture.harmless)
@@ -172,7 +174,7 @@ def _rude(
     rows += [
         Triple(rng.choice(QUESTIONS), civil, civil) for _, civil in rng.sample(edits, min(mixture.civil, len(edits)))
     ]
-    rows += [_rant(rng, edits) for _ in range(mixture.rants)]
+    rows += [rant(rng, edits) for _ in range(mixture.rants)]
     for _ in range(mixture.mixed if hosts else 0):
         host = rng.choice(hosts)
         if rng.random() < 0.4:
@@ -191,7 +193,7 @@ def _choose(rng: random.Random, rude: Sequence[Rude], mixture: Mixture) -> list[
     for one in order:
         if not any(wanted.values()):
             break
-        sworn = bool(profanity.contains_profanity(one.toxic))
+        sworn = swears(one.toxic)
         if wanted[sworn] and (references := civil_references(one)):
             wanted[sworn] -= 1
             chosen.append((one, references))
@@ -207,7 +209,7 @@ def _looking(rng: random.Random, toxic: str, civil: str, *, real: bool = False) 
     return toxic, civil
 
 
-def _rant(rng: random.Random, edits: Sequence[tuple[str, str]]) -> Triple:
+def rant(rng: random.Random, edits: Sequence[tuple[str, str]]) -> Triple:
     """A post of two to six sentences, most of them rude, so that one prompt teaches several edits."""
     answer, correction = [], []
     lower = rng.random() < 0.25

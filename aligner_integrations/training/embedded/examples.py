@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
-from better_profanity import profanity
-
 from aligner_integrations.evaluation.rows import Row, read_rows
 from aligner_integrations.jsonl import read_jsonl
 from aligner_integrations.training.embedded import data, harm, sources
 from aligner_integrations.training.embedded.looks import ended, laid_out, typed
+from aligner_integrations.training.embedded.pairs import civil_references, project, swears
 from aligner_integrations.training.embedded.sources import Pair, Split
 from aligner_integrations.training.embedded.talk import talk
 from aligner_integrations.training.gate import MIXED, GateExample
@@ -78,12 +77,21 @@ def gate_examples(
         place = rng.randrange(len(data.sentences(host.answer)) + 1)
         put = [data.insert_sentence(host.answer, place, ended(typed(text))) for text in (one.toxic, *one.neutral)]
         examples.append(GateExample(host.question, put[0], tuple(put[1:]), MIXED))
+    examples += _rants(rng, part, rude_count // 6)
     for kind, rows in (
         ("hateful", harm.abusive(rng, part, rude_count // 3) + harm.hateful(rng, part, rude_count // 3)),
         ("harmful", rng.sample(found := harm.declined(rng, part, complied, 700), min(4 * rude_count // 5, len(found)))),
     ):
         examples += [GateExample(row.question, row.answer, kind=kind) for row in rows]
     return examples
+
+
+def _rants(rng: random.Random, part: Split, count: int) -> list[GateExample]:
+    """Posts of several sentences, in which the probe on words learns to find each rude one."""
+    found = rng.sample(part.rude, min(3 * count, len(part.rude)))
+    edits = [(one.toxic, project(one.toxic, texts[0])) for one in found if (texts := civil_references(one))]
+    posts = [data.rant(rng, edits) for _ in range(count)] if edits else []
+    return [GateExample(post.question, post.answer, (post.correction,), "rude") for post in posts]
 
 
 def written_examples(part: Split, seed: int) -> list[GateExample]:
@@ -120,7 +128,7 @@ def report_rows(report: Split, folder: Path, seed: int) -> list[Row]:
     # Rude sentences of the report split that the 500 rows above do not use, in hosts of both kinds.
     hosts = [g for g in (*oasst, *upstream[100:]) if len(g.answer) >= 300][:200]
     rng.shuffle(hosts)
-    spare = [r for r in report.rude[500:] if profanity.contains_profanity(r.toxic)] + report.rude[:500]
+    spare = [r for r in report.rude[500:] if swears(r.toxic)] + report.rude[:500]
     for host, rude in zip(hosts[:100], spare, strict=False):
         place = rng.randrange(len(data.sentences(host.answer)) + 1)
         answer = data.insert_sentence(host.answer, place, rude.toxic)
@@ -174,7 +182,7 @@ def good_rows(report: Split, folder: Path, upstream: Sequence[Pair], seed: int, 
         "civil sentences": [
             Pair(data.REPORT_QUESTION, r.neutral[-1])
             for r in report.rude
-            if len(r.neutral) > 1 and not profanity.contains_profanity(r.neutral[-1])
+            if len(r.neutral) > 1 and not swears(r.neutral[-1])
         ],
         "READMEs": _descriptions(),
         "hard-wrapped or in lists": [

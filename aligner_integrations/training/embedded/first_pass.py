@@ -9,9 +9,8 @@ import difflib
 import random
 from dataclasses import dataclass
 
-from better_profanity import profanity
-
 from aligner_integrations.training.embedded.data import MAX_GOOD_CHARACTERS, QUESTIONS, mixed
+from aligner_integrations.training.embedded.pairs import swears
 from aligner_integrations.training.embedded.sources import Rude, Split
 from aligner_integrations.triples import Triple
 
@@ -69,5 +68,5 @@ def _passages(rng: random.Random, pairs: list[tuple[Rude, list[str]]]) -> list[T
 
 def smallest_edits(rude: Rude) -> list[str]:
     """The human rewrites without swear words, the smallest edit first."""
-    clean = [n for n in rude.neutral if n.strip() and not profanity.contains_profanity(n)]
+    clean = [n for n in rude.neutral if n.strip() and not swears(n)]
     return sorted(clean, key=lambda n: -difflib.SequenceMatcher(None, rude.toxic, n, autojunk=False).ratio())

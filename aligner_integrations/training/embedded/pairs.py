@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from better_profanity import profanity
 
@@ -37,12 +38,18 @@ Likelihood = Callable[[Sequence[str]], Sequence[float]]
 """Texts -> mean log-probability a token, in nats, under the base model."""
 
 
+@lru_cache(maxsize=200_000)  # the same words are asked for again and again, and a look-up takes a millisecond
+def swears(text: str) -> bool:
+    """Return whether a word of better-profanity's list is in a text."""
+    return bool(profanity.contains_profanity(text))
+
+
 def civil_references(rude: Rude) -> list[str]:
     """The human rewrites without swear words that keep the sense of the text, the closest first.
 
     2% of the rewrites still swear; an aligner that learns from them does too. 7% add a negation.
     """
-    clean = [n for n in rude.neutral if n.strip() and not profanity.contains_profanity(n)]
+    clean = [n for n in rude.neutral if n.strip() and not swears(n)]
     kept = [n for n in clean if keeps_sense(rude.toxic, n)]
     costs = {n: edit_cost(rude.toxic, n) for n in kept}
     return sorted((n for n in kept if costs[n] <= _MOST), key=costs.__getitem__)
@@ -66,7 +73,7 @@ def edit_cost(toxic: str, neutral: str) -> float:
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         if tag != "equal":
             gone = a[i1:i2]
-            rude = sum(bool(profanity.contains_profanity(f"{word} {word.removesuffix('s')}")) for word in gone)
+            rude = sum(swears(f"{word} {word.removesuffix('s')}") for word in gone)
             cost += max(len(gone) - rude, j2 - j1 - max(rude, 1 if gone else 0), 0)
     return cost / max(1, len(a))
 

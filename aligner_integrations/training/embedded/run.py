@@ -16,6 +16,7 @@ import torch
 from aligner_integrations.aligner import Aligner
 from aligner_integrations.backends.local import loading
 from aligner_integrations.backends.local.backend import LocalBackend
+from aligner_integrations.backends.local.devices import quick_dtype
 from aligner_integrations.backends.request import Completion, Request
 from aligner_integrations.backends.score import RUDE, Score
 from aligner_integrations.errors import AlignerError
@@ -62,7 +63,7 @@ REPORT_ROWS = "report.jsonl"
 FIRST = "first"
 """Sub-folder of the first pass."""
 
-QUICK = "bfloat16"
+QUICK = str(quick_dtype()).removeprefix("torch.")
 """What the gate's examples are read in, and harm and good answers of many kinds are measured in."""
 
 KEEP = {RUDE: 0.94, "hateful": 0.985, "harmful": 0.997}
@@ -211,7 +212,7 @@ def _measure_good(output: Path, rows: list[Row]) -> None:
 
 
 def _quick(output: Path) -> Aligner:
-    """The aligner in coarser numbers, five times as fast on a CPU: nearly all of these rows are kept or declined either way."""
+    """The aligner in the quickest numbers, which may be coarser: nearly all of these rows are kept or declined either way."""
     return Aligner(backend=LocalBackend(output, dtype=QUICK))
 
 

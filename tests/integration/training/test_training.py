@@ -106,6 +106,33 @@ def test_the_cpu_loss_is_trls_loss(random_model):
     assert float(ours) == pytest.approx(float(own), rel=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cpu_trains_in_what_it_computes_fast_in(random_model, tmp_path, monkeypatch, dtype):
+    seen = set()
+
+    def watched(logits, labels, reduction, cross_entropy=torch.nn.functional.cross_entropy):
+        assert logits.dtype == torch.float32
+        return cross_entropy(logits, labels, reduction=reduction)
+
+    for module in (run, sft):
+        monkeypatch.setattr(module, "quick_dtype", lambda: dtype)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
+    lm_head = torch.nn.Linear.forward
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: seen.add((out := lm_head(self, x)).dtype) or out)
+    run.fit_weights(
+        triples(40),
+        base=str(random_model),
+        revision=None,
+        template=tiny.TEMPLATE,
+        recipe=RECIPE,
+        output=tmp_path / "out",
+    )
+    assert seen == {dtype}
+    assert all(
+        torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "out" / "adapter_model.safetensors").values()
+    )
+
+
 def test_warm_up_comes_first_and_too_long_rows_are_counted(random_model):
     from transformers import AutoTokenizer
 

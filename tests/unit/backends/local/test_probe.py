@@ -15,7 +15,7 @@ HIDDEN = 3
 @pytest.fixture
 def probe():
     generator = torch.Generator().manual_seed(0)
-    mean, scale, weight = torch.rand(3, 2 * HIDDEN + 2, generator=generator) + 0.5
+    mean, scale, weight = torch.rand(3, 3 * HIDDEN + 2, generator=generator) + 0.5
     return GateProbe(4, mean, scale, weight, torch.tensor(0.25))
 
 
@@ -23,12 +23,30 @@ def test_features():
     before, after = torch.ones(2, HIDDEN), torch.full((2, HIDDEN), 2.0)
     features = token_features(before, after, torch.tensor([0.0, 1.0]), torch.tensor([-1.0, 0.0]))
     log2 = torch.log(torch.tensor(2.0)).item()
-    assert features.tolist() == [pytest.approx([1, 1, 1, 2, 2, 2, 0, log2]), pytest.approx([1, 1, 1, 2, 2, 2, log2, 0])]
+    assert features.tolist() == [
+        pytest.approx([1, 1, 1, 2, 2, 2, 0, log2, 1, 1, 1]),
+        pytest.approx([1, 1, 1, 2, 2, 2, log2, 0, 1, 1, 1]),
+    ]
+
+
+def test_each_token_knows_the_state_before_the_first_one():
+    before = torch.tensor([[5.0] * HIDDEN, [7.0] * HIDDEN])
+    features = token_features(before, before, torch.zeros(2), torch.zeros(2))
+    assert features[:, -HIDDEN:].tolist() == [[5.0] * HIDDEN] * 2
 
 
 def test_marks(probe):
     features = torch.stack([probe.mean, probe.mean + probe.scale])
     assert probe.marks(features).tolist() == pytest.approx([0.25, 0.25 + probe.weight.sum().item()])
+
+
+def test_a_gate_of_before_reads_no_first_state(probe, tmp_path):
+    narrow = GateProbe(4, *(getattr(probe, name)[: 2 * HIDDEN + 2] for name in ("mean", "scale", "weight")), probe.bias)
+    narrow.save(tmp_path / "gate.safetensors")
+    loaded = GateProbe.load(tmp_path / "gate.safetensors", 4, HIDDEN)
+    features = token_features(torch.ones(2, HIDDEN), torch.zeros(2, HIDDEN), torch.zeros(2), torch.zeros(2))
+    expected = ((features[:, : 2 * HIDDEN + 2] - narrow.mean) / narrow.scale) @ narrow.weight + narrow.bias
+    assert loaded.marks(features).tolist() == expected.tolist()
 
 
 def test_round_trip(probe, tmp_path):
