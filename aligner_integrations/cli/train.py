@@ -46,7 +46,8 @@ def train(
     start: Annotated[
         Path | None,
         typer.Option(
-            help='Folder of a LoRA adapter to go on from, for a further feature; "embedded": the embedded one.'
+            help='Folder of a LoRA adapter to go on from, for a further feature; "embedded": the embedded one. '
+            "The embedded recipe then leaves out its first pass."
         ),
     ] = None,
     push: Annotated[
@@ -70,11 +71,11 @@ def train(
     if recipe not in RECIPES:
         raise ConfigurationError(f"There is no recipe {recipe!r}. Recipes: {', '.join(RECIPES)}.")
     if recipe == "embedded":
-        fixed = [name for name, value in (("base", base), ("start", start)) if value]
-        if changes or fixed:
-            raise ConfigurationError(f"The embedded recipe is fixed; drop {', '.join([*changes, *fixed])}.")
+        if fixed := [*changes, *(["base"] if base else [])]:
+            raise ConfigurationError(f"The embedded recipe is fixed; drop {', '.join(fixed)}.")
     elif base is None:
         raise ConfigurationError("Name the base model with --base, for example --base google/gemma-2b.")
+    start = EMBEDDED if start == Path("embedded") else start
     chosen, changed = get_template(template), RECIPES[recipe].with_changes(**changes)
     if public and push is None:
         raise ConfigurationError("--public goes with --push.")
@@ -94,7 +95,7 @@ def train(
     # Trainers write their losses to standard output, which is for the result.
     with contextlib.redirect_stdout(sys.stderr):
         if base is None:  # the embedded recipe, which has its own
-            embedded_run.train_embedded(Path(data), output)
+            embedded_run.train_embedded(Path(data), output, start)
         else:
             run.train_aligner(
                 read_triples(data),
@@ -104,7 +105,7 @@ def train(
                 recipe=changed,
                 output=output,
                 data=data,
-                start=EMBEDDED if start == Path("embedded") else start,
+                start=start,
             )
     if not run.is_main_process():
         return

@@ -13,6 +13,7 @@ from peft import LoraConfig
 from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from aligner_integrations.backends.local.devices import quick_dtype
 from aligner_integrations.backends.local.loading import load_base
 from aligner_integrations.training.bootstrap.recipe import BootstrapRecipe
 from aligner_integrations.training.provenance import read_stage, write_stage, written_beside
@@ -67,7 +68,7 @@ def tune(
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
-        "bf16": not on_cpu,
+        "bf16": quick_dtype() == torch.bfloat16,
         "use_cpu": on_cpu,
         "gradient_checkpointing": False,
         "seed": recipe.seed,

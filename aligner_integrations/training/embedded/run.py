@@ -77,20 +77,22 @@ ROUNDINGS = (8, 4)
 """Bits that the base's weights are rounded to, to see how much the figures hang on the last of them."""
 
 
-def train_embedded(data: Path, output: Path) -> Path:
+def train_embedded(data: Path, output: Path, start: Path | None = None) -> Path:
     """Train, measure and document the embedded aligner. Each stage is skipped if its file is there.
 
     Args:
         data: The folder with the files of `sources.SOURCES` and, to measure on, `sources.MEASURED`.
         output: Folder of the result; that of the first pass is its sub-folder `first`.
+        start: Folder of the result of a first pass, which is then not trained again.
     """
     recipe = RECIPES["embedded"]
     splits = sources.load(data, recipe.seed)  # first, so that a missing file is found at once
-    first = output / FIRST
-    _fit(first_triples(splits.train, recipe.seed), recipe, first)
-    choose_strength(first, examples.strength_rows(splits.tune))
+    if start is None:
+        start = output / FIRST
+        _fit(first_triples(splits.train, recipe.seed), recipe, start)
+        choose_strength(start, examples.strength_rows(splits.tune))
     rows = embedded.make(splits, data, output, recipe.seed)
-    _fit(rows.triples, EMBEDDED_SECOND_PASS, output, start=first)
+    _fit(rows.triples, EMBEDDED_SECOND_PASS, output, start=start)
     choose_strength(output, examples.strength_rows(splits.tune), FURTHER_STRENGTHS)
     run.fit_own_gate(
         output,
@@ -126,7 +128,12 @@ def _fit(triples: Sequence[Triple], recipe: Recipe, output: Path, start: Path | 
 
 def write_card(output: Path, checksums: dict[str, str]) -> None:
     """Write the card from what is in the folder."""
-    first = read_result(output / FIRST / run.TRAINING_FILE) or {}
+    first = read_result(output / FIRST / run.TRAINING_FILE)
+    begun = (
+        f"{first['rows']:,} rows, {first['steps']} steps, {first['seconds'] / 60:.0f} minutes"
+        if first
+        else "an adapter that was there before, `--start`"
+    )
     learnt = [f"{source}; `{name}` SHA-256 `{checksums[name]}`" for name, source in sources.SOURCES.items()]
     measured = [
         f"{source}; `{name}` SHA-256 `{checksums[name]}`: measuring only" for name, source in sources.MEASURED.items()
@@ -140,8 +147,7 @@ def write_card(output: Path, checksums: dict[str, str]) -> None:
             "texts written for this package (`training/embedded/written`)",
             *measured,
             "texts written for this package to measure with, before the training (`evaluation/kept_back`): measuring only",
-            f"two passes: the first ({first['rows']:,} rows, {first['steps']} steps, {first['seconds'] / 60:.0f} minutes) makes rude "
-            "text civil; the second, below, goes on from it",
+            f"two passes: the first ({begun}) makes rude text civil; the second, below, goes on from it",
         ],
         recipe=EMBEDDED_SECOND_PASS,
         licence="apache-2.0",

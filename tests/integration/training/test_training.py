@@ -313,6 +313,14 @@ def test_the_command_goes_on_from_the_embedded_aligner(tmp_path, monkeypatch):
     assert seen["start"] == EMBEDDED and seen["base"] == "embedded" and seen["recipe"] == RECIPES["small"]
 
 
+def test_the_embedded_recipe_goes_on_from_a_first_pass_and_from_no_other_base(tmp_path):
+    command = ["train", "--recipe", "embedded", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*command, "--start", "embedded"])
+    assert result.exit_code == 1 and "lacks paradetox.jsonl.gz" in " ".join(result.output.split())
+    result = CliRunner().invoke(app, [*command, "--base", "gpt2", "--epochs", "2"])
+    assert result.exit_code == 1 and "fixed; drop epochs, base" in " ".join(result.output.split())
+
+
 def test_losses_are_one_line_each(random_model, tmp_path, caplog):
     with caplog.at_level("INFO", logger="aligner_integrations"):
         fitted(random_model, tmp_path, recipe=dataclasses.replace(RECIPE, save_steps=1))
