@@ -6,13 +6,13 @@ Each batch is a transaction on a connection of its own: nothing is open while a 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.forking import Lock
+from aligner_integrations.own_database import claim, keep_private
 from aligner_integrations.recording.records import Record
 
 _APPLICATION = 0x416C6E52  # "AlnR": marks the file as ours
@@ -40,24 +40,12 @@ class Database:
         self.path = path
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Owner only; SQLite gives the files beside it the same permissions. One that is there is never opened and closed
-            # here: that would drop the locks which this process has on it.
-            try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            except FileExistsError:
-                if path.is_symlink() or not path.is_file():
-                    raise OSError("it is no plain file") from None
-                if path.stat().st_mode & 0o077:
-                    path.chmod(0o600)
+            keep_private(path)
             with _turn, contextlib.closing(self._connect()) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
                 with connection:
                     connection.execute("BEGIN IMMEDIATE")
-                    owner = connection.execute("PRAGMA application_id").fetchone()[0]
-                    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-                    if owner != _APPLICATION and (owner or tables):
-                        raise sqlite3.DatabaseError("it is a database of something else")
-                    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+                    claim(connection, _APPLICATION)
                     connection.execute(_TABLE)
         except (OSError, sqlite3.Error) as error:
             what = getattr(error, "strerror", None) or error

@@ -25,6 +25,7 @@ FLOORS = [
         "heat",
         "hub",
         "jsonl",
+        "own_database",
         "pairs",
         "passages",
         "refusals",

@@ -6,10 +6,8 @@ was. Trouble with the file is logged, and is never the trouble of a correction. 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.forking import Lock
+from aligner_integrations.own_database import claim, keep_private
 
 logger = logging.getLogger(__name__)
 
@@ -151,15 +150,7 @@ class Store:
     def _open(self) -> sqlite3.Connection:
         with _opening:
             if self.path is not None:
-                # Corrections are private; SQLite gives the files beside it the same permissions. Never open a file that
-                # is there: closing it again would drop all locks this process has on it, and the file would break.
-                try:
-                    os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-                except FileExistsError:
-                    for path in (self.path, *(Path(f"{self.path}-{beside}") for beside in ("wal", "shm"))):
-                        with contextlib.suppress(FileNotFoundError):
-                            if path.stat().st_mode & 0o077:
-                                path.chmod(0o600)
+                keep_private(self.path)
             connection = sqlite3.connect(
                 self.path or ":memory:", timeout=_BUSY, isolation_level=None, check_same_thread=False
             )
@@ -182,11 +173,7 @@ class Store:
         connection.execute("PRAGMA synchronous = NORMAL")
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            owner = connection.execute("PRAGMA application_id").fetchone()[0]
-            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if owner != _APPLICATION and (owner or tables):
-                raise sqlite3.DatabaseError("it is a database of something else")
-            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            claim(connection, _APPLICATION)
             columns = [row[1] for row in connection.execute("PRAGMA table_info(kept)")]
             if columns and "checksum" not in columns:  # an older version's
                 connection.execute("DROP TABLE kept")
