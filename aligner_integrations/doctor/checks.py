@@ -291,11 +291,11 @@ def _prefixes(server: Server) -> Finding:
             "kept prefixes", "unknown", f"It reads 400 words within {1000 * longest:.0f} ms, too quick to tell."
         )
     if rate < _CACHED:
-        return Finding("kept prefixes", "good", f"A prompt that comes again takes {rate:.2f} of the time.")
+        return Finding("kept prefixes", "good", f"A prompt that comes again is answered {1 / rate:.0f} times as fast.")
     return Finding(
         "kept prefixes",
         "missing",
-        f"A prompt that comes again takes {rate:.2f} of the time; it seems to be read anew.",
+        f"A prompt that comes again takes {rate:.0%} of the time; it seems to be read anew.",
         "vLLM and SGLang keep prefixes by default. It matters where the gate reads an answer before it is corrected.",
     )
 
@@ -313,7 +313,7 @@ def _speed(server: Server) -> Finding:
             "speed",
             "missing",
             f"{said}: they wait for each other.",
-            "llama.cpp: -np 32 with a context for all of them. vLLM: --max-num-seqs. `transformers serve`: --continuous-batching.",
+            "llama.cpp: llama-server -np 32 with a context for all of them; the server of llama-cpp-python knows no such flag. vLLM: --max-num-seqs. `transformers serve`: --continuous-batching.",
         )
     return Finding("speed", "good", f"{said}.")
 
@@ -330,10 +330,17 @@ def _template(server: Server, name: str | None) -> Finding:
     try:
         template = server.backend.template if name is None else get_template(name)
     except ConfigurationError as error:
+        if name is not None:
+            return Finding("template", "wrong", first_line(error), "Say another one with --template.")
         best = _best(server, set())
-        mend = f"With {best} it writes corrections: --template {best}." if best else "Say which with --template."
-        return Finding("template", "wrong", f"No template is known for {server.model!r}: {first_line(error)}", mend)
-    share = _repeats(server, template)
+        mend = (
+            f"With {best} answers come back: --template {best}, if this is an aligner."
+            if best
+            else "Say which with --template."
+        )
+        says = f"No template is known for {server.model!r}, and a wrong one would ruin its corrections in silence."
+        return Finding("template", "wrong", says, mend)
+    share, _ = _repeats(server, template)
     if share >= _ENOUGH:
         return Finding(
             "template", "good", f"With the template {template.name} answers come back, by {share:.0%} of their words."
@@ -351,25 +358,27 @@ def _template(server: Server, name: str | None) -> Finding:
 
 
 def _best(server: Server, known: set[str]) -> str | None:
-    """The template with which answers come back best, if they do with any."""
-    shares = {
+    """The template with which answers come back best, if they do with any, and end: what only chats goes on and on."""
+    found = {
         name: _repeats(server, template)
         for name, template in TEMPLATES.items()
         if name not in known and not template.extra_fields
     }
+    shares = {name: share if ended else 0.0 for name, (share, ended) in found.items()}
     best = max(shares, key=lambda name: shares[name])
     return best if shares[best] >= _ENOUGH else None
 
 
-def _repeats(server: Server, template: Template) -> float:
-    """The median share of an answer's words that its correction has again."""
-    shares = []
+def _repeats(server: Server, template: Template) -> tuple[float, bool]:
+    """The median share of an answer's words that its correction has again, and whether most corrections end by themselves."""
+    shares, ended = [], 0
     fields = dict.fromkeys(template.extra_fields, "Helpful")
     for question, answer in _PROBES:
         said = server.say(template.render(question, answer, **fields), 64)
         words, again = _words(answer), _words(said.text)
         shares.append(len(words & again) / len(words))
-    return statistics.median(shares)
+        ended += not is_cut(said.reason)
+    return statistics.median(shares), 2 * ended > len(_PROBES)
 
 
 def _words(text: str) -> set[str]:

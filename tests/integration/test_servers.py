@@ -208,6 +208,22 @@ def test_the_doctor_blames_nothing_but_the_model(transformers_url, random_model)
     assert findings["log-probabilities"].verdict == findings["token ids"].verdict == "missing"
 
 
+def test_the_doctor_of_llama_cpp_blames_it_for_nothing(llama_url):
+    """It serves an aligner well; what it lacks, it is said to lack. Its model is known by the name of a file, to no template."""
+    server = Server(CompletionsBackend(llama_url), patience=300)
+    findings = {one.check: one for one in examine(server, "embedded")}
+    assert [one for one in findings.values() if one.verdict == "wrong"] == []
+    for check in ("model", "raw prompts", "length", "temperature 0", "end of a text", "streams", "template"):
+        assert findings[check].verdict == "good", findings[check]
+    assert "<|im_end|>" in findings["special tokens"].says
+    assert findings["log-probabilities"].verdict == findings["token ids"].verdict == "missing"
+
+
+def test_the_doctor_of_a_model_without_a_known_template(llama_url):
+    finding = list(examine(Server(CompletionsBackend(llama_url), patience=300)))[-1]
+    assert (finding.check, finding.verdict) == ("template", "wrong") and "embedded.gguf" in finding.says
+
+
 def test_in_a_pipe_of_langchain(served):
     from langchain_core.runnables import RunnableLambda
 

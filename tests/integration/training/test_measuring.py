@@ -5,8 +5,8 @@ import json
 import pytest
 
 from aligner_integrations import Aligner
-from aligner_integrations.backends.base import Request
 from aligner_integrations.backends.local.backend import LocalBackend
+from aligner_integrations.backends.request import Request
 from aligner_integrations.evaluation import own_rows
 from aligner_integrations.models import CONFIG_FILE
 from aligner_integrations.training import card

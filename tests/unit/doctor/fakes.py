@@ -56,11 +56,14 @@ class Fake:
             return said({"error": {"message": message}}, 400)
         return self._written(body, prompt, words)
 
-    def _written(self, body, prompt, words):
+    def _says(self, prompt):
         found = _ASKED.fullmatch(prompt)
-        text = found[2].split() if found else [word for _ in range(20) for word in _ON]
-        if self.samples and not found:
-            text = text[next(self._count) % 7 :]
+        if found:
+            return found[2].split()
+        return [word for _ in range(20) for word in _ON][next(self._count) % 7 if self.samples else 0 :]
+
+    def _written(self, body, prompt, words):
+        text = self._says(prompt)
         wanted, limit = text, body["max_tokens"]
         text = text[:limit]
         reason = "stop" if len(text) == len(wanted) and len(text) < limit else "length"
@@ -81,6 +84,15 @@ def _shown(prompt, text):
     tops = [None, *({token: -0.1, "other": -3.0} for token in tokens[1:])]
     numbers = {"tokens": tokens, "token_logprobs": [None, *[-0.1] * (len(tokens) - 1)], "top_logprobs": tops}
     return {"text": "".join(tokens), "logprobs": {**numbers, "text_offset": offsets}}
+
+
+class Parrot(Fake):
+    """Only chats: says again what it was told, and goes on and on."""
+
+    model = "chatty"
+
+    def _says(self, prompt):
+        return [*prompt.split(), *super()._says("")]
 
 
 class OtherTemplate(Fake):

@@ -69,7 +69,18 @@ def test_a_template_with_fields_of_its_own():
 def test_a_model_without_a_known_template():
     fake = fakes.Fake()
     fake.model = "my-own"
-    assert findings_of(fake)["template"].mend == "With aligner-7b it writes corrections: --template aligner-7b."
+    finding = findings_of(fake)["template"]
+    assert finding.says.startswith("No template is known for 'my-own', and a wrong one")
+    assert finding.mend == "With aligner-7b answers come back: --template aligner-7b, if this is an aligner."
+
+
+def test_a_chat_model_that_repeats_what_it_is_told_is_taken_for_no_aligner():
+    finding = findings_of(fakes.Parrot())["template"]
+    assert (finding.verdict, finding.mend) == ("wrong", "Say which with --template.")
+
+
+def test_a_template_that_there_is_not():
+    assert "'my-template'" in findings_of(fakes.Fake(), template="my-template")["template"].says
 
 
 def test_what_is_no_aligner():
