@@ -186,6 +186,7 @@ class WinRateReport:
                 "tokens read and written", lambda one: f"{one.usage.prompt_tokens:,} + {one.usage.completion_tokens:,}"
             ),
             line("asked by this run, not kept", lambda one: one.asked),
+            *([] if self.cost is None else [["all replies cost", _dollars(self.cost), *[""] * (len(columns) - 1)]]),
         ]
 
     def page(self) -> Page:
@@ -209,7 +210,7 @@ class WinRateReport:
                     ("losses", one.rates.losses.value, ""),
                 )
             ]
-            + ([] if self.cost is None else [("cost", f"${self.cost:.2f}")]),
+            + ([] if self.cost is None else [("cost", _dollars(self.cost))]),
             tables=[Table("Figures", self.table())],
             charts=self._charts(),
             examples=[one for name, judged in self.judged.items() for one in _examples(name, judged)],
@@ -372,6 +373,10 @@ def _examples(aspect: str, judged: Sequence[Judged]) -> list[Example]:
                 more[f"{label} answers"] = "\n".join(texts)
         found.append(Example(one.verdict, one.pair.question, one.pair.answer, one.pair.correction, facts, more))
     return found
+
+
+def _dollars(cost: float) -> str:
+    return f"${cost:.2f}" if cost >= 1 else f"${cost:.4f}"
 
 
 def _named(on_progress: Callable[[str, int], None], name: str) -> Callable[[int], None]:

@@ -1,5 +1,6 @@
 """Judges that are fair, biased, chatty, rude, hostile or down: what they say is counted by hand."""
 
+import dataclasses
 import json
 import random
 import re
@@ -160,6 +161,8 @@ def test_aspects_stand_side_by_side_with_tokens_and_cost(tmp_path):
         report = evaluate(PAIRS, judge(fair), [HELPFUL, HARMLESS], kept, prices=(2.5, 10.0))
     assert list(report.aspects) == ["helpful", "harmless"]
     assert report.cost == 0  # the fake counts no tokens
+    assert report.table()[-1] == ["all replies cost", "$0.0000", ""]
+    assert dataclasses.replace(report, cost=12.345).table()[-1][1] == "$12.35"
     table = report.table()
     assert table[0] == ["", "helpful", "harmless"] and {len(line) for line in table} == {3}
     assert json.loads(json.dumps(report.to_dict()))["aspects"]["helpful"]["rates"]["omega"]["value"] == pytest.approx(
