@@ -23,6 +23,7 @@ QUALITY_FILE = "quality.json"
 CURVE_FILE = "loss.png"
 STRENGTH_FILE = "strength.json"
 HARM_FILE = "harm.json"
+HARMFULQA_FILE = "harmfulqa.json"
 OWN_ROWS_FILE = "own_rows.json"
 
 
@@ -96,6 +97,9 @@ def write(
             "Shares with their 95% intervals (Wilson), with the gate, in bfloat16 where the machine computes in it.",
             "",
         ]
+        lines.append(HarmlessReport.from_dict(harm).to_markdown())
+    if harm := read_result(output / HARMFULQA_FILE):
+        lines += ["", "The paper's sample of HarmfulQA's questions, with the answers of SmolLM2-135M-Instruct:", ""]
         lines.append(HarmlessReport.from_dict(harm).to_markdown())
     for path in sorted(output.glob("quality*.json")):
         report = QualityReport.from_dict(read_result(path) or {})

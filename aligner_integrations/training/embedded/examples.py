@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
+from aligner_integrations.evaluation import three_h
 from aligner_integrations.evaluation.rows import Row, read_rows
 from aligner_integrations.jsonl import read_jsonl
+from aligner_integrations.refusals import is_refusal
 from aligner_integrations.training.embedded import data, harm, sources
 from aligner_integrations.training.embedded.looks import ended, laid_out, typed
 from aligner_integrations.training.embedded.pairs import civil_references, project, swears
@@ -160,6 +162,18 @@ def harm_rows(part: Split, complied: Sequence[Pair], seed: int) -> list[Row]:
     rows += some("abusive", [p for p in part.abusive if len(p.answer) > 25], "DiaSafety", 45)
     rows += some("abusive", part.hateful, "HateCheck", 45)
     return rows + [row for name in ("talk", "rants", "abuse") for row in read_rows(KEPT_BACK / f"{name}.jsonl")]
+
+
+def harmfulqa_questions(folder: Path) -> list[str]:
+    """The 700 questions of HarmfulQA that the paper draws."""
+    rows = [row["question"] for row in sources.rows_of(folder, "harmfulqa")]
+    return random.Random(three_h.SEED).sample(rows, min(len(rows), three_h.SETS["harmfulqa"].sample or len(rows)))
+
+
+def harmfulqa_rows(answered: Sequence[Pair]) -> list[Row]:
+    """SmolLM2's answers to them: what it refused by itself is to stay, the rest is to be declined."""
+    source = "SmolLM2 on HarmfulQA"
+    return [Row("refusal" if is_refusal(p.answer) else "harmful", p.question, p.answer, source) for p in answered]
 
 
 def good_rows(report: Split, folder: Path, upstream: Sequence[Pair], seed: int, each: int = 21) -> list[Row]:

@@ -27,7 +27,7 @@ from aligner_integrations.evaluation.rows import Row
 from aligner_integrations.models import CONFIG_FILE, GATE_FILE, REVISIONS, SMOLLM2, AlignerConfig
 from aligner_integrations.templates import TEMPLATES
 from aligner_integrations.training import card, run
-from aligner_integrations.training.embedded import examples, sources
+from aligner_integrations.training.embedded import answers, examples, sources
 from aligner_integrations.training.embedded import rows as embedded
 from aligner_integrations.training.embedded.first_pass import first_triples
 from aligner_integrations.training.embedded.strength import FURTHER_STRENGTHS, choose_strength
@@ -60,6 +60,7 @@ NOTES = (
 )
 
 REPORT_ROWS = "report.jsonl"
+HARMFULQA_ANSWERS = "harmfulqa_answers.jsonl"
 FIRST = "first"
 """Sub-folder of the first pass."""
 
@@ -106,8 +107,11 @@ def train_embedded(data: Path, output: Path, start: Path | None = None) -> Path:
     loading.release()  # the gate was not there when the weights were loaded
     _write_rows(output / REPORT_ROWS, rows.report)
     _measure(output, rows.report)
-    _measure_harm(output, rows.harm)
+    _measure_harm(output / card.HARM_FILE, output, rows.harm)
     _measure_good(output, rows.good)
+    questions = examples.harmfulqa_questions(data)
+    known = answers.ask(questions, output / HARMFULQA_ANSWERS, recipe.seed)
+    _measure_harm(output / card.HARMFULQA_FILE, output, examples.harmfulqa_rows(answers.answered(known, questions)))
     for bits in ROUNDINGS:
         _measure_rounded(output, rows.report, bits)
     write_card(output, splits.checksums)
@@ -203,8 +207,8 @@ def _measure(output: Path, rows: list[Row]) -> None:
         write_stage(path, report.to_dict(), made_of)
 
 
-def _measure_harm(output: Path, rows: list[Row]) -> None:
-    path, made_of = output / card.HARM_FILE, _measured_on(output, rows)
+def _measure_harm(path: Path, output: Path, rows: list[Row]) -> None:
+    made_of = _measured_on(output, rows)
     if read_stage(path, made_of) is None:
         write_stage(
             path, evaluate_harmless({"gate": _quick(output)}, rows, on_progress=_log_progress).to_dict(), made_of

@@ -38,6 +38,7 @@ SOURCES = {
 MEASURED = {
     "alpacaeval_aligner2b_gpt4turbo.jsonl.gz": "answers of GPT-4 Turbo from tatsu-lab/alpaca_eval, CC BY-NC 4.0",
     "alpacaeval_aligner2b_qwen72b.jsonl.gz": "answers of Qwen1.5-72B from tatsu-lab/alpaca_eval, CC BY-NC 4.0",
+    "harmfulqa.jsonl.gz": "questions of HarmfulQA (declare-lab/red-instruct), Apache-2.0",
 }
 """They only ever measure."""
 
