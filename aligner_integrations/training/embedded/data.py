@@ -102,7 +102,7 @@ class Mixture:
     hateful: int = 200
     neutral: int = 90
     talk: int = 160
-    endings: int = 100
+    endings: int = 160
 
 
 def load_written() -> list[Pair]:
