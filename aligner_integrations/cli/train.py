@@ -119,4 +119,4 @@ def train(
         echo_json({"output": str(output), "url": url, "training": report.to_dict()})
     else:
         name = str(output) if url is None else push
-        echo(f"Trained on {report.rows:,} rows in {report.seconds / 60:.0f} minutes. Use it: Aligner({name!r})")
+        echo(f"Trained on {report.rows:,} rows in {report.seconds / 60:.1f} minutes. Use it: Aligner({name!r})")

@@ -66,10 +66,13 @@ class Columns:
         for name in (self.question, self.answer):
             if name not in there:
                 raise ConfigurationError(
-                    f"{where} has no column {name!r}; it has {', '.join(there) or 'none'}. Say which hold question and answer."
+                    f"{where} has no column {name!r}; it has {', '.join(there) or 'none'}. Say which hold question and answer: "
+                    "--question-column and --answer-column, in Python columns=Columns(question=..., answer=...)."
                 )
         if twice := [name for name in self.new if name in there]:
-            raise ConfigurationError(f"{where} already has a column {twice[0]!r}. Give the new ones a prefix.")
+            raise ConfigurationError(
+                f"{where} already has a column {twice[0]!r}. Give the new ones a prefix (--prefix)."
+            )
 
 
 class Record(ABC):

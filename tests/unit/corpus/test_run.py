@@ -390,6 +390,13 @@ def test_columns_that_make_no_sense(made):
         made()
 
 
+def test_a_table_with_other_columns_says_how_to_name_them(tmp_path):
+    table = tmp_path / "in.csv"
+    table.write_text("id,prompt,response\n1,q,a\n")
+    with pytest.raises(ConfigurationError, match="it has id, prompt, response.* --question-column and --answer-column"):
+        correct_corpus(table, tmp_path / "out.csv", plain())
+
+
 def test_a_mistake_of_the_caller_is_no_dead_letter(source, tmp_path):
     aligner = Aligner(backend=FakeBackend(mend), template="{question}{answer}{aspects}")
     with pytest.raises(ConfigurationError, match="aspects"):
