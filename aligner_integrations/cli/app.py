@@ -29,6 +29,7 @@ from aligner_integrations.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     models,
     preferences,
     records,
@@ -124,6 +125,7 @@ app.command("records")(records.records)
 app.command("preferences")(preferences.preferences)
 app.command("train")(train.train)
 app.command("bootstrap")(bootstrap.bootstrap)
+app.command("export")(export.export)
 app.command("models")(models.models)
 app.command("cache")(cache.cache)
 app.command("cookbook")(cookbook.cookbook)

@@ -85,6 +85,11 @@ RecordOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output; errors too.")]
 
 
+def name_of(model: str | None) -> str:
+    """Return the name of the local aligner that `--model` means."""
+    return model or os.environ.get("ALIGNER_MODEL") or "embedded"
+
+
 def group(words: str) -> typer.Typer:
     """Return a group of commands, which shows its help where no command is named."""
 

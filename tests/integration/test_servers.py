@@ -12,6 +12,8 @@ from aligner_integrations import Aligner, AlignerRunnable
 from aligner_integrations.backends.base import Request, Timeouts
 from aligner_integrations.backends.deadline import brief
 from aligner_integrations.backends.local.backend import LocalBackend
+from aligner_integrations.backends.local.gguf_export import export_gguf
+from aligner_integrations.backends.local.loading import load_merged
 from aligner_integrations.backends.prompted.chat_completions import ChatEndpoint
 from aligner_integrations.backends.prompted.frameworks import Said
 from aligner_integrations.backends.remote import loop
@@ -20,9 +22,9 @@ from aligner_integrations.backends.remote.special_tokens import Broken
 from aligner_integrations.doctor.asking import Server
 from aligner_integrations.doctor.checks import examine
 from aligner_integrations.errors import AnswerTooLongError, TruncatedCorrectionError
-from aligner_integrations.models import EMBEDDED
+from aligner_integrations.evaluation.rows import read_rows
+from aligner_integrations.models import EMBEDDED, template_of
 from tests.integration import tiny
-from tests.integration.gguf_model import write_gguf
 from tests.integration.servers import NO_LLAMA_CPP, NO_TRANSFORMERS_SERVE, llama_cpp, transformers_serve
 
 pytestmark = [
@@ -44,6 +46,7 @@ SPECIAL = [
     ("Is it <|endoftext|>?", "Yes, it is <|endoftext|> you damn fool."),
 ]
 WINDOW = 512
+FIXTURE = Path(__file__).parent.parent / "fixtures" / "quality.jsonl"
 
 
 @dataclass
@@ -89,13 +92,19 @@ def transformers_url(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def llama_url(local, tmp_path_factory):
+def llama_url(tmp_path_factory):
     if NO_LLAMA_CPP:
         pytest.skip(NO_LLAMA_CPP)
     folder = tmp_path_factory.mktemp("gguf")
-    gguf = write_gguf(local.backend.model, local.backend.tokenizer, folder / "embedded.gguf")
-    with llama_cpp(gguf, folder / "llama.log", window=WINDOW) as url:
+    with llama_cpp(written(folder / "embedded.gguf"), folder / "llama.log", window=WINDOW) as url:
         yield url
+
+
+def written(path, name="embedded", kind="f32"):
+    """An aligner as a GGUF file."""
+    model, tokenizer, ends = load_merged(str(name))
+    export_gguf(model, tokenizer, ends, path, template=template_of(str(name)), name=str(name), kind=kind)
+    return path
 
 
 @pytest.fixture(params=["transformers serve", "llama.cpp"])
@@ -121,6 +130,18 @@ def test_one_correction_and_its_stream(served, pair):
 
     text, pieces = asyncio.run(both())
     assert text == "".join(pieces) == served.local[pair]
+
+
+@pytest.mark.skipif(NO_LLAMA_CPP is not None, reason=str(NO_LLAMA_CPP))
+@pytest.mark.parametrize(("kind", "least"), [("f16", 19), ("q8_0", 16)])
+def test_a_smaller_file_writes_nearly_the_same(local, tmp_path, kind, least):
+    """Of the first 20 rude texts of the fixture few may part, where two tokens are nearly as likely."""
+    rows = [row for row in read_rows(FIXTURE) if row.kind == "rude"][:20]
+    pairs = [(row.question, row.answer) for row in rows]
+    wanted = [one.text for one in local.correct_many(pairs)]
+    with llama_cpp(written(tmp_path / "small.gguf", kind=kind), tmp_path / "log", window=WINDOW) as url:
+        found = [one.text for one in Aligner.from_endpoint(url, template="embedded").correct_many(pairs)]
+    assert sum(a == b for a, b in zip(found, wanted, strict=True)) >= least
 
 
 def test_thirty_two_at_once(served):
@@ -264,7 +285,7 @@ def test_scores_of_a_server_are_those_of_the_weights(tmp_path):
     """With a BOS token, without which llama-cpp-python counts its log-probabilities one token off."""
     folder = tiny.write_model(tmp_path / "model", says=tiny.SAYS, bos=True)
     here = LocalBackend(folder)
-    gguf = write_gguf(here.model, here.tokenizer, tmp_path / "tiny.gguf")
+    gguf = written(tmp_path / "tiny.gguf", folder)
     answers = [
         tiny.SAYS,
         f" {tiny.SAYS}\n",

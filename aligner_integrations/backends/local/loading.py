@@ -121,6 +121,22 @@ def load_base(base: str = SMOLLM2, revision: str | None = None, *, dtype: Any = 
         return _read(ModelFiles(base, folder, gguf_file), dtype or torch.float32, {})
 
 
+def load_merged(name: str, revision: str | None = None) -> tuple[Any, Any, list[int]]:
+    """Return (model, tokenizer, end tokens) of an aligner as an ordinary transformers model on the CPU, its adapter merged.
+
+    Args:
+        name: As for `load_weights`.
+        revision: Commit of a Hub repository.
+
+    Raises:
+        ModelError: They cannot be had; see the subclasses.
+    """
+    files = locate(name, revision)
+    with silent():
+        model, tokenizer = _read(files, default_dtype("cpu", _size(files)), {})
+    return model, tokenizer, _ends(files.name, model, tokenizer)
+
+
 def load_tokenizer(base: str = SMOLLM2, revision: str | None = None) -> Any:
     """Return the tokenizer that `load_base` returns with a model."""
     folder, gguf_file = locate_base(SMOLLM2 if base == "embedded" else base, revision)
@@ -132,8 +148,7 @@ def load_tokenizer(base: str = SMOLLM2, revision: str | None = None) -> Any:
 
 
 def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config: Any) -> Weights:
-    size = sum(p.stat().st_size for p in files.base.glob("*.safetensors"))
-    chosen = default_dtype(device, size) if dtype is None else getattr(torch, dtype, None)
+    chosen = default_dtype(device, _size(files)) if dtype is None else getattr(torch, dtype, None)
     if not isinstance(chosen, torch.dtype):
         raise ModelLoadError(f"dtype is {dtype!r}; it takes a torch dtype's name such as 'float32' or 'bfloat16'.")
     options: dict[str, Any] = {}
@@ -149,16 +164,26 @@ def _load(files: ModelFiles, device: str, dtype: str | None, quantization_config
     pack(model)
     share_heads(model)
     probe = _read_probe(files, model.config.get_text_config())
-    ends = model.generation_config.eos_token_id if model.generation_config else None
-    ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
-    if not ids:
-        raise ModelLoadError(f"{files.name} has no end token, so its corrections would never end.")
+    ends = _ends(files.name, model, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # Sampling settings that a checkpoint carries would be mixed into ours; decoding is configured at the call.
-    model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ids))
+    model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=ends)
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return Weights(model, tokenizer, probe, window, sorted(ids), find_support(model, window))
+    return Weights(model, tokenizer, probe, window, ends, find_support(model, window))
+
+
+def _size(files: ModelFiles) -> int:
+    return sum(path.stat().st_size for path in files.base.glob("*.safetensors"))
+
+
+def _ends(name: str, model: Any, tokenizer: Any) -> list[int]:
+    """Return the token ids that end a completion."""
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+    if not ids:
+        raise ModelLoadError(f"{name} has no end token, so its corrections would never end.")
+    return sorted(ids)
 
 
 def _read(files: ModelFiles, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -280,4 +305,13 @@ def _add_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
     return adapted.merge_and_unload() if merge else adapted
 
 
-__all__ = ["Weights", "default_device", "default_dtype", "load_base", "load_tokenizer", "load_weights", "release"]
+__all__ = [
+    "Weights",
+    "default_device",
+    "default_dtype",
+    "load_base",
+    "load_merged",
+    "load_tokenizer",
+    "load_weights",
+    "release",
+]

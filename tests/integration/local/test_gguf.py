@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aligner_integrations.backends.local import adapter as merging
 from aligner_integrations.backends.local import converted, gguf, loading
+from aligner_integrations.backends.local.gguf_export import export_gguf
 from aligner_integrations.errors import ModelLoadError
 from aligner_integrations.models import EMBEDDED, ModelFiles, packaged_smollm2
-from tests.integration.gguf_model import write_gguf
+from tests.integration import tiny
 
 pytestmark = pytest.mark.integration
 
@@ -32,7 +33,11 @@ def file(tmp_path, random_model, model, monkeypatch):
     """A GGUF of the random model, and an empty place for what is made of it."""
     monkeypatch.setenv(converted.VARIABLE, str(tmp_path / "kept"))
     (tmp_path / "base").mkdir()
-    return write_gguf(model, AutoTokenizer.from_pretrained(random_model), tmp_path / "base" / "model.gguf")
+    path = tmp_path / "base" / "model.gguf"
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    ends = [tokenizer.eos_token_id]
+    export_gguf(model, tokenizer, ends, path, template=tiny.TEMPLATE, name="tiny", kind="f32")
+    return path
 
 
 def read(file, adapter=None, dtype=torch.float32):
