@@ -116,6 +116,12 @@ class SpeedReport:
                 lines.append([f"{kind}: {way}", f"{speed.median:.3f}", f"{speed.total:.1f}", *faster, *share])
         return lines
 
+    def ahead(self, way: str, others: Sequence[str]) -> dict[str, float]:
+        """Return, kind by kind, how many times as fast a way is as the fastest of others."""
+        return {
+            kind: min(by_way[name].total for name in others) / by_way[way].total for kind, by_way in self.kinds.items()
+        }
+
     def plot(self, path: Path) -> None:
         """Draw how many times faster each way is, kind by kind, as a PNG, SVG or PDF.
 
@@ -212,9 +218,9 @@ def bench(
 
 
 def forget(aligner: Aligner) -> None:
-    """Let a local model forget the texts it has read: another way, or the time before, may have corrected this answer."""
-    if isinstance(aligner.backend, LocalBackend):
-        aligner.backend.forget()
+    """Let a model here forget the texts it has read: another way, or the time before, may have corrected this answer."""
+    if (forget := getattr(aligner.backend, "forget", None)) is not None:  # servers, and wrappers around them, have none
+        forget()
 
 
 def take_turns(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,19 +14,26 @@ import typer
 from aligner_integrations.cli import options
 from aligner_integrations.cli.console import dump_json, echo, echo_json, note, print_table, progress
 from aligner_integrations.cli.evaluate.quality import first_rows
-from aligner_integrations.cli.options import JsonOption, LimitOption, ModelOption, TemplateOption
+from aligner_integrations.cli.options import JsonOption, LimitOption, ModelOption, TemplateOption, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aligner_integrations.aligner import Aligner
-    from aligner_integrations.backends.local.backend import LocalBackend
+    from aligner_integrations.backends.base import Backend
     from aligner_integrations.bench.decoding import Case
     from aligner_integrations.bench.scripted import Script
 
 app = options.group("Measure how fast an aligner corrects.")
 
-_GATED = "gate and drafts"
+_DRAFTS, _GATED = "drafts", "gate and drafts"
+
+
+class Against(StrEnum):
+    """Choices of `--against`."""
+
+    LLAMA_CPP = "llama.cpp"
+
 
 RowsOption = Annotated[Path, typer.Option(help="Answers to correct, as for aligner evaluate quality.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report here, as JSON.")]
@@ -44,6 +53,10 @@ def decoding(
             "--hard", help="Instead of its corrections, force ones that the answers are no draft of: the worst case."
         ),
     ] = False,
+    against: Annotated[
+        Against | None,
+        typer.Option(help="Also time this one, in its package, on a file made of the same weights, without a gate."),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="A torch dtype, such as bfloat16, instead of the device's.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the speed-ups here (.png, .svg or .pdf).")] = None,
     output: OutputOption = None,
@@ -55,16 +68,24 @@ def decoding(
     """
     from aligner_integrations.bench.decoding import bench as measure
 
+    if hard and against is not None:
+        raise typer.BadParameter(
+            "it goes without --hard: nobody else can be made to write a script.", param_hint="--against"
+        )
     cases = _cases(rows, limit)
     scripts: dict[str, Script] = {}
     if hard:
         from aligner_integrations.backends.local.backend import LocalBackend
         from aligner_integrations.bench.scripted import hard_cases
 
-        cases, scripts = hard_cases(cases, LocalBackend(_name(model)).tokenizer)
-    ways = _ways(_name(model), template, scripts, dtype)
-    with progress("measuring", len(cases) * len(ways) * repeats) as done:
-        report = measure(ways, cases, repeats=repeats, on_progress=done)
+        cases, scripts = hard_cases(cases, LocalBackend(name_of(model)).tokenizer)
+    with ExitStack() as stack:
+        ways = _ways(name_of(model), template, scripts, dtype)
+        others = {}
+        if against is not None:
+            others = _others(name_of(model), template, Path(stack.enter_context(TemporaryDirectory(prefix="aligner-"))))
+        done = stack.enter_context(progress("measuring", len(cases) * len(ways | others) * repeats))
+        report = measure(ways | others, cases, repeats=repeats, on_progress=done)
     if plot is not None:
         report.plot(plot)
     if _written(report.to_dict(), output, as_json=as_json):
@@ -75,6 +96,9 @@ def decoding(
             gap = "" if one.gap is None else f" (logits {one.gap:.1e} apart)"
             echo(f"{one.way}, answer {one.number + 1} differs{gap}: {one.text!r} instead of {one.expected!r}")
     note(f"Times are those of whole corrections, one at a time, compared with {report.reference}.")
+    if against is not None:
+        for kind, times in report.ahead(_DRAFTS, list(others)).items():
+            note(f"{kind}: drafts {times:.2f} times as fast as {against.value}'s better way.")
 
 
 @app.command("replay")
@@ -91,7 +115,7 @@ def replay(
     from aligner_integrations.bench.replay import read_recorded
     from aligner_integrations.bench.replay import replay as count
 
-    tokenizer = LocalBackend(_name(model)).tokenizer
+    tokenizer = LocalBackend(name_of(model)).tokenizer
 
     def encode(text: str) -> list[int]:
         ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -123,8 +147,8 @@ def callers(
     from aligner_integrations.bench.callers import bench_callers
 
     cases = _cases(rows, limit)
-    single = _aligner(LocalBackend(_name(model), batch_size=1), template, gate=True)
-    shared = _aligner(LocalBackend(_name(model)), template, gate=True)
+    single = _aligner(LocalBackend(name_of(model), batch_size=1), template, gate=True)
+    shared = _aligner(LocalBackend(name_of(model)), template, gate=True)
     with progress("measuring", 4 * len(cases) * repeats) as done:
         report = bench_callers(single, shared, cases, callers=count, repeats=repeats, on_progress=done)
     if _written(report.to_dict(), output, as_json=as_json):
@@ -150,8 +174,8 @@ def overlap(
     from aligner_integrations.bench.overlap import bench_overlap
 
     cases = _cases(rows, limit)
-    without = _aligner(LocalBackend(_name(model), overlap=False), template, gate=gate)
-    ahead = _aligner(LocalBackend(_name(model)), template, gate=gate)
+    without = _aligner(LocalBackend(name_of(model), overlap=False), template, gate=gate)
+    ahead = _aligner(LocalBackend(name_of(model)), template, gate=gate)
     with progress("measuring", 4 * len(cases)) as done:
         waits = bench_overlap(without, ahead, cases, delay=delay, on_progress=done)
     if _written({name: wait.to_dict() for name, wait in waits.items()}, output, as_json=as_json):
@@ -254,16 +278,12 @@ def corpus(
 
         cases = _cases(quality_rows, limit)
         with progress("measuring", 2 * len(cases)) as done:
-            rates = bench_lists(_aligner(LocalBackend(_name(model)), None, gate=True), cases, on_progress=done)
+            rates = bench_lists(_aligner(LocalBackend(name_of(model)), None, gate=True), cases, on_progress=done)
         report["rates"] = rates.to_dict()
         lines.append(["lists of 32", f"{rates.lists:.2f} rows a second"])
         lines.append(["as a corpus", f"{rates.corpus:.2f} rows a second; {rates.same} of {rates.rows} texts the same"])
     if not _written(report, output, as_json=as_json):
         print_table(lines)
-
-
-def _name(model: str | None) -> str:
-    return model or os.environ.get("ALIGNER_MODEL") or "embedded"
 
 
 def _cases(rows: Path, limit: int | None) -> list[Case]:
@@ -282,7 +302,7 @@ def _written(report: dict[str, Any], output: Path | None, *, as_json: bool) -> b
     return as_json
 
 
-def _aligner(backend: LocalBackend, template: str | None, *, gate: bool = False) -> Aligner:
+def _aligner(backend: Backend, template: str | None, *, gate: bool = False) -> Aligner:
     from aligner_integrations.aligner import Aligner
 
     aligner = Aligner(backend=backend, template=template, on_error="keep", on_overflow="keep")
@@ -301,8 +321,15 @@ def _ways(name: str, template: str | None, scripts: Mapping[str, Script], dtype:
     ways = {
         "generate": _aligner(backend(drafts=False), template),
         "prompt lookup": _aligner(backend(generation={"prompt_lookup_num_tokens": 10}), template),
-        "drafts": _aligner(drafting, template),
+        _DRAFTS: _aligner(drafting, template),
     }
     if drafting.gate is not None and not scripts:
         ways[_GATED] = _aligner(drafting, template, gate=True)
     return ways
+
+
+def _others(name: str, template: str | None, folder: Path) -> dict[str, Aligner]:
+    """Return an aligner for each way in which llama.cpp decodes; its file goes into a folder."""
+    from aligner_integrations.bench.llama_cpp import llama_cpp_ways
+
+    return {way: _aligner(backend, template) for way, backend in llama_cpp_ways(name, folder).items()}

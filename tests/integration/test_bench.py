@@ -13,6 +13,7 @@ from aligner_integrations.bench.decoding import Case, gap_where_they_part
 from aligner_integrations.bench.scripted import SHORT_CORRECTION, ScriptedBackend, hard_cases
 from aligner_integrations.cli.app import app
 from tests.integration import tiny
+from tests.integration.servers import NO_LLAMA_CPP
 from tests.integration.tiny import request
 
 pytestmark = pytest.mark.integration
@@ -42,6 +43,17 @@ def test_decoding(run, rows):
     report = run("decoding", "--rows", rows)
     assert list(report["kinds"]["good"]) == ["generate", "prompt lookup", "drafts"]
     assert [way["same"] for way in report["kinds"]["good"].values()] == [3, 3, 3]
+
+
+@pytest.mark.skipif(NO_LLAMA_CPP is not None, reason=str(NO_LLAMA_CPP))
+def test_against_llama_cpp(rows, sure_model, tmp_path):
+    """A model that is sure of its words writes them there, too, drafted or not."""
+    arguments = ["bench", "decoding", "--rows", str(rows), "--against", "llama.cpp", "-m", str(sure_model), "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    ways = json.loads(result.stdout)["kinds"]["good"]
+    assert list(ways) == ["generate", "prompt lookup", "drafts", "llama.cpp", "llama.cpp, prompt lookup"]
+    assert [way["same"] for way in ways.values()] == [3] * 5
 
 
 def test_hard_corrections(run, rows):

@@ -52,6 +52,8 @@ def test_speeds_and_texts_are_compared_with_the_first(clock):
     assert (plain.total, plain.median) == pytest.approx((6, 3))
     assert [speed.kept for speed in (plain, fast, wrong)] == [2, 2, 1]
     assert report.kinds["rude"]["fast"].kept == 0
+    assert report.ahead("fast", ["plain", "wrong"]) == pytest.approx({"rude": 1, "good": 1})
+    assert report.ahead("fast", ["plain"]) == pytest.approx({"rude": 6, "good": 6})
     assert report.differences == [Difference("wrong", 2, "all well", "well", None)]
     assert report.to_dict()["kinds"]["good"]["wrong"]["same"] == 1
     assert [line[0] for line in report.table()[1:3]] == ["rude: plain", "rude: fast"]

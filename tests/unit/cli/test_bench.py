@@ -1,6 +1,8 @@
 """`aligner bench`: its options and outputs. The numbers: tests/unit/bench; real weights: integration."""
 
 import json
+import re
+from importlib.util import find_spec
 
 import pytest
 
@@ -50,6 +52,27 @@ def test_json_output_and_plot(run, rows, tmp_path):
         "mixed": 0,
     }
     assert (tmp_path / "speed.png").stat().st_size > 1000
+
+
+def test_against_another_one_it_says_how_far_ahead_drafts_are(run, rows, monkeypatch):
+    other = {"llama.cpp": Aligner(backend=FakeBackend(civil), template="aligner-repo")}
+    monkeypatch.setattr(bench, "_others", lambda name, template, folder: other)
+    result = run("bench", "decoding", "--rows", rows, "--against", "llama.cpp")
+    assert result.exit_code == 0, result.output
+    assert "rude: llama.cpp" in result.stdout
+    assert re.search(r"rude: drafts \d+\.\d\d times as fast as llama\.cpp's better way\.", result.stderr)
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is not None, reason="it is installed")
+def test_without_the_package_it_says_so(run, rows):
+    result = run("bench", "decoding", "--rows", rows, "--against", "llama.cpp")
+    assert result.exit_code == 1
+    assert "pip install llama-cpp-python" in result.stderr
+
+
+def test_nobody_else_writes_a_script(run, rows):
+    result = run("bench", "decoding", "--rows", rows, "--against", "llama.cpp", "--hard")
+    assert result.exit_code == 2 and "without --hard" in result.stderr
 
 
 def test_a_file_that_is_not_there_is_a_sentence(run, tmp_path):
