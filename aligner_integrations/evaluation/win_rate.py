@@ -142,6 +142,10 @@ class WinRateReport:
         """Requests without a reply."""
         return sum(sum(one.failures.values()) for one in self.aspects.values())
 
+    @property
+    def _judged_any(self) -> bool:
+        return any(one.rates is not None for one in self.aspects.values())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as plain data."""
         aspects = {name: dataclasses.asdict(one) for name, one in self.aspects.items()}
@@ -163,8 +167,7 @@ class WinRateReport:
         def rate(label: str, cell: Callable[[WinRate], object]) -> list[str]:
             return line(label, lambda one: None if one.rates is None else cell(one.rates))
 
-        return [
-            ["", *self.aspects],
+        rates = [
             rate("omega: wins - losses (95% interval)", lambda r: r.omega),
             rate("wins", lambda r: r.wins.share()),
             rate("losses: judged worse than the answer", lambda r: r.losses.share()),
@@ -173,6 +176,10 @@ class WinRateReport:
             rate(
                 "omega if all undecided were lost, or won", lambda r: f"{100 * r.worst:+.1f}% to {100 * r.best:+.1f}%"
             ),
+        ]
+        return [
+            ["", *self.aspects],
+            *(rates if self._judged_any else []),
             *(
                 line(f"pairs {verdict}", lambda one, verdict=verdict: one.verdicts.get(verdict, 0))  # type: ignore[misc]
                 for verdict in ("won", "tied", "lost", "same", "undecided")
@@ -196,6 +203,7 @@ class WinRateReport:
             lead=[
                 "Each correction was judged against its answer in both orders. How much the judge likes what stands first is measured, "
                 "and divided out of omega, wins and losses.",
+                *([] if self._judged_any else ["No reply has a verdict, so there is no win rate."]),
                 *(
                     f"{name}: {share:.0%} of the judge's instruction is not quoted from the paper."
                     for name, share in self.ours.items()

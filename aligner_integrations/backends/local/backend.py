@@ -141,7 +141,7 @@ class LocalBackend(Backend):
         libraries.look()
         import torch
 
-        from aligner_integrations.backends.local.loading import default_device
+        from aligner_integrations.backends.local.devices import default_device
 
         return torch.get_num_threads() if (self.device or default_device()) == "cpu" else None
 

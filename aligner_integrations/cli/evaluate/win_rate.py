@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -208,8 +209,22 @@ def win_rate(
         for name, judged in report.judged.items():
             write_rows(keep / f"{name}.jsonl", judged)
     shown.show(report)
+    for name, one in report.aspects.items():
+        _note_silence(name, one.replies, keep)
     for what, count in made.missing.items():
         note(f"{count} of {len(rows)} rows were not judged: {what}")
     if failed := report.failures + sum(made.missing.values()):
         note(f"{failed} requests failed. The same command again asks for these alone.")
         raise typer.Exit(1)
+
+
+def _note_silence(aspect: str, replies: Mapping[str, int], keep: Path) -> None:
+    """Say why replies have no verdict, and where they can be read; nothing where all have one."""
+    total = sum(replies.values())
+    if cut := replies.get("cut"):
+        note(f"{aspect}: {cut} of {total} replies were cut before a verdict; --judge-tokens lets them be longer.")
+    if unparsed := replies.get("unparsed"):
+        note(
+            f"{aspect}: {unparsed} of {total} replies end without the line with the verdict that they were told to end with. They are in "
+            f"{keep / f'{aspect}.jsonl'}; a small model may not be fit to judge."
+        )

@@ -124,7 +124,9 @@ def test_a_judge_that_is_down(tmp_path):
         one = report.aspects["helpful"]
         assert one.rates is None and one.verdicts == {"undecided": 4} and one.failures == {"BackendError": 8}
         assert report.failures == 8
-        assert "requests that failed" in render(report.page())
+        page = render(report.page())
+        assert "requests that failed" in page and "No reply has a verdict, so there is no win rate." in page
+        assert not [line for line in report.table() if line[0].startswith("omega")]
         assert len(kept) == 0
         assert evaluate(PAIRS[:4], judge(fair), [HELPFUL], kept).aspects["helpful"].asked == 8
 

@@ -95,6 +95,19 @@ def test_table_and_what_is_left(run, fake, rows, judge, tmp_path):
     assert data["cost"] == pytest.approx((400 * 2 + 40 * 8) / 1e6)
 
 
+def test_a_judge_that_says_no_verdict_is_told_of(run, fake, rows, judge, tmp_path):
+    def answers(call):
+        return reply("Both are fine.", "length" if "q1" in call.body["messages"][-1]["content"] else "stop")
+
+    judge.answers = answers
+    options = ["--judge", judge.url, "--judge-model", "j", "--aspect", "helpful", "--keep", tmp_path / "kept"]
+    result = run("evaluate", "win-rate", rows, *options)
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stderr.split())
+    assert "helpful: 2 of 4 replies were cut before a verdict" in told
+    assert "helpful: 2 of 4 replies end without the line with the verdict" in told and "helpful.jsonl" in told
+
+
 def test_an_aligner_makes_what_is_judged_and_makes_it_once(run, fake, rows, judge, tmp_path):
     made = []
 
