@@ -10,7 +10,11 @@ from aligner_integrations.errors import ConfigurationError
 Method = Literal["full", "lora"]
 
 LORA_LEARNING_RATE = 6e-4
-"""For an adapter: that of the embedded recipe. The paper's 2e-5 is for all weights; what adapters of other sizes need is not measured."""
+"""For an adapter: that of the embedded recipe. The paper's 2e-5 is for all weights.
+
+After one pass over 300 rows it leaves a smaller loss on others than 2e-4 (1.04 and 1.13 nats a token); whether a larger one is better,
+and what adapters of other sizes need, is not measured.
+"""
 
 
 @dataclass(frozen=True, slots=True)
