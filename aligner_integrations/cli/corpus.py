@@ -68,7 +68,7 @@ class ClusterOptions:
         float | None,
         typer.Option(
             min=0,
-            help="With ray: CPUs of a worker. Default: one; for weights on CPUs as many as this process would use, for the same scores.",
+            help="With ray: CPUs of a worker. Default: one; for weights on CPUs as many as this process would use.",
         ),
     ] = None
     worker_gpus: Annotated[float, typer.Option(min=0, help="With ray: GPUs of a worker.")] = 0.0

@@ -35,7 +35,7 @@ class RayEngine:
             runs here, else a new one here.
         workers: How many at least and at most; another one is started while shards wait. A number: just so many.
         cpus: CPUs of a worker. None: one; or, where weights are computed on CPUs, as many as this process would use threads. How
-            many threads sum up a score shows in its last digits, and the output is to be, to the byte, that of one process.
+            many threads sum up a score shows in its last digits, which are to be those of one process.
         gpus: GPUs of a worker.
         tries: How many workers may die over one shard before the run ends.
         patience: Seconds to wait for a first worker, where nodes may have to be started.
