@@ -106,6 +106,9 @@ class Backend(ABC):
     def load(self) -> None:  # noqa: B027 - not every backend has something to do here
         """Get ready; otherwise that happens at the first call."""
 
+    def forget(self) -> None:  # noqa: B027 - as above
+        """Free what is kept of earlier texts to go on from, which can show in a score's last digits."""
+
     def close(self) -> None:  # noqa: B027 - as above
         """Give back what threads use, such as connections. It may be used again after that."""
 

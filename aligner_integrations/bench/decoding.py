@@ -219,8 +219,7 @@ def bench(
 
 def forget(aligner: Aligner) -> None:
     """Let a model here forget the texts it has read: another way, or the time before, may have corrected this answer."""
-    if (forget := getattr(aligner.backend, "forget", None)) is not None:  # servers, and wrappers around them, have none
-        forget()
+    aligner.backend.forget()
 
 
 def take_turns(

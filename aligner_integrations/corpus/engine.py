@@ -109,12 +109,14 @@ def correct_shard(
 ) -> list[Result]:
     """Correct the rows of a shard; what a passing outage took is asked for once more at its end.
 
-    The batches follow from the shard alone, so that they are the same whenever and wherever it is corrected.
+    The batches follow from the shard alone, and nothing that is kept of earlier texts is gone on from, so that its numbers are the
+    same to the last digit whenever and wherever it is corrected.
 
     Raises:
         AlignerError: Nothing can be corrected at all: no weights, options that do not fit.
     """
     results: list[Result] = [Failed("It was not asked.")] * len(pairs)
+    aligner.backend.forget()
 
     def ask(rows: list[int]) -> None:
         done = aligner.correct_many([pairs[i] for i in rows], return_exceptions=True, **fields)

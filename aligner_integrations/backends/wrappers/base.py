@@ -48,6 +48,10 @@ class Wrapper(Backend):
         """Whether the inner backend can score."""
         return self.inner.can_score
 
+    def forget(self) -> None:
+        """Have the inner backend forget."""
+        self.inner.forget()
+
     @property
     def cpu_threads(self) -> int | None:
         """Those of the inner backend."""

@@ -22,7 +22,7 @@ from aligner_integrations.errors import (
     InputError,
 )
 from tests.unit.corpus.worker import aligner_that_tells
-from tests.unit.support import ScoringBackend, mend, score_of
+from tests.unit.support import TEMPLATE, ScoringBackend, mend, score_of
 
 ROWS = [{"id": i, "question": f"q{i}", "answer": f"{'word ' * (i * 7 % 5)}bad {i}."} for i in range(20)]
 
@@ -200,6 +200,32 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, asked):
     assert out.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
     said = answers(asked)
     assert set(said) == {row["answer"] for row in rows} and len(said) - 40 <= 8 * kills
+
+
+def test_a_shard_does_not_depend_on_what_was_corrected_before_it(source, tmp_path):
+    """As scores do, in their last digits, where an aligner goes on from earlier texts that it has kept."""
+
+    class Remembers(FakeBackend):
+        fingerprint = ("remembers",)
+        read = 0
+
+        def __init__(self):
+            super().__init__(self._count)
+
+        def forget(self):
+            self.read = 0
+
+        def _count(self, prompt):
+            self.read += 1
+            return f"text {self.read}"
+
+    def correct(out, part):
+        correct_corpus(source, out, Aligner(backend=Remembers(), template=TEMPLATE), shard_rows=3, part=part)
+
+    correct(tmp_path / "whole.jsonl", (1, 1))
+    for part in ((1, 2), (2, 2)):
+        correct(tmp_path / "parts.jsonl", part)
+    assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_an_interrupt_ends_it_and_the_next_run_goes_on(source, tmp_path, asked):
