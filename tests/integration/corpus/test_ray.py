@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,10 @@ def test_a_shard_that_ends_each_worker(cluster, source, tmp_path):
 
 
 def test_a_worker_that_nobody_can_place(cluster, source, tmp_path):
+    until = time.monotonic() + 120  # what workers of the test before had is free some time after their end
+    while ray.available_resources().get("CPU") != 2:
+        assert time.monotonic() < until
+        time.sleep(0.1)
     engine = RayEngine(workers=1, gpus=1, patience=1)
     with pytest.raises(BackendError, match="each needs 1 CPUs and 1 GPUs, and the cluster has 2 CPUs free"):
         correct_corpus(source, tmp_path / "out.jsonl", telling_aligner(tmp_path / "asked"), engine=engine)
