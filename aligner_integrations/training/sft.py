@@ -23,11 +23,11 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from aligner_integrations.backends.local.devices import quick_dtype
 from aligner_integrations.errors import ConfigurationError
+from aligner_integrations.training.checkpoints import newest_whole
 from aligner_integrations.training.data import (
     EncodedTriple,
     batches_by_rows,
@@ -35,7 +35,7 @@ from aligner_integrations.training.data import (
     encode_triples,
     identity_pairs,
 )
-from aligner_integrations.training.provenance import read_stage, write_stage
+from aligner_integrations.training.provenance import read_stage, write_stage, write_whole
 from aligner_integrations.training.recipes import Recipe
 from aligner_integrations.training.telling import moving_bars, tell_losses
 from aligner_integrations.triples import Triple
@@ -162,7 +162,7 @@ class _Clock(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         seconds = json.loads(self.path.read_text()) if self.path.exists() else {}
         seconds[str(state.global_step)] = self.seconds
-        self.path.write_text(json.dumps(seconds))
+        write_whole(self.path, json.dumps(seconds))
 
 
 def train(
@@ -245,7 +245,7 @@ def train(
         ),
     )
     tell_losses(trainer)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    trainer.train(resume_from_checkpoint=newest_whole(folder))
     log = [(int(e["step"]), e["loss"], e["learning_rate"]) for e in trainer.state.log_history if "loss" in e]
     report = TrainingReport(
         rows=len(triples) - refused,

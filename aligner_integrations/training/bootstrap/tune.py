@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from aligner_integrations.backends.local.devices import quick_dtype
 from aligner_integrations.backends.local.loading import load_base
 from aligner_integrations.training.bootstrap.recipe import BootstrapRecipe
+from aligner_integrations.training.checkpoints import newest_whole
 from aligner_integrations.training.provenance import read_stage, write_stage, written_beside
 from aligner_integrations.training.sft import keep_freed_memory
 from aligner_integrations.training.telling import moving_bars, quiet, tell_losses
@@ -94,7 +94,7 @@ def tune(
         trainer = DPOTrainer(model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=adapter)
     tell_losses(trainer)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
+    trainer.train(resume_from_checkpoint=newest_whole(checkpoints))
     result = trainer.accelerator.unwrap_model(trainer.model)
     if adapter is not None:
         result = result.merge_and_unload()

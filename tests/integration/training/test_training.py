@@ -22,6 +22,7 @@ from aligner_integrations.cli.app import app
 from aligner_integrations.errors import ConfigurationError
 from aligner_integrations.models import EMBEDDED
 from aligner_integrations.training import run, sft
+from aligner_integrations.training.checkpoints import newest_whole
 from aligner_integrations.training.recipes import RECIPES, Recipe
 from aligner_integrations.triples import Triple
 from tests.integration import tiny
@@ -182,6 +183,23 @@ def fitted(base, output, rows=None, recipe=RECIPE, template=tiny.TEMPLATE, **opt
         triples(60) if rows is None else rows, base=str(base), revision=None, template=template, recipe=recipe,
         output=output, **options,
     )  # fmt: skip
+
+
+def test_a_checkpoint_that_a_kill_tore_is_passed_over(random_model, tmp_path):
+    """A kill while its state is written leaves half a file, or none."""
+    out = tmp_path / "out"
+    fitted(random_model, out)
+    weights = load_file(out / "adapter_model.safetensors")
+    older, newer = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert newest_whole(out / "checkpoints") == str(newer)
+    state = newer / "trainer_state.json"
+    state.write_text(state.read_text()[:200])
+    (out / "checkpoints" / "checkpoint-9999").mkdir()
+    assert newest_whole(out / "checkpoints") == str(older) and newest_whole(tmp_path / "nothing") is None
+    (out / run.TRAINING_FILE).unlink()
+    fitted(random_model, out)
+    again = load_file(out / "adapter_model.safetensors")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 def test_a_finished_folder_is_not_taken_for_the_work_of_other_data(random_model, adapter, tmp_path):
