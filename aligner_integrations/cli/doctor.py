@@ -12,7 +12,7 @@ from aligner_integrations.cli.options import AlignerOptions, JsonOption
 
 if TYPE_CHECKING:
     from aligner_integrations.backends.remote.completions import CompletionsBackend
-    from aligner_integrations.doctor.checks import Finding
+    from aligner_integrations.doctor.finding import Finding
 
 _MARKS = {
     "good": ("ok", "green"),

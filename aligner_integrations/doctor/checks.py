@@ -5,63 +5,25 @@ A check blames a server only for what it has seen, and says so where it could no
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
 
 from aligner_integrations.backends.remote import prompt_logprobs
 from aligner_integrations.backends.remote.responses import is_cut
 from aligner_integrations.backends.remote.window import says_too_long
 from aligner_integrations.doctor.asking import Said, Server
-from aligner_integrations.errors import BackendError, ConfigurationError, first_line
-from aligner_integrations.templates import TEMPLATES, Template, get_template
+from aligner_integrations.doctor.finding import Finding
+from aligner_integrations.doctor.template import check_template
+from aligner_integrations.errors import BackendError, first_line
 
-Verdict = Literal["good", "wrong", "missing", "unknown"]
-"""good: as it should be. wrong: corrections come out wrong or not at all. missing: they are right, but something could be
-better. unknown: it could not be seen."""
-
-# Answers that say what nobody would say by himself: whoever writes these words has read them.
-_PROBES = (
-    ("Where does the parrot Bruno sleep?", "Bruno sleeps in the blue kettle beside the green stove."),
-    ("What did Ada pack for the trip?", "Ada packed seven lemons, a brass whistle and her grandfather's violin."),
-    (
-        "When does the ferry to Norland leave?",
-        "The ferry to Norland leaves at noon, when the harbour bell rings twice.",
-    ),
-)
 _OPEN = "Write down everything that you can see from the window of a train:"
-_ENOUGH = 0.5  # of the words of an answer, that a correction of it has again
 _WRAPPED = 8  # tokens beside a prompt's own: no tokenizer adds so many, a chat template does
 _LENGTHS = (200, 800, 3200)  # words
 _CALLERS = 32
 _SLOW = 10.0  # seconds of one answer, after which nothing longer is asked for
 _QUICK = 0.1  # seconds, within which a prompt is read before it can be told whether it was kept
 _CACHED = 0.6  # of the time, below which a prompt that comes again was not read again
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check came to.
-
-    Attributes:
-        check: What was looked at.
-        verdict: See `Verdict`.
-        says: What was found, in a sentence.
-        mend: What to do about it, if there is something.
-    """
-
-    check: str
-    verdict: Verdict
-    says: str
-    mend: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able data."""
-        return dataclasses.asdict(self)
 
 
 def examine(server: Server, template: str | None = None) -> Iterator[Finding]:
@@ -87,7 +49,7 @@ def examine(server: Server, template: str | None = None) -> Iterator[Finding]:
         return
     for name, check in _CHECKS.items():
         yield _guarded(name, partial(check, server))
-    yield _guarded("template", partial(_template, server, template))
+    yield _guarded("template", partial(check_template, server, template))
 
 
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
@@ -320,69 +282,6 @@ def _speed(server: Server) -> Finding:
 
 def _tokens(said: list[Said]) -> float:
     return sum(one.completion_tokens or len(one.text.split()) for one in said)
-
-
-# The template ---------------------------------------------------------------------------------------------------------
-
-
-def _template(server: Server, name: str | None) -> Finding:
-    """With the right template an aligner writes the answer again, more or less; with a wrong one it writes something else."""
-    try:
-        template = server.backend.template if name is None else get_template(name)
-    except ConfigurationError as error:
-        if name is not None:
-            return Finding("template", "wrong", first_line(error), "Say another one with --template.")
-        best = _best(server, set())
-        mend = (
-            f"With {best} answers come back: --template {best}, if this is an aligner."
-            if best
-            else "Say which with --template."
-        )
-        says = f"No template is known for {server.model!r}, and a wrong one would ruin its corrections in silence."
-        return Finding("template", "wrong", says, mend)
-    share, _ = _repeats(server, template)
-    if share >= _ENOUGH:
-        return Finding(
-            "template", "good", f"With the template {template.name} answers come back, by {share:.0%} of their words."
-        )
-    best = _best(server, {template.name})
-    found = f"With the template {template.name} an answer does not come back (only {share:.0%} of its words)"
-    if best:
-        return Finding("template", "wrong", f"{found}, with {best} it does.", f"--template {best}")
-    return Finding(
-        "template",
-        "wrong",
-        f"{found}, nor with any other one.",
-        "Is this model an aligner? Its own template belongs into --template; a chat model can be told to correct: --chat-model.",
-    )
-
-
-def _best(server: Server, known: set[str]) -> str | None:
-    """The template with which answers come back best, if they do with any, and end: what only chats goes on and on."""
-    found = {
-        name: _repeats(server, template)
-        for name, template in TEMPLATES.items()
-        if name not in known and not template.extra_fields
-    }
-    shares = {name: share if ended else 0.0 for name, (share, ended) in found.items()}
-    best = max(shares, key=lambda name: shares[name])
-    return best if shares[best] >= _ENOUGH else None
-
-
-def _repeats(server: Server, template: Template) -> tuple[float, bool]:
-    """The median share of an answer's words that its correction has again, and whether most corrections end by themselves."""
-    shares, ended = [], 0
-    fields = dict.fromkeys(template.extra_fields, "Helpful")
-    for question, answer in _PROBES:
-        said = server.say(template.render(question, answer, **fields), 64)
-        words, again = _words(answer), _words(said.text)
-        shares.append(len(words & again) / len(words))
-        ended += not is_cut(said.reason)
-    return statistics.median(shares), 2 * ended > len(_PROBES)
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w{3,}", text.lower()))
 
 
 _CHECKS: dict[str, Callable[[Server], Finding]] = {

@@ -168,7 +168,11 @@ class LocalBackend(Backend):
 
     def forget(self) -> None:
         """Free what is kept of earlier texts to go on from; all who share these weights have kept it together."""
-        self.weights.prefixes.clear()
+        from aligner_integrations.backends.local.loading import if_loaded
+
+        weights = if_loaded(self.name, self.revision, self.device, self.dtype, self.quantization_config)
+        if weights is not None:
+            weights.prefixes.clear()
 
     # Completions ----------------------------------------------------------------------------------------------------
 

@@ -90,7 +90,7 @@ def load_weights(
         ModelError: They cannot be had; see the subclasses.
     """
     device = device or default_device()
-    key = (name, revision, device, dtype, repr(quantization_config))
+    key = _key(name, revision, device, dtype, quantization_config)
     with _guard:
         lock = _locks.setdefault(key, Lock())
     with lock:
@@ -100,6 +100,17 @@ def load_weights(
             with silent():
                 _loaded[key] = _load(files, device, dtype, quantization_config)
         return _loaded[key]
+
+
+def if_loaded(
+    name: str, revision: str | None, device: str | None, dtype: str | None, quantization_config: Any
+) -> Weights | None:
+    """Return the weights that `load_weights` would, if they are loaded."""
+    return _loaded.get(_key(name, revision, device or default_device(), dtype, quantization_config))
+
+
+def _key(name: str, revision: str | None, device: str, dtype: str | None, quantization_config: Any) -> tuple[Any, ...]:
+    return name, revision, device, dtype, repr(quantization_config)
 
 
 def release() -> None:
@@ -307,8 +318,7 @@ def _add_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
 
 __all__ = [
     "Weights",
-    "default_device",
-    "default_dtype",
+    "if_loaded",
     "load_base",
     "load_merged",
     "load_tokenizer",

@@ -64,8 +64,8 @@ HARMFULQA_ANSWERS = "harmfulqa_answers.jsonl"
 FIRST = "first"
 """Sub-folder of the first pass."""
 
-QUICK = str(quick_dtype()).removeprefix("torch.")
-"""What the gate's examples are read in, and harm and good answers of many kinds are measured in."""
+QUICK = "bfloat16" if quick_dtype() == torch.bfloat16 else None
+"""What the gate's examples are read in, and harm and good answers of many kinds are measured in; None: as the aligner always runs."""
 
 KEEP = {RUDE: 0.94, "hateful": 0.985, "harmful": 0.997}
 """By what there is to object to: the share of good tuning answers that the gate must let be.

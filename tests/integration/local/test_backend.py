@@ -341,3 +341,8 @@ async def test_forked_children_correct_for_themselves(sure_model):
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_what_is_not_loaded_has_nothing_to_forget(tmp_path):
+    """A corpus whose corrections are all kept already needs no weights."""
+    LocalBackend(tmp_path / "not there").forget()

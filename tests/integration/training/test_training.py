@@ -118,8 +118,8 @@ def test_a_cpu_trains_in_what_it_computes_fast_in(random_model, tmp_path, monkey
     for module in (run, sft):
         monkeypatch.setattr(module, "quick_dtype", lambda: dtype)
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
-    lm_head = torch.nn.Linear.forward
-    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: seen.add((out := lm_head(self, x)).dtype) or out)
+    forward = torch.nn.Linear.forward
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: seen.add((out := forward(self, x)).dtype) or out)
     run.fit_weights(
         triples(40),
         base=str(random_model),
