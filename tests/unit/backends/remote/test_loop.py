@@ -113,13 +113,14 @@ def test_what_is_done_outside_runs_where_its_caller_waits_or_in_a_thread_of_its_
 
 
 def test_what_is_to_be_done_outside_is_left_if_it_has_become_too_late():
-    begun = []
+    begun, go = [], threading.Event()
 
     async def work():
-        first = asyncio.create_task(loop.outside(lambda: time.sleep(0.2)))
+        first = asyncio.create_task(loop.outside(lambda: go.wait(20)))
         second = asyncio.create_task(loop.outside(lambda: begun.append(1)))
         await asyncio.sleep(0.05)
         second.cancel()
+        go.set()
         await first
 
     loop.call(work)

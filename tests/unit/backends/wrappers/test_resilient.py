@@ -195,7 +195,7 @@ async def test_one_deadline_for_scores_rounds_and_retries():
 
 async def test_a_backend_that_hangs_is_cancelled_and_asked_again():
     never = threading.Event()
-    aligner, backend = flaky(never, never, timeout=0.2)
+    aligner, backend = flaky(never, never, timeout=1)
     assert (await aligner.acorrect("q", "It is bad.")).text == "It is good."
     assert backend.calls >= 3 and backend.running == 0
 
@@ -446,10 +446,10 @@ async def test_a_fallback_is_asked_while_the_breaker_is_open(verb):
 
 async def test_a_backend_that_hangs_leaves_its_fallback_time():
     fallback = FlakyBackend("It is fine.")
-    aligner, backend = flaky(threading.Event(), deadline=2, timeout=None, fallbacks=[fallback])
+    aligner, backend = flaky(threading.Event(), deadline=6, timeout=None, fallbacks=[fallback])
     assert (await aligner.acorrect("q", "bad")).text == "It is fine."
     own, others = (one.requests[0][0].timeouts.deadline for one in (backend, fallback))
-    assert 0 < others - own <= 1  # half of what was left
+    assert 0 < others - own <= 3  # half of what was left
 
 
 async def test_weights_that_cannot_be_had_are_an_outage(verb):
