@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -95,12 +96,14 @@ class Kills:
 
     Attributes:
         kills: How many processes were killed.
+        workers: How many of them were workers of a cluster, whose run goes on without them.
         same: Whether the output is, to the byte, that of an undisturbed run.
         again: Rows that were asked more than once, in all.
         most: Rows of a shard.
     """
 
     kills: int
+    workers: int
     same: bool
     again: int
     most: int
@@ -113,13 +116,13 @@ class Kills:
 def bench_kills(
     rows: int = 4_000, *, kills: int = 20, shard_rows: int = 100, seed: int = 0, options: Sequence[str] = ()
 ) -> Kills:
-    """Kill `aligner corpus` at random moments, start it again each time, and compare what comes out.
+    """Kill `aligner corpus` or one of its workers at random moments, start what died again, and compare what comes out.
 
     Args:
         rows: Rows.
         kills: How often.
         shard_rows: Rows of a shard.
-        seed: Which moments.
+        seed: Which moments, and which process.
         options: Further options of the command, such as those of another engine.
     """
     rng, seconds, at_once = random.Random(seed), 0.005, 16
@@ -129,19 +132,27 @@ def bench_kills(
         more = ["--shard-rows", str(shard_rows), "--at-once", str(at_once), *options]
         _finished(start(source, folder / "undisturbed.jsonl", url, *more))
         before = _asked(url)
-        done = 0
+        done = workers = 0
+        process = None
         for left in range(kills, 0, -1):
-            process = start(source, folder / "out.jsonl", url, *more)
+            if process is None:
+                process = start(source, folder / "out.jsonl", url, *more)
             # So that all kills find something to do, however long a start takes.
             wanted = done + rng.randint(1, max(1, 2 * (rows - done) // (left + 1)))
             while process.poll() is None and _asked(url)["asked"] - before["asked"] < wanted:
                 time.sleep(0.002)
-            process.kill()
-            process.communicate()
+            victim = rng.choice([process.pid, *_workers(process.pid)])
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+            if victim == process.pid or process.poll() is not None:
+                process.communicate()
+                process = None
+            else:
+                workers += 1
             done = min(rows - 1, _asked(url)["asked"] - before["asked"])
-        _finished(start(source, folder / "out.jsonl", url, *more))
+        _finished(process or start(source, folder / "out.jsonl", url, *more))
         same = (folder / "out.jsonl").read_bytes() == (folder / "undisturbed.jsonl").read_bytes()
-        return Kills(kills, same, _asked(url)["asked"] - before["asked"] - rows, shard_rows)
+        return Kills(kills, workers, same, _asked(url)["asked"] - before["asked"] - rows, shard_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +251,24 @@ def _finished(process: subprocess.Popen[bytes]) -> None:
 def _raise_if_failed(process: subprocess.Popen[bytes], said: bytes) -> None:
     if process.returncode:
         raise BackendError(f"aligner corpus ended with {process.returncode}: {said.decode(errors='replace')[-500:]}")
+
+
+def _workers(driver: int) -> list[int]:
+    """The processes of Ray's workers below a process; none where there is no /proc."""
+    parents: dict[int, int] = {}
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if (place / "cmdline").read_bytes().startswith(b"ray::Worker"):
+                found.append(int(place.name))
+
+    def below(process: int) -> bool:
+        while process > 1 and process != driver:
+            process = parents.get(process, 0)
+        return process == driver
+
+    return sorted(filter(below, found))
 
 
 def _children() -> float:

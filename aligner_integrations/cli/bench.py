@@ -272,7 +272,8 @@ def corpus(
     lines.append(["processor time a row", f"{over.cpu[0]:.0f} us a bare client, {over.cpu[1]:.0f} us aligner corpus"])
     lines.append(["memory by quarters", ", ".join(f"{size:.0f}" for size in over.memory) + " MB"])
     if killed is not None:
-        lines.append([f"{killed.kills} kills", f"the same bytes: {killed.same}; {killed.again:,} rows asked again"])
+        which = f"{killed.kills} kills" + (f", {killed.workers} of workers" if ray else "")
+        lines.append([which, f"the same bytes: {killed.same}; {killed.again:,} rows asked again"])
     if quality_rows is not None:
         from aligner_integrations.backends.local.backend import LocalBackend
 

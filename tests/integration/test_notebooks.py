@@ -10,6 +10,7 @@ from tests.notebooks import COOKBOOK, FINGERPRINT, BrokenNotebookError, execute,
 
 NOTEBOOKS = sorted(path.name for path in COOKBOOK.glob("*.ipynb"))
 LARGEST = 300_000  # characters of outputs
+NOISE = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b|\w+Warning\b")
 MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|tmp|work|var|private|opt|usr)/|\b0x[0-9a-f]{8,}\b")
 
 pytestmark = [
@@ -54,6 +55,8 @@ def test_stored_outputs(name):
         assert output.get("name") != "stderr", f"{name} shows what someone wrote to stderr: {output.text}"
         kinds = [kind for kind in output.get("data", {}) if "widget" in kind or "javascript" in kind]
         assert not kinds, f"{name} has an output that needs a running notebook: {kinds}"
+        noise = NOISE.search(shown(output))
+        assert not noise, f"{name} shows what someone else has to say: {shown(output)}"
         found = MACHINE.search(shown(output))
         assert not found, f"{name} shows a place of one machine: {shown(output)[max(0, found.start() - 80) :][:200]}"
     assert sum(len(str(output)) for output in outputs) < LARGEST

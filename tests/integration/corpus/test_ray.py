@@ -164,6 +164,7 @@ engine = RayEngine({address!r}, workers=2)
 correct_corpus({str(source)!r}, {str(tmp_path / "out.jsonl")!r}, telling_aligner({str(tmp_path / "asked")!r}), shard_rows={SHARD}, engine=engine)
 """
         root = Path(__file__).parents[3]
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=300)
+        done = subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=300, stdout=subprocess.PIPE)
+    assert done.stdout == b"", "what else is there spoils `--json`"
     assert (tmp_path / "out.jsonl").read_bytes() == undisturbed
     assert len(rows_of(tmp_path / "out.jsonl")) == len(ROWS)

@@ -177,7 +177,7 @@ def test_retry_after_in_all_forms():
 def test_an_error_in_the_middle_of_a_stream():
     for error, retryable in (("out of memory", True), ({"message": "bad", "code": 400}, False), ({"code": 503}, True)):
         with Stub(lambda call, error=error: events({"n": 1}, {"error": error})) as stub:
-            found = loop.read(Endpoint(stub.url).events("/x", {}, in_(9)))
+            found = loop.read(Endpoint(stub.url).events("/x", {}, in_(20)))
             assert next(found) == {"n": 1}
             with pytest.raises(StatusError) as caught:
                 next(found)
@@ -211,7 +211,7 @@ def test_nothing_is_unpacked(mode):
 
 def test_text_that_cannot_be_sent():
     with pytest.raises(InvalidTextError):
-        loop.call(Endpoint("http://127.0.0.1:9").ask, "/x", {"prompt": "\ud800"}, in_(1))
+        loop.call(Endpoint("http://127.0.0.1:9").ask, "/x", {"prompt": "\ud800"}, in_(20))
 
 
 # How long it takes --------------------------------------------------------------------------------------------------
@@ -496,7 +496,7 @@ def test_a_hub_token_goes_to_the_hub_only(monkeypatch):
         with pytest.raises(ConfigurationError, match="token of the Hugging Face Hub"):
             Endpoint(url, Secret(TOKEN))
         with pytest.raises(ConfigurationError, match="token of the Hugging Face Hub"):
-            loop.call(Endpoint(url, Secret(lambda: TOKEN)).ask, "/x", None, in_(1))
+            loop.call(Endpoint(url, Secret(lambda: TOKEN)).ask, "/x", None, in_(20))
     for url in ("https://router.huggingface.co/v1", "https://x.us-east-1.aws.endpoints.huggingface.cloud/v1"):
         Endpoint(url, Secret(TOKEN))
     assert is_hub("huggingface.co") and not is_hub("hf.space.example") and not is_hub("")
@@ -571,7 +571,7 @@ def test_connections_are_kept_and_shared(monkeypatch):
 
         async def five():
             for _ in range(5):
-                await loop.acall(end.ask, "/x", {}, in_(9))
+                await loop.acall(end.ask, "/x", {}, in_(20))
 
         for _ in range(2):
             asyncio.run(five())
@@ -621,7 +621,7 @@ def test_nothing_stays_open_and_nobody_warns(how, where):
                 gc.collect()
 
         async def run():
-            await loop.acall(end.ask, "/x", {}, in_(9))
+            await loop.acall(end.ask, "/x", {}, in_(20))
             assert stub.open == 1
             if where == "on its loop":
                 give_up()

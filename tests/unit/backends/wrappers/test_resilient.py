@@ -205,9 +205,9 @@ async def test_nothing_is_tried_after_the_deadline(verb):
     aligner, backend = flaky(
         *[OUTAGE] * 1000, retries=1000, deadline=0.5, backoff=0.05, max_backoff=0.05, breaker=False
     )
-    with pytest.raises(BackendError, match="down"):
+    with pytest.raises(BackendError, match="down|before it could be tried"):  # on a very busy machine, not even once
         await verb(aligner)
-    assert 1 <= backend.calls < 1000
+    assert backend.calls < 1000
 
 
 # The limit on what runs at once ---------------------------------------------------------------------------------------
