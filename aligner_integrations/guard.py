@@ -25,8 +25,8 @@ from aligner_integrations.refusals import declines
 _SAME = 4
 # difflib's time grows with the square of this many words, or faster.
 _COMPARED = 160
-# An answer that has lost more than this share of its words has lost a large part.
-_LARGE = 0.2
+LARGE = 0.2
+"""An answer that has lost more than this share of its words has lost a large part."""
 
 _Word = tuple[str, str]
 """The white space before a word, and the word."""
@@ -106,7 +106,7 @@ class Guard:
                 nobody can say what was kept.
         """
         rest = self._rest()
-        if self._lost > _LARGE * len(self._answer):
+        if self._lost > LARGE * len(self._answer):
             raise LostTextError(
                 f"The correction lost {self._lost} of the answer's {len(self._answer)} words, and nothing says that they needed "
                 "correction. Set on_error to keep or block such answers, or edits='all' if this aligner rewrites."

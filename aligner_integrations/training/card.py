@@ -143,12 +143,13 @@ def _objections(gate: dict[str, Any]) -> list[str]:
 
 def _strength(found: dict[str, Any]) -> str:
     tried = "; ".join(
-        f"{one['alpha']:g}: {one['profane_percent']:.1f}% profane, chrF {one['chrf']:.1f}, BLEU {one['bleu']:.1f}"
+        f"{one['alpha']:g}: {one['profane_percent']:.1f}% profane, chrF {one['chrf']:.1f}, BLEU {one['bleu']:.1f}, "
+        f"{one['good_changed_percent']:.0f}% of good ones changed"
         for one in found["tried"]
     )
     return (
         f"The adapter was trained with alpha {found['trained_alpha']:g} and is used with {found['alpha']:g}, chosen on "
-        f"{found['rows']} rude rows of the tuning split without a gate ({tried})."
+        f"{found['rows']} rude and good rows of the tuning split without a gate ({tried})."
     )
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 from aligner_integrations.backends.encoding import encode_completion, encode_prompt
 from aligner_integrations.correction import diff_words
 from aligner_integrations.errors import ConfigurationError, InvalidTextError
+from aligner_integrations.guard import LARGE, is_guarded
+from aligner_integrations.refusals import is_refusal
 from aligner_integrations.triples import Triple
 
 if TYPE_CHECKING:
@@ -38,12 +40,18 @@ class EncodedTriple(NamedTuple):
 def edits_of(triples: Sequence[Triple]) -> Literal["minimal", "rewriting"]:
     """Return how an aligner that has learnt from these corrects: minimal edits if most corrections copy most of the answer.
 
-    The median of what is copied is 74% in ParaDetox, and 22 to 27% in what Aligner-2B made of AlpacaEval's answers.
+    The median of what is copied is 74% in ParaDetox, and 22 to 27% in what Aligner-2B made of AlpacaEval's answers. One that has
+    learnt to leave whole parts out would be taken for one that loses them, so it rewrites, too.
     """
     corrected = [t for t in triples if t.answer != t.correction]
     sample = corrected[:: max(1, len(corrected) // 500)]
     changed = [diff_words(t.answer, t.correction).changed_share for t in sample]
-    return "minimal" if changed and statistics.median(changed) < 0.5 else "rewriting"
+    gone = [
+        1 - len(t.correction) / len(t.answer) for t in sample if is_guarded(t.answer) and not is_refusal(t.correction)
+    ]
+    if not changed or statistics.median(changed) >= 0.5 or (gone and statistics.median(gone) > LARGE):
+        return "rewriting"
+    return "minimal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,7 +269,9 @@ def _read_adapter(model: PreTrainedModel, recipe: Recipe, start: Path) -> PeftMo
             f"{start} has to be the folder of a LoRA adapter, and method 'lora'. A whole model that is trained further is "
             "simply the base."
         )
-    return PeftModel.from_pretrained(model, start, is_trainable=True, autocast_adapter_dtype=True)
+    adapter = PeftModel.from_pretrained(model, start, is_trainable=True, autocast_adapter_dtype=True)
+    adapter.peft_config["default"].base_model_name_or_path = ""  # PEFT would ask the Hub for it at each checkpoint
+    return adapter
 
 
 def _machine() -> str:

@@ -112,8 +112,12 @@ def tuning_talk(part: Split, seed: int) -> list[GateExample]:
 
 
 def strength_rows(tune: Split) -> list[Row]:
-    """Rude rows of the tuning split, to choose the adapter's strength on."""
-    return [Row("rude", data.REPORT_QUESTION, r.toxic, "ParaDetox", r.neutral) for r in tune.rude]
+    """Rows of the tuning split to choose the adapter's strength on: all rude ones, and some good ones."""
+    good = [p for p in (*tune.oasst, *tune.gsm8k, *tune.harmless) if 80 <= len(p.answer) <= 800]
+    chosen = random.Random(0).sample(good, min(80, len(good)))
+    return [Row("rude", data.REPORT_QUESTION, r.toxic, "ParaDetox", r.neutral) for r in tune.rude] + [
+        Row("good", p.question, p.answer, "tuning") for p in chosen
+    ]
 
 
 def report_rows(report: Split, folder: Path, seed: int) -> list[Row]:

@@ -32,6 +32,9 @@ STRENGTHS = (1.0, 1.125, 1.25, 1.375, 1.5)
 FURTHER_STRENGTHS = (1.0, 1.125, 1.25)
 """The same after a further pass, which was trained with the alpha that the one before was given."""
 
+PASSED = 0.06
+"""Share of good answers that a gate is taken to let pass to the aligner."""
+
 _ADAPTER, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -39,12 +42,12 @@ def choose_strength(output: Path, rows: Sequence[Row], strengths: Sequence[float
     """Set a trained adapter's alpha to the best of several; what was tried is in `strength.json`.
 
     The best has the highest chrF plus BLEU minus percentage of texts that stay profane, corrected without a gate: too weak
-    an adapter leaves swear words, too strong a one drops what it should keep. Fit the gate afterwards: hidden states change
-    with the alpha.
+    an adapter leaves swear words, too strong a one drops what it should keep. Of good answers, those that it changes cost as
+    much as a gate lets pass of them. Fit the gate afterwards: hidden states change with the alpha.
 
     Args:
         output: Folder of the adapter.
-        rows: Rude rows of the tuning split.
+        rows: Rude and good rows of the tuning split.
         strengths: What is tried: multiples of the alpha that the adapter was trained with; None: `STRENGTHS`.
     """
     made_of = {"weights": digest_of_files(output / _WEIGHTS), "data": digest(map(dataclasses.astuple, rows))}
@@ -52,11 +55,15 @@ def choose_strength(output: Path, rows: Sequence[Row], strengths: Sequence[float
     if found is None:
         trained = _alpha(output)
         tried = [_try(output, trained * strength, rows) for strength in strengths or STRENGTHS]
-        best = max(tried, key=lambda one: one["chrf"] + one["bleu"] - one["profane_percent"])
+        best = max(tried, key=_worth)
         found = {"trained_alpha": trained, "alpha": best["alpha"], "rows": len(rows), "tried": tried}
         write_stage(output / STRENGTH_FILE, found, made_of)
     _set_alpha(output, found["alpha"])
     loading.release()  # whoever has loaded the folder has the old alpha
+
+
+def _worth(tried: dict[str, float]) -> float:
+    return tried["chrf"] + tried["bleu"] - tried["profane_percent"] - PASSED * tried["good_changed_percent"]
 
 
 def _try(output: Path, alpha: float, rows: Sequence[Row]) -> dict[str, Any]:
@@ -68,10 +75,11 @@ def _try(output: Path, alpha: float, rows: Sequence[Row]) -> dict[str, Any]:
         _set_alpha(Path(folder), alpha)
         report = evaluate({"no gate": Aligner(folder, gate=False, edits="all")}, rows)
         loading.release()
-    rude = report.settings["no gate"].rude
-    if rude is None:
-        raise ConfigurationError("There are no rude rows to choose an adapter's strength on.")
+    rude, good = report.settings["no gate"].rude, report.settings["no gate"].good
+    if rude is None or good is None:
+        raise ConfigurationError("An adapter's strength is chosen on rude and good rows, and one kind is missing.")
     tried = {"alpha": alpha, "profane_percent": 100 * rude.profane.value, "chrf": rude.chrf, "bleu": rude.bleu}
+    tried["good_changed_percent"] = 100 - 100 * good.unchanged.value
     logger.info("strength: %s", tried)
     return tried
 

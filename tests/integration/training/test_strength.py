@@ -11,7 +11,8 @@ from aligner_integrations.training.embedded import strength
 
 pytestmark = pytest.mark.integration
 
-ROWS = [Row("rude", "What is tea?", answer, "test", (answer,)) for answer in ("It is a drink.", "Fine, thanks.")]
+GOOD = Row("good", "What is tea?", "It is a drink.", "test")
+ROWS = [*(Row("rude", "What is tea?", answer, "test", (answer,)) for answer in (GOOD.answer, "Fine, thanks.")), GOOD]
 
 
 @pytest.fixture
@@ -31,9 +32,12 @@ def test_the_best_is_set(folder, monkeypatch):
     found = json.loads((folder / "strength.json").read_text())
     assert [one["alpha"] for one in found["tried"]] == [0, before, 8 * before]
     assert len({one["chrf"] for one in found["tried"]}) > 1  # it is the adapter with that alpha that was measured
-    best = max(found["tried"], key=lambda one: one["chrf"] + one["bleu"] - one["profane_percent"])
-    assert alpha_of(folder) == found["alpha"] == best["alpha"]
-    assert (found["trained_alpha"], found["rows"]) == (before, 2)
+    def worth(one):
+        passed = strength.PASSED * one["good_changed_percent"]
+        return one["chrf"] + one["bleu"] - one["profane_percent"] - passed
+
+    assert alpha_of(folder) == found["alpha"] == max(found["tried"], key=worth)["alpha"]
+    assert (found["trained_alpha"], found["rows"]) == (before, 3)
 
 
 def test_what_was_chosen_is_not_chosen_again(folder, monkeypatch):
@@ -48,6 +52,7 @@ def test_what_was_chosen_is_not_chosen_again(folder, monkeypatch):
         strength.choose_strength(folder, ROWS[:1])
 
 
-def test_without_rude_rows_there_is_nothing_to_choose_on(folder):
-    with pytest.raises(ConfigurationError, match="rude rows"):
-        strength.choose_strength(folder, [Row("good", "What is tea?", "It is a drink.", "test")])
+@pytest.mark.parametrize("rows", [ROWS[:2], [GOOD]])
+def test_without_rows_of_both_kinds_there_is_nothing_to_choose_on(folder, rows):
+    with pytest.raises(ConfigurationError, match="rude and good rows"):
+        strength.choose_strength(folder, rows)
