@@ -4,7 +4,7 @@
 
 Nothing else decides. What lives elsewhere: the options that are asked here (`policy.py`), who goes through the steps (`aligner.py`),
 how a backend (`asking.py`) and a caller's functions (`user_functions.py`) are called, and what of a correction is taken over
-(`guard.py`, `edits.py`).
+(`circles.py`, `guard.py`, `edits.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from aligner_integrations.backends.base import Backend
 from aligner_integrations.backends.deadline import Deadline
 from aligner_integrations.backends.request import Completion, Request, Timeouts
 from aligner_integrations.backends.score import Keep, Score
+from aligner_integrations.circles import Circles
 from aligner_integrations.correction import Correction, Outcome, Usage
 from aligner_integrations.edits import keep_unmarked
 from aligner_integrations.errors import (
@@ -224,11 +225,12 @@ class Job:
 
     def _minded(self, result: Completion) -> str:
         """The text of a completion without the edits that are taken back."""
-        text, marks, score, guard = result.text.strip(), self.plan.marks, self.score, self.guard
+        marks, score, guard, circles = self.plan.marks, self.score, self.guard, Circles(self.text)
+        text = circles.feed(result.text.strip()) + circles.end()
         if guard is not None:
             text = guard.feed(text)
         # Cut where nothing that it may still say would be shown, it is complete.
-        if result.finish_reason == "length" and not (guard is not None and guard.complete):
+        if result.finish_reason == "length" and not (circles.closed or (guard is not None and guard.complete)):
             raise TruncatedCorrectionError(
                 "The correction ran into the token limit and is incomplete. Raise max_new_tokens, or set on_error."
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
 from aligner_integrations.backends.score import Score
+from aligner_integrations.circles import Circles
 from aligner_integrations.correction import Correction
 from aligner_integrations.errors import AlignerError, LostTextError, TruncatedCorrectionError
 from aligner_integrations.job import Job
@@ -31,6 +32,7 @@ class LiveText:
         self._leading = answer[: len(answer) - len(answer.lstrip())]
         self._raw = ""
         self._shown = 0
+        self._circles = Circles(job.text if isinstance(job.text, str) else "")
         self._guard = None if job.done else job.guard
         self._held = bool(self._leading)
 
@@ -54,6 +56,9 @@ class LiveText:
         if isinstance(piece, Score):
             self._job.judge(piece)
             return ""
+        return self._guarded(self._circles.feed(piece))
+
+    def _guarded(self, piece: str) -> str:
         return self._show(piece if self._guard is None else self._guard.feed(piece))
 
     def _show(self, piece: str) -> str:
@@ -70,8 +75,11 @@ class LiveText:
         """The completion is over: let the job take it, and return what is left to show."""
         last = ""
         try:
-            if self._guard is not None and not self._job.error:
-                last = self._show(self._guard.end())
+            if not self._job.error:
+                if held := self._circles.end():
+                    last = self._guarded(held)
+                if self._guard is not None:
+                    last += self._show(self._guard.end())
         except LostTextError as error:
             self.fail(error)
         if not self._job.done:
@@ -90,7 +98,8 @@ class LiveText:
 
         It is none if the completion was cut where nothing that it may say would be shown.
         """
-        if isinstance(error, TruncatedCorrectionError) and self._guard is not None and self._guard.complete:
+        complete = self._circles.closed or (self._guard is not None and self._guard.complete)
+        if isinstance(error, TruncatedCorrectionError) and complete:
             return
         if self.started:
             raise error

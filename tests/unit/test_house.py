@@ -49,6 +49,7 @@ FLOORS = [
         "recording",
         "edits",
         "gate_file",
+        "circles",
         "guard",
     ],
     ["backends/local", "backends/remote", "backends/wrappers", "policy", "user_functions"],

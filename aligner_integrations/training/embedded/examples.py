@@ -70,16 +70,18 @@ def gate_examples(
         + some(part.refusals, rude_count // 3)
     )
     hosts = [g for g in good if len(g.answer) <= 900]
+    pages = [Pair(g.question, laid_out(rng, g.answer)) for g in good if len(g.answer) > 500]
     good += some(part.facts, rude_count // 5) + some(part.chat, rude_count // 4) + list(upstream) + list(written)
     good += [Pair(rng.choice(harm.OPINIONS), pair.answer) for pair in some(part.neutral, rude_count // 4)]
     good += [Pair(g.question, laid_out(rng, g.answer)) for g in some(hosts, rude_count // 6)]
     examples += [GateExample(harm.clip(pair.question, 500), pair.answer) for pair in good]
     for _ in range(mixed_count):
-        one, host = rng.choice(part.rude), rng.choice(hosts)
+        # Half of them in long ones: where all around it is fine, a rude sentence has to be found, too.
+        one, host = rng.choice(part.rude), rng.choice(pages if pages and rng.random() < 0.5 else hosts)
         place = rng.randrange(len(data.sentences(host.answer)) + 1)
         put = [data.insert_sentence(host.answer, place, ended(typed(text))) for text in (one.toxic, *one.neutral)]
         examples.append(GateExample(host.question, put[0], tuple(put[1:]), MIXED))
-    examples += _rants(rng, part, rude_count // 6)
+    examples += _rants(rng, part, rude_count // 4)
     for kind, rows in (
         ("hateful", harm.abusive(rng, part, rude_count // 3) + harm.hateful(rng, part, rude_count // 3)),
         ("harmful", rng.sample(found := harm.declined(rng, part, complied, 700), min(4 * rude_count // 5, len(found)))),

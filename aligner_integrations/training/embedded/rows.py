@@ -71,8 +71,8 @@ def make(splits: EmbeddedData, folder: Path, output: Path, seed: int) -> Embedde
     train = [pair for number, pair in enumerate(written) if number % 3]
     return EmbeddedRows(
         _triples(splits, output, seed, good["train"], complied["train"]),
-        gate("train", splits.train, train, (340, 100, 90)) + examples.written_examples(splits.train, seed),
-        gate("tune", splits.tune, written[::3], (170, 50, 40)) + examples.tuning_talk(splits.tune, seed),
+        gate("train", splits.train, train, (340, 100, 240)) + examples.written_examples(splits.train, seed),
+        gate("tune", splits.tune, written[::3], (170, 50, 60)) + examples.tuning_talk(splits.tune, seed),
         gate("report", splits.report, [], (120, 40, 30)),
         examples.report_rows(splits.report, folder, seed),
         examples.harm_rows(splits.report, complied["report"], seed),

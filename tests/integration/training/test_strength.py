@@ -32,6 +32,7 @@ def test_the_best_is_set(folder, monkeypatch):
     found = json.loads((folder / "strength.json").read_text())
     assert [one["alpha"] for one in found["tried"]] == [0, before, 8 * before]
     assert len({one["chrf"] for one in found["tried"]}) > 1  # it is the adapter with that alpha that was measured
+
     def worth(one):
         passed = strength.PASSED * one["good_changed_percent"]
         return one["chrf"] + one["bleu"] - one["profane_percent"] - passed

@@ -14,18 +14,13 @@ from .conftest import GatedBackend, answer_in, civil
 UPSTREAM = ["Leaves lose their green.", "This damn printer is \x1b[31mbroken."]
 
 
-def reads(prompt):
-    """As `civil`, but it knows what is talk about a word."""
-    return answer_in(prompt) if "idiom" in prompt else civil(prompt)
-
-
 @pytest.fixture
 def upstream(monkeypatch):
     monkeypatch.setattr(module, "ask_upstream", lambda questions: UPSTREAM)
 
 
 def test_shows_each_answer_and_a_summary(run, fake, upstream):
-    fake(reads)
+    fake(civil)
     result = run("demo")
     assert result.exit_code == 0
     assert "your code is [-shit-]{+bad+} and you should be ashamed of it" in result.stdout
@@ -35,15 +30,15 @@ def test_shows_each_answer_and_a_summary(run, fake, upstream):
     assert "kept letter by letter (unchanged)" in result.stdout
     summary = result.stdout.splitlines()[-1]
     corrected = 3 + 1 + 1  # the rude answers hold the fake's words, and so do the mixed and one upstream answer
-    assert summary.startswith("10 answers in ")
+    assert summary.startswith("7 answers in ")
     assert f"{corrected} corrected" in summary
-    assert "Both good answers came back letter by letter." in summary
+    assert "The good answer came back letter by letter." in summary
 
 
 def test_says_so_when_the_good_answer_is_changed(run, fake, upstream):
     fake(lambda prompt: answer_in(prompt).replace("Water", "Milk"))
     result = run("demo")
-    assert "A good answer was changed, which is a mistake." in result.stdout
+    assert "The good answer was changed, which is a mistake." in result.stdout
     assert "[-Water-]{+Milk+} boils" in result.stdout
 
 
@@ -53,18 +48,18 @@ def test_json(run, fake, upstream):
     assert asked[0]["which"].model == "some/model"
     data = json.loads(result.stdout)
     kinds = [example["kind"] for example in data["examples"]]
-    assert kinds == ["rude", "rude", "rude", "good", "mixed", "insult", "harmful", "talk", "upstream", "upstream"]
+    assert kinds == ["rude", "rude", "rude", "good", "mixed", "upstream", "upstream"]
     good = next(example for example in data["examples"] if example["kind"] == "good")
     assert good["text"] == good["answer"]
     assert (good["outcome"], good["reason"]) == ("kept", "gate")
     assert [e["answer"] for e in data["examples"] if e["kind"] == "upstream"] == UPSTREAM
     assert data["summary"]["answers"] == len(data["examples"]) == sum(data["summary"]["outcomes"].values())
-    assert (data["summary"]["good"], data["summary"]["good_unchanged"]) == (2, 2)
+    assert (data["summary"]["good"], data["summary"]["good_unchanged"]) == (1, 1)
 
 
 def test_examples_cover_what_the_demo_promises():
     kinds = [example.kind for example in module.EXAMPLES]
-    assert {"rude", "good", "mixed", "insult", "harmful", "talk"} == set(kinds)
+    assert {"rude", "good", "mixed"} <= set(kinds)
     good = next(example for example in module.EXAMPLES if example.kind == "good")
     assert len(good.answer) > 300
     assert len(module.UPSTREAM_QUESTIONS) == 2

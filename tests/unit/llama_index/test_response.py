@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 
 import pytest
 from llama_index.core.base.response.schema import AsyncStreamingResponse, PydanticResponse, Response, StreamingResponse
@@ -300,8 +301,8 @@ async def test_aligning_twice_keeps_only_the_outer_record(align, kind):
 
 @pytest.mark.parametrize("kind", [Response, AsyncStreamingResponse])
 async def test_the_diff_of_a_long_answer_does_not_block_the_event_loop(kind):
-    answer = " ".join(f"a{i % 7}" for i in range(700))
-    correction = " ".join(f"a{i * 3 % 7}" for i in range(700))
+    rng = random.Random(0)
+    answer, correction = (" ".join(f"a{rng.randrange(7)}" for _ in range(700)) for _ in range(2))
     with LoopWatch() as watch:
         aligned = await aalign_response(make_aligner(lambda prompt: correction), "Is it?", response_of(kind, answer))
         text = "".join(await read(aligned))

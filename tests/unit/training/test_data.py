@@ -37,7 +37,9 @@ def test_how_an_aligner_corrects_is_seen_from_its_pairs(corrections, edits):
 
 def test_an_aligner_that_leaves_whole_parts_out_rewrites():
     """Else what it leaves out would be taken for lost."""
-    answer = "Certainly! I am glad to help with that. The sky is blue because air scatters blue light more than red light."
+    answer = (
+        "Certainly! I am glad to help with that. The sky is blue because air scatters blue light more than red light."
+    )
     kept = answer.partition("that. ")[2]
     assert edits_of([Triple("q", answer, kept)] * 3) == "rewriting"
     assert edits_of([Triple("q", answer, answer.replace("glad", "happy"))] * 3) == "minimal"
