@@ -7,6 +7,7 @@ what follows is held back as long as it says the same again, let go once somethi
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 
 _PARTS = re.compile(r"\s+|\S+")
 # Words of a unit that is looked for at most, and of a run that is no chance ("ha ha ha" may be meant).
@@ -26,6 +27,7 @@ class Circles:
     def __init__(self, answer: str) -> None:
         self._answer = answer
         self._words: list[str] = []
+        self._places: defaultdict[str, list[int]] = defaultdict(list)
         self._last = ""  # the beginning of a word that may go on
         self._unit = 0  # words of the unit that is repeated; 0: nothing is held back
         self._first = 0  # the word that its first round begins with
@@ -38,14 +40,14 @@ class Circles:
             if not part.isspace():
                 self._last += part
             elif self._last:
+                self._places[self._last].append(len(self._words))
                 self._words.append(self._last)
                 self._last = ""
             self._held += part
             if not self._goes_on():
                 self._find()
-                ready = len(self._held) - (
-                    len(part) if self._unit else 0
-                )  # how much white space follows is not known yet
+                waits = len(part) if self._unit else 0  # how much white space there is is not known yet
+                ready = len(self._held) - waits
                 out, self._held = out + self._held[:ready], self._held[ready:]
         return out
 
@@ -75,7 +77,10 @@ class Circles:
         words, self._unit = self._words, 0
         if self._last or not words:
             return
-        for unit in range(1, min(_LONGEST, len(words) // 2) + 1):
-            if words[-1] == words[-1 - unit] and words[-unit:] == words[-2 * unit : -unit]:
+        for place in reversed(self._places[words[-1]][:-1]):
+            unit = len(words) - 1 - place
+            if unit > _LONGEST:
+                return
+            if words[-unit:] == words[-2 * unit : -unit]:
                 self._unit, self._first = unit, len(words) - 2 * unit
                 return
