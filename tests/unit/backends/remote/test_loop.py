@@ -120,6 +120,7 @@ def test_what_is_to_be_done_outside_is_left_if_it_has_become_too_late():
         second = asyncio.create_task(loop.outside(lambda: begun.append(1)))
         await asyncio.sleep(0.05)
         second.cancel()
+        await asyncio.wait([second])
         go.set()
         await first
 
