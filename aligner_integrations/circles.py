@@ -57,7 +57,8 @@ class Circles:
         words = self._words[self._first :]
         if not self._unit or len(words) + bool(self._last) < max(_RUN, _ROUNDS * self._unit):
             return False
-        return " ".join(words[: _ROUNDS * self._unit]) not in " ".join(self._answer.split())
+        rounds = " ".join(words[: _ROUNDS * self._unit])
+        return rounds.casefold() not in " ".join(self._answer.split()).casefold()
 
     def end(self) -> str:
         """The text is over: return what was held back, if it is no circle."""

@@ -49,6 +49,7 @@ def test_what_is_shown_does_not_hang_on_the_pieces(text):
 def test_what_goes_round_in_the_answer_is_a_copy():
     text = "He laughed: " + "ha " * 50
     assert shown(text, answer=text) == (text, False) and shown(text)[1]
+    assert shown(text.upper(), answer=text) == (text.upper(), False)
 
 
 def test_nothing_waits_that_does_not_repeat_itself():
