@@ -519,8 +519,7 @@ def test_a_copy_in_another_process_works():
 @modes
 @pytest.mark.parametrize("tail", ["counts", "none", "cut", "slow", "broken"])
 def test_token_counts_may_follow_a_streamed_text_and_nothing_there_can_spoil_it(tail, mode, monkeypatch):
-    if tail == "slow":
-        monkeypatch.setattr(base, "_TAIL", 0.1)
+    monkeypatch.setattr(base, "_TAIL", 0.1 if tail == "slow" else 20)
     counts = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}
     ends = {"counts": [counts], "none": [], "cut": [], "slow": [], "broken": [{"choices": 7}]}
 

@@ -203,11 +203,11 @@ async def test_a_backend_that_hangs_is_cancelled_and_asked_again():
 async def test_nothing_is_tried_after_the_deadline(verb):
     """Else it would be tried a thousand times, and succeed."""
     aligner, backend = flaky(
-        *[OUTAGE] * 1000, retries=1000, deadline=0.5, backoff=0.05, max_backoff=0.05, breaker=False
+        *[OUTAGE] * 1000, retries=1000, deadline=3, backoff=0.05, max_backoff=0.05, breaker=False
     )
-    with pytest.raises(BackendError, match="down|before it could be tried"):  # on a very busy machine, not even once
+    with pytest.raises(BackendError, match="down"):
         await verb(aligner)
-    assert backend.calls < 1000
+    assert 1 <= backend.calls < 1000
 
 
 # The limit on what runs at once ---------------------------------------------------------------------------------------
