@@ -7,10 +7,8 @@ not used: its own checkpoints keep nothing of a job that dies before its first f
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -86,7 +84,6 @@ class RayEngine:
                 ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigurationError(f"Ray cannot be reached or started: {first_line(error)}") from error
-            _end_without_colours()
         pool = _Pool(self, ray, aligner, fields, iter(shards))
         try:
             for shard, results in pool.run():
@@ -240,12 +237,6 @@ class _Pool:
             f"No worker could be started within {self._engine.patience:.0f} seconds: each needs {needs}, and the cluster has "
             f"{has or 'nothing'} free. How many CPUs a worker takes can be said: cpus=, or --worker-cpus."
         )
-
-
-def _end_without_colours() -> None:
-    """Take back what Ray has done at the end of each process that it is in: write an escape sequence, behind any JSON on stdout."""
-    if (colours := sys.modules.get("colorama.initialise")) is not None:
-        atexit.unregister(colours.reset_all)
 
 
 def _cause(error: BaseException) -> BaseException:

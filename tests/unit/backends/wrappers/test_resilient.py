@@ -202,9 +202,7 @@ async def test_a_backend_that_hangs_is_cancelled_and_asked_again():
 
 async def test_nothing_is_tried_after_the_deadline(verb):
     """Else it would be tried a thousand times, and succeed."""
-    aligner, backend = flaky(
-        *[OUTAGE] * 1000, retries=1000, deadline=3, backoff=0.05, max_backoff=0.05, breaker=False
-    )
+    aligner, backend = flaky(*[OUTAGE] * 1000, retries=1000, deadline=3, backoff=0.05, max_backoff=0.05, breaker=False)
     with pytest.raises(BackendError, match="down"):
         await verb(aligner)
     assert 1 <= backend.calls < 1000
