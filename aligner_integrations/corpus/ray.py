@@ -197,6 +197,7 @@ class _Pool:
         try:
             self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
+            self._ray.kill(worker)  # else it has its CPUs for as long as anybody holds the error, whose frames know it
             if isinstance(cause := _cause(error), AlignerError):
                 raise cause from error
             self._failed_starts += 1
@@ -223,6 +224,7 @@ class _Pool:
             self._returned.append(task)
             return None
         except self._ray.exceptions.RayTaskError as error:
+            self._ray.kill(worker)
             cause = _cause(error)
             raise (cause if isinstance(cause, AlignerError) else error) from error
         self._idle.append(worker)
