@@ -273,6 +273,11 @@ class AlignedChatModel(BaseChatModel):
         names = (getattr(self.llm, key, None) for key in ("model_name", "model", "model_id"))
         return next((name for name in names if isinstance(name, str)), None)
 
+    def _combine_llm_outputs(self, outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
+        # A stream has none, which an upstream that cannot stream need not know of.
+        told: list[dict[str, Any] | None] = [output for output in outputs if output]
+        return self.llm._combine_llm_outputs(told) if told else {}
+
     def _resolve_model_profile(self) -> Any:
         return self.llm.profile
 
@@ -309,14 +314,16 @@ def _asked_for_data(kwargs: dict[str, Any]) -> bool:
 
 
 def _result(said: LLMResult, tasks: list[Task], corrections: Results) -> ChatResult:
-    """The upstream's generations with their answers corrected."""
+    """The upstream's generations with their answers corrected, and what it told of all of them."""
     generations = []
+    told = said.llm_output or None
     for generation, task, result in zip(said.generations[0], tasks, corrections, strict=True):
         correction = unwrap(result)
         info = generation.generation_info
         message = cast("AIMessage", task.corrected(correction))
         generations.append(ChatGeneration(message=message, generation_info=info and told_of(info, correction)))
-    return ChatResult(generations=generations)
+        told = told and told_of(told, correction)
+    return ChatResult(generations=generations, llm_output=told)
 
 
 def _own(answer: Any) -> AIMessage:

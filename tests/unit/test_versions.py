@@ -1,5 +1,7 @@
-"""The constraints of `make test-oldest` and `make test-newest`, and that the three files agree."""
+"""The constraints of `make test-oldest` and `make test-newest`, that the three files agree, and what `make test-peers` installs."""
 
+import ast
+import sys
 import tomllib
 
 from packaging.requirements import Requirement
@@ -50,3 +52,28 @@ def test_the_oldest_are_the_lower_ends_of_the_core_and_the_frameworks():
 def test_the_newest_leave_all_but_the_largest_to_the_resolver():
     assert set(pinned("newest")) == set(KEPT)
     assert FRAMEWORKS == ("agents", "langchain", "llama-index")
+
+
+def imported(path):
+    """What a file of the tests imports, and those files of the tests which it imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in [node.module] if isinstance(node, ast.ImportFrom) else names:
+            if name.startswith("tests."):
+                yield from imported(REPOSITORY / f"{name.replace('.', '/')}.py")
+            else:
+                yield name.partition(".")[0]
+
+
+def test_the_environment_of_the_peers_has_what_is_imported_there():
+    """It has none of the development tools, and pytest reads the tests' common file there, too."""
+    folder = REPOSITORY / "tests" / "peers"
+    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    lines = [line for line in lines if not line.startswith("#")] + extras["agents"] + extras["langchain"]
+    there = {canonicalize_name(Requirement(line).name) for line in lines} | {"langgraph", "pydantic"}  # langchain's own
+    files = [REPOSITORY / "tests" / "conftest.py", *folder.glob("*.py")]
+    names = {name for file in files for name in imported(file)} - set(sys.stdlib_module_names)
+    assert {canonicalize_name(name) for name in names} - {"aligner-integrations"} <= there

@@ -382,6 +382,35 @@ def test_all_generations_are_corrected_in_one_batch():
     assert aligned.invoke("x").content == want("x", "I know.")
 
 
+class Counted(Several):
+    """Tells what all its answers took, once for a prompt; what it says of several prompts is their sum."""
+
+    def _generate(self, messages, **kwargs):
+        output = {"token_usage": 3, "model_name": "m", "id": "resp_1", "logprobs": ["I"], "said": "I know."}
+        return super()._generate(messages, **kwargs).model_copy(update={"llm_output": output})
+
+    def _combine_llm_outputs(self, outputs):
+        return {**outputs[0], "token_usage": sum(output["token_usage"] for output in outputs)}
+
+
+def test_what_is_told_of_all_generations_stays_as_far_as_it_is_true():
+    class Told(BaseCallbackHandler):
+        def on_llm_end(self, response, **kwargs):
+            told.append(response.llm_output)
+
+    two = [[HumanMessage("x")], [HumanMessage("y")]]
+    for fn, wanted in ((mark, {"model_name": "m", "said": "I know."}), (repeat, Counted()._generate([]).llm_output)):
+        aligned = model(Counted(), fn)
+        for ask in (aligned.generate, lambda *args, **kwargs: asyncio.run(aligned.agenerate(*args, **kwargs))):  # noqa: B023
+            told = []
+            assert ask(two, n=3, callbacks=[Told()]).llm_output == {**wanted, "token_usage": 6}
+            assert told == [{**wanted, "token_usage": 3}] * 2
+    blocked = AlignedChatModel(llm=Counted(), aligner=aligner(lambda prompt: 1 / 0, on_error="block"))
+    assert blocked.generate(two, n=3).llm_output == {"model_name": "m", "token_usage": 6}
+    # With a handler for tokens each answer is a stream, of which nothing is told.
+    assert model(Counted()).generate(two, stream=True).llm_output == {}
+
+
 def test_profile_name_and_tokens_are_the_upstreams():
     class Counting(Scripted):
         def get_num_tokens(self, text):

@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-import threading
 from typing import Annotated, Any
 
 from llama_index.core.workflow import Context, Event, JsonSerializer, StartEvent, StopEvent, Workflow, step
 from llama_index.core.workflow.resource import Resource
 
 from aligner_integrations import Aligner
+from aligner_integrations.backends.base import FakeBackend
 from aligner_integrations.llama_index import aalign_response
-from tests.unit.llama_index.support import FIXED, ScriptedLLM, make_aligner, make_index, mend
+from tests.unit.llama_index.support import FIXED, TEMPLATE, ScriptedLLM, make_aligner, make_index, mend
 
 
 class Answered(Event):
@@ -39,21 +39,26 @@ async def test_a_step_of_ones_own():
     assert await Own().run(question="Is it?") == FIXED
 
 
+class Halting(FakeBackend):
+    """Begins a correction and does not come to its end."""
+
+    def __init__(self):
+        super().__init__(mend)
+        self.begun = asyncio.Event()
+
+    async def acomplete(self, requests):
+        self.begun.set()
+        await asyncio.sleep(60)
+
+
 async def test_a_run_is_resumed_that_was_saved_while_it_corrected():
     """The step begins again: what it needs is in the event that it was given."""
-    correcting, over = threading.Event(), threading.Event()
-
-    def slow(prompt):
-        correcting.set()
-        over.wait(10)
-        return mend(prompt)
-
-    workflow = Own()
-    workflow.aligner = make_aligner(slow)
+    workflow, backend = Own(), Halting()
+    workflow.aligner = Aligner(backend=backend, template=TEMPLATE)
     handler = workflow.run(question="Is it?")
-    await asyncio.to_thread(correcting.wait, 10)
+    await asyncio.wait_for(backend.begun.wait(), 30)
     saved = json.dumps(handler.ctx.to_dict(serializer=JsonSerializer()))
-    over.set()
+    assert not handler.is_done()
     await handler.cancel_run()
     resumed = Own()
     context = Context.from_dict(resumed, json.loads(saved), serializer=JsonSerializer())
