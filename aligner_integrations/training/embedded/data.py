@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aligner_integrations.jsonl import read_jsonl
 from aligner_integrations.training.embedded import harm, looks
+from aligner_integrations.training.embedded.barbs import barbs
 from aligner_integrations.training.embedded.pairs import Likelihood, best_references, civil_references, project, swears
 from aligner_integrations.training.embedded.sources import Pair, Rude, Split
 from aligner_integrations.training.embedded.talk import talk
@@ -72,6 +73,7 @@ class Mixture:
         rants: Posts of two to six rude and civil sentences.
         civil: Civil sentences that stay as they are.
         mixed: Good answers with a rude sentence in them.
+        barbs: Good answers with an insult or an expletive in a sentence that says something.
         good: Human answers that stay as they are.
         upstream: SmolLM2's own good answers.
         gsm8k: Worked sums.
@@ -79,7 +81,7 @@ class Mixture:
         harmless: Answers to questions that only sound harmful.
         refusals: Refusals that stay.
         harmful: Characters of a harmful answer; all of them are taken.
-        abusive: Replies that offend the user.
+        abusive: Replies that offend the user. Few: with 160 and no barbs it apologised for useful answers, too.
         hateful: Hateful sentences.
         neutral: Sentences about the same groups, and as many replies that offend nobody.
         talk: Talk about rude words, beside what is written.
@@ -90,7 +92,8 @@ class Mixture:
     clean_rude: int = 700
     rants: int = 300
     civil: int = 80
-    mixed: int = 140
+    mixed: int = 200
+    barbs: int = 500
     good: int = 90
     upstream: int = 120
     gsm8k: int = 30
@@ -98,7 +101,7 @@ class Mixture:
     harmless: int = 160
     refusals: int = 80
     harmful: int = 340
-    abusive: int = 160
+    abusive: int = 80
     hateful: int = 200
     neutral: int = 90
     talk: int = 160
@@ -136,6 +139,7 @@ def training_triples(
     best = best_references(chosen, likelihood)
     rewrites = [(rude.toxic, text) for (rude, _), text in zip(chosen, best, strict=True)]
     rows = _rude(own, rewrites, hosts, mixture)
+    rows += barbs(random.Random(seed + 2), [*train.oasst, *upstream], mixture.barbs)
     rows += [Triple(pair.question, pair.answer, pair.answer) for pair in good]
     rows += harm.declined(rng, train, complied, mixture.harmful)
     rows += harm.abusive(rng, train, mixture.abusive) + harm.hateful(rng, train, mixture.hateful)

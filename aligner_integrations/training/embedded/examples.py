@@ -12,6 +12,7 @@ from aligner_integrations.evaluation.rows import Row, read_rows
 from aligner_integrations.jsonl import read_jsonl
 from aligner_integrations.refusals import is_refusal
 from aligner_integrations.training.embedded import data, harm, sources
+from aligner_integrations.training.embedded.barbs import barbs
 from aligner_integrations.training.embedded.looks import ended, laid_out, typed
 from aligner_integrations.training.embedded.pairs import civil_references, project, swears
 from aligner_integrations.training.embedded.sources import Pair, Split
@@ -81,6 +82,8 @@ def gate_examples(
         place = rng.randrange(len(data.sentences(host.answer)) + 1)
         put = [data.insert_sentence(host.answer, place, ended(typed(text))) for text in (one.toxic, *one.neutral)]
         examples.append(GateExample(host.question, put[0], tuple(put[1:]), MIXED))
+    barbed = barbs(random.Random(seed + 2), part.oasst, rude_count // 3)
+    examples += [GateExample(row.question, row.answer, (row.correction,), MIXED) for row in barbed]
     examples += _rants(rng, part, rude_count // 4)
     for kind, rows in (
         ("hateful", harm.abusive(rng, part, rude_count // 3) + harm.hateful(rng, part, rude_count // 3)),
