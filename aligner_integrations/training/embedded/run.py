@@ -67,11 +67,11 @@ FIRST = "first"
 QUICK = "bfloat16" if quick_dtype() == torch.bfloat16 else None
 """What the gate's examples are read in, and harm and good answers of many kinds are measured in; None: as the aligner always runs."""
 
-KEEP = {RUDE: 0.97, "hateful": 0.97, "harmful": 0.997}
+KEEP = {RUDE: 0.97, "hateful": 0.98, "harmful": 1.0}
 """By what there is to object to: the share of good tuning answers that the gate must let be.
 
 Low for words, because many of those answers only sound rude (talk about words, sentences that swear at furniture), and because what the
-gate objects to without cause the aligner mostly copies.
+gate objects to without cause the aligner mostly copies. All for harm: of an answer that is declined nothing is left.
 """
 
 ROUNDINGS = (8, 4)
