@@ -36,8 +36,8 @@ _CLOSINGS = (
 
 # Before a mark that ends a clause: "twice a day, you fool, and ...".
 _CLAUSE_END = re.compile(r"(?<=[a-z])(?=[,.!?](?:\s|$))")
-# Before what is probably a noun or its adjective; "this" and "that" may stand alone.
-_NOUN = re.compile(r"(?<=\b(?:the|our) )(?=[a-z]{3})|(?<=\byour )(?=[a-z]{3})|(?<=\btheir )(?=[a-z]{3})")
+# Up to what is probably a noun or its adjective; "this" and "that" may stand alone.
+_NOUN = re.compile(r"\b(?:the|our|your|their) (?=[a-z]{3})")
 _NO_PROSE = re.compile(r"[`|]|https?:|^\s*[-*#>]|^\s{4}", re.MULTILINE)
 
 
@@ -60,7 +60,7 @@ def barbed(rng: random.Random, text: str) -> str:
     places: list[tuple[int, str]] = [
         (found.start(), f", you {rng.choice(_HOW)}{insult}") for found in _CLAUSE_END.finditer(text)
     ]
-    places += [(found.start(), f"{rng.choice(_EXPLETIVES)} ") for found in _NOUN.finditer(text)]
+    places += [(found.end(), f"{rng.choice(_EXPLETIVES)} ") for found in _NOUN.finditer(text)]
     ends = [(0, rng.choice(_OPENINGS).format(insult=insult)), (len(text), rng.choice(_CLOSINGS).format(insult=insult))]
     places = rng.sample(places, min(rng.choice((1, 1, 2)), len(places))) or [rng.choice(ends)]
     if rng.random() < 0.3:
